@@ -1,0 +1,1 @@
+"""Backbones, projection heads and the network that joins them; the only place that imports flax.linen."""

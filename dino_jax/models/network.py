@@ -1,0 +1,132 @@
+"""A backbone with its projection heads, and the builders that turn a config into one."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from dino_jax.models.heads import DinoHead
+from dino_jax.models.position import POSITION_KERNELS
+from dino_jax.models.vit import REMAT_POLICIES, SIZES, Features, VisionTransformer
+
+
+class Network(nn.Module):
+    """One branch of the self-distillation; student and teacher are two variable trees of the same Network.
+
+    What a pass does beyond its numbers follows from what the caller hands over: a "drop_path" RNG turns stochastic
+    depth on, a mutable "batch_stats" collection makes BatchNorm use and track the statistics of the batch.
+
+    Attributes:
+      backbone: maps images to {"cls": [B, D], "patches": [B, N, D]}.
+      heads: projection heads by name, each maps [..., D] to [..., K] logits.
+      mean: of every channel, for images in [0, 1].
+      std: of every channel, for images in [0, 1].
+    """
+
+    backbone: nn.Module
+    heads: dict[str, nn.Module]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: jax.Array) -> Features:
+        """[B, H, W, C] images, uint8 or already normalised floats, to cls and patch tokens."""
+        return self.backbone(self.normalize(images))
+
+    def project(self, head: str, x: jax.Array) -> jax.Array:
+        """[..., D] features to [..., K] logits of one head."""
+        return self.heads[head](x)
+
+    def intermediate(self, images: jax.Array, layers, normalize: bool = True):
+        """Features after the given blocks; see `VisionTransformer.intermediate`."""
+        return self.backbone.intermediate(self.normalize(images), layers, normalize)
+
+    def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
+        """[B, heads, 1 + N, 1 + N] attention weights of one block."""
+        return self.backbone.attention(self.normalize(images), layer)
+
+    def normalize(self, images: jax.Array) -> jax.Array:
+        """Maps uint8 images to zero mean and unit variance; floats are taken as normalised already."""
+        if images.dtype != jnp.uint8:
+            return images
+        mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
+        return (images.astype(jnp.float32) / 255.0 - mean) / std
+
+    def init_all(self, images: jax.Array) -> None:
+        """Touches every parameter; call as `network.init(rng, images, method="init_all")`."""
+        features = self(images)
+        for head in self.heads.values():
+            head(features["cls"])
+
+
+def build_network(config: ConfigDict) -> Network:
+    """Builds the network that `config.network` describes.
+
+    Raises:
+      ValueError: if a name is unknown or sizes do not fit together.
+    """
+    dtype = _lookup("dtype", config.dtype, {"float32": jnp.float32, "bfloat16": jnp.bfloat16})
+    backbone = _lookup("backbone", config.backbone.kind, {"vit": build_vit})(config.backbone, dtype)
+    heads = {name: build_head(head, dtype) for name, head in config.heads.items()}
+    if not len(config.mean) == len(config.std) == config.backbone.in_channels:
+        raise ValueError(
+            f"network.mean ({len(config.mean)} values) and network.std ({len(config.std)} values) need one value for "
+            f"each of the {config.backbone.in_channels} channels of network.backbone.in_channels"
+        )
+    return Network(backbone, heads, tuple(config.mean), tuple(config.std))
+
+
+def build_vit(config: ConfigDict, dtype: jnp.dtype) -> VisionTransformer:
+    """Builds a ViT; embed_dim, depth and num_heads that are None come from the named size."""
+    size = _lookup("backbone.size", config.size, SIZES)
+    embed_dim = size.embed_dim if config.embed_dim is None else config.embed_dim
+    num_heads = size.num_heads if config.num_heads is None else config.num_heads
+    depth = size.depth if config.depth is None else config.depth
+    _lookup("backbone.position_kernel", config.position_kernel, POSITION_KERNELS)
+    _lookup("backbone.remat", config.remat, REMAT_POLICIES)
+    image_size = config.image_size
+    height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if embed_dim % num_heads:
+        raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of num_heads ({num_heads})")
+    if min(height, width) < config.patch_size:
+        raise ValueError(
+            f"image_size {height} x {width} is smaller than one patch of {config.patch_size} pixels"
+        )
+    if depth < 1 or not 0 <= config.drop_path_rate < 1:
+        raise ValueError(
+            f"depth ({depth}) must be at least 1 and drop_path_rate ({config.drop_path_rate}) in [0, 1)"
+        )
+    return VisionTransformer(
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        patch_size=config.patch_size,
+        image_size=(height, width),
+        in_channels=config.in_channels,
+        mlp_ratio=config.mlp_ratio,
+        drop_path_rate=config.drop_path_rate,
+        position_kernel=config.position_kernel,
+        dtype=dtype,
+        remat=config.remat,
+        scan_unroll=config.scan_unroll,
+    )
+
+
+def build_head(config: ConfigDict, dtype: jnp.dtype) -> DinoHead:
+    """Builds a projection head."""
+    if config.layers < 1:
+        raise ValueError(f"a head needs at least 1 layer, got {config.layers}")
+    return DinoHead(
+        out_dim=config.out_dim,
+        hidden_dim=config.hidden_dim,
+        bottleneck_dim=config.bottleneck_dim,
+        layers=config.layers,
+        batch_norm=config.batch_norm,
+        train_gain=config.train_gain,
+        dtype=dtype,
+    )
+
+
+def _lookup(what: str, name: str, table: dict):
+    if name not in table:
+        raise ValueError(f"unknown network.{what} {name!r}; known: {sorted(table)}")
+    return table[name]

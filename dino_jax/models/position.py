@@ -1,0 +1,89 @@
+"""Resizes position-embedding grids exactly as the official code does, as precomputed matrices.
+
+Both kernels are separable, so a resize of a [GH, GW, D] grid is two small matrix products whose matrices depend
+on shapes only: they are NumPy constants of the compiled program and gradients flow through them.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Grid = tuple[int, int]
+
+
+def _keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Cubic convolution kernel with support 2 (Keys 1981, Eq. 4)."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+@lru_cache(maxsize=256)
+def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """[out_size, in_size] weights of DINO's and DINOv2's (no registers) position resize along one axis.
+
+    torch's bicubic (a = -0.75, four taps, clamped borders, no antialias) with the scale factor
+    (out_size + 0.1) / in_size: torch keeps the given factor, so the 0.1 shrinks the sampling step a little.
+    """
+    source = (np.arange(out_size) + 0.5) * in_size / (out_size + 0.1) - 0.5
+    first_tap = np.floor(source).astype(int) - 1
+    matrix = np.zeros((out_size, in_size))
+    for tap in range(4):
+        column = np.clip(first_tap + tap, 0, in_size - 1)
+        np.add.at(matrix, (np.arange(out_size), column), _keys_cubic(first_tap + tap - source, -0.75))
+    return matrix
+
+
+@lru_cache(maxsize=256)
+def antialiased_matrix(in_size: int, out_size: int) -> np.ndarray:
+    """[out_size, in_size] weights of the position resize of DINOv2 models with registers along one axis.
+
+    Keys cubic with a = -0.5 whose support grows with the reduction; weights beyond the border are dropped and the
+    rest renormalised.
+    """
+    scale = in_size / out_size
+    center = (np.arange(out_size) + 0.5) * scale - 0.5
+    matrix = _keys_cubic((np.arange(in_size) - center[:, None]) / max(scale, 1.0), -0.5)
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+POSITION_KERNELS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "bicubic": bicubic_matrix,
+    "antialiased": antialiased_matrix,
+}
+
+
+def resize_position_embedding(
+    embedding: jax.Array, table_grid: Grid, grid: Grid, image_size: Grid, kernel: str
+) -> jax.Array:
+    """Resizes the patch part of a position embedding to the patch grid of an image.
+
+    A square table is used as it is only for a square image with as many patches: the official code also
+    resamples 64 x 71 pixels onto the same 8 x 8 grid (spec of DINO v1, section 1.3).
+
+    Args:
+      embedding: [1, 1 + GH * GW, D]; entry 0 belongs to the cls token and is never changed.
+      table_grid: (GH, GW), the patch grid that the table was made for.
+      grid: (h, w), the patch grid of the image.
+      image_size: (H, W) of the image in pixels.
+      kernel: a key of `POSITION_KERNELS`.
+
+    Returns:
+      [1, 1 + h * w, D] in the dtype of `embedding`.
+    """
+    square_table = table_grid[0] == table_grid[1]
+    same_grid = grid == table_grid if not square_table else image_size[0] == image_size[1]
+    if same_grid and grid[0] * grid[1] == table_grid[0] * table_grid[1]:
+        return embedding
+    matrix = POSITION_KERNELS[kernel]
+    rows = jnp.asarray(matrix(table_grid[0], grid[0]), embedding.dtype)
+    columns = jnp.asarray(matrix(table_grid[1], grid[1]), embedding.dtype)
+    cls, patches = embedding[:, :1], embedding[:, 1:]
+    patches = patches.reshape(*table_grid, -1)
+    patches = jnp.einsum("hg,gwd->hwd", rows, patches, precision="highest")
+    patches = jnp.einsum("wg,hgd->hwd", columns, patches, precision="highest")
+    return jnp.concatenate([cls, patches.reshape(1, grid[0] * grid[1], -1)], axis=1)

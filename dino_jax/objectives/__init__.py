@@ -1,0 +1,1 @@
+"""Self-supervised objectives: small frozen dataclasses over jnp with explicit state."""

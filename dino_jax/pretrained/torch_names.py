@@ -1,0 +1,185 @@
+"""Official PyTorch names to our variables and back; NumPy in, NumPy out, no torch.
+
+Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its head ("backbone.…", "head.…"),
+each perhaps behind "module.". Our blocks are scanned, so the tensors of all blocks are stacked along a new first
+axis; linear weights are transposed; a convolution goes from [out, in, h, w] to [h, w, in, out].
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Variables = dict[str, Any]
+Path = tuple[str, ...]
+
+
+class Conversion(NamedTuple):
+    """Both directions of one tensor's layout change; blocks apply it to one layer."""
+
+    from_torch: Callable[[np.ndarray], np.ndarray]
+    to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+SAME = Conversion(lambda x: x, lambda x: x)
+LINEAR = Conversion(np.transpose, np.transpose)
+CONVOLUTION = Conversion(
+    lambda x: np.transpose(x, (2, 3, 1, 0)), lambda x: np.transpose(x, (3, 2, 0, 1))
+)
+
+_NORM_LEAVES = {
+    "scale": ("weight", SAME),
+    "bias": ("bias", SAME),
+    "mean": ("running_mean", SAME),
+    "var": ("running_var", SAME),
+}
+_LINEAR_LEAVES = {"kernel": ("weight", LINEAR), "bias": ("bias", SAME)}
+_BLOCK_MODULES = {
+    ("norm1",): ("norm1", _NORM_LEAVES),
+    ("norm2",): ("norm2", _NORM_LEAVES),
+    ("attention", "qkv"): ("attn.qkv", _LINEAR_LEAVES),
+    ("attention", "proj"): ("attn.proj", _LINEAR_LEAVES),
+    ("mlp", "fc1"): ("mlp.fc1", _LINEAR_LEAVES),
+    ("mlp", "fc2"): ("mlp.fc2", _LINEAR_LEAVES),
+}
+_BACKBONE_TENSORS = {
+    ("cls_token",): ("cls_token", SAME),
+    ("pos_embed",): ("pos_embed", SAME),
+    ("patch_embed", "kernel"): ("patch_embed.proj.weight", CONVOLUTION),
+    ("patch_embed", "bias"): ("patch_embed.proj.bias", SAME),
+    ("norm", "scale"): ("norm.weight", SAME),
+    ("norm", "bias"): ("norm.bias", SAME),
+}
+# Not tensors of the model: torch counts batches, our running statistics need no count.
+_IGNORED = re.compile(r"num_batches_tracked$")
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variables:
+    """Turns tensors under official names into our variables.
+
+    Args:
+      state_dict: official names to float arrays, with or without "module." and "backbone." in front.
+      like: our variables {"params": …[, "batch_stats": …]} or their `jax.ShapeDtypeStruct`s, as
+        `jax.eval_shape(partial(network.init, method="init_all"), key, images)` returns them. A network without heads
+        takes a backbone file. Only names and shapes are used.
+
+    Returns:
+      Variables of the structure of `like`, float32 NumPy arrays.
+
+    Raises:
+      ValueError: if a tensor is missing, unused or of another shape; the message lists all of them.
+    """
+    tensors = {_plain_name(name): np.asarray(value) for name, value in state_dict.items()}
+    tensors = {name: value for name, value in tensors.items() if not _IGNORED.search(name)}
+    wanted = flatten_dict(like)
+    problems, used, result = [], set(), {}
+    for path, leaf in wanted.items():
+        names, conversion = _torch_tensors(path, leaf.shape, wanted)
+        missing = [name for name in names if name not in tensors]
+        used.update(names)
+        if missing:
+            problems += [f"missing {name}" for name in missing]
+            continue
+        parts = [conversion.from_torch(tensors[name]) for name in names]
+        shape = leaf.shape[1:] if _is_block(path) else leaf.shape
+        wrong = [
+            f"shape of {name}: the file gives {part.shape} in our layout, the network has {shape}"
+            for name, part in zip(names, parts, strict=True)
+            if part.shape != shape
+        ]
+        problems += wrong
+        if not wrong:
+            stacked = np.stack(parts) if _is_block(path) else parts[0]
+            result[path] = np.array(stacked, dtype=np.float32)
+    fixed = _fixed_gains(tensors, wanted)
+    problems += [
+        f"{name} is not 1, but the network does not train gains: set heads.*.train_gain=True"
+        for name in fixed
+        if not np.allclose(tensors[name], 1.0, rtol=0, atol=1e-5)
+    ]
+    problems += [f"unused {name}" for name in sorted(set(tensors) - used - set(fixed))]
+    if problems:
+        raise ValueError(
+            f"the state dict ({len(tensors)} tensors) does not fit the network ({len(wanted)} variables):\n  "
+            + "\n  ".join(problems)
+        )
+    return unflatten_dict(result)
+
+
+def to_torch(variables: Variables) -> dict[str, np.ndarray]:
+    """Inverse of `from_torch`: official names ("backbone.…", "head.…") to float32 arrays in torch's layouts.
+
+    A head whose gains are not trained gets weight_g = 1, as in the official checkpoints.
+    """
+    leaves = flatten_dict(jax.device_get(variables))
+    state_dict = {}
+    for path, leaf in leaves.items():
+        names, conversion = _torch_tensors(path, leaf.shape, leaves)
+        layers = leaf if _is_block(path) else [leaf]
+        for name, layer in zip(names, layers, strict=True):
+            state_dict[name] = np.ascontiguousarray(conversion.to_torch(np.asarray(layer)))
+        if path[-1] == "prototypes" and (*path[:-1], "gain") not in leaves:
+            gain = names[0].replace("weight_v", "weight_g")
+            state_dict[gain] = np.ones((leaf.shape[0], 1), np.float32)
+    return state_dict
+
+
+def _plain_name(name: str) -> str:
+    """Official name with exactly one of the prefixes "backbone." and "head."."""
+    name = name.removeprefix("module.")
+    if name.startswith(("backbone.", "head.")):
+        return name
+    return f"head.{name}" if re.match(r"(mlp|last_layer)\.", name) else f"backbone.{name}"
+
+
+def _is_block(path: Path) -> bool:
+    return "blocks" in path
+
+
+def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any]):
+    """The official names that make up one variable (one per layer of a stack) and its conversion."""
+    _, part, *rest = path
+    if part == "backbone" and rest[0] == "blocks":
+        module, leaves = _lookup(_BLOCK_MODULES, tuple(rest[1:-1]), path)
+        leaf, conversion = _lookup(leaves, rest[-1], path)
+        return [f"backbone.blocks.{i}.{module}.{leaf}" for i in range(shape[0])], conversion
+    if part == "backbone":
+        name, conversion = _lookup(_BACKBONE_TENSORS, tuple(rest), path)
+        return [f"backbone.{name}"], conversion
+    if part.startswith("heads_"):
+        name, conversion = _head_tensor(part, rest, path, tree)
+        return [f"head.{name}"], conversion
+    raise ValueError(f"no official name is known for {'/'.join(path)}")
+
+
+def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any]):
+    module, leaf = rest
+    if module == "last_layer":
+        return {"prototypes": "last_layer.weight_v", "gain": "last_layer.weight_g"}[leaf], SAME
+    kind, index = module.split("_")
+    siblings = {p[2] for p in tree if p[:2] == ("params", head)}
+    leaf_name, conversion = _lookup(_LINEAR_LEAVES if kind == "linear" else _NORM_LEAVES, leaf, path)
+    if not any(name.startswith("linear_") and name != "linear_0" for name in siblings):
+        return f"mlp.{leaf_name}", conversion  # a single layer is no sequence there
+    # In torch's sequence each hidden layer is followed by its BatchNorm, if any, and a GELU.
+    stride = 3 if "norm_0" in siblings else 2
+    position = int(index) * stride + (kind == "norm")
+    return f"mlp.{position}.{leaf_name}", conversion
+
+
+def _fixed_gains(tensors: Mapping[str, np.ndarray], wanted: Mapping[Path, Any]) -> list[str]:
+    """Gains in the file that our variables do not hold because they stay at 1."""
+    has_head = any(path[-1] == "prototypes" for path in wanted)
+    trains_gain = any(path[-1] == "gain" for path in wanted)
+    return ["head.last_layer.weight_g"] * (
+        has_head and not trains_gain and "head.last_layer.weight_g" in tensors
+    )
+
+
+def _lookup(table, key, path: Path):
+    if key not in table:
+        raise ValueError(f"no official name is known for {'/'.join(path)}")
+    return table[key]

@@ -1,0 +1,20 @@
+"""Runs every test on four CPU devices, with absl flags parsed (grain's workers read one)."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Loads a recorded output of the official code: golden("v1/dino_head") -> its arrays."""
+    return lambda name: np.load(Path(__file__).parent / "golden" / f"{name}.npz")

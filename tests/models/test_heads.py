@@ -1,0 +1,78 @@
+"""The projection head against recorded outputs of the official code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dino_jax.models.heads import DinoHead
+from dino_jax.pretrained import from_torch, to_torch
+
+CASES = {
+    "norm": dict(layers=3, batch_norm=False, train_gain=False),
+    "nonorm": dict(layers=3, batch_norm=False, train_gain=True),
+    "bn": dict(layers=3, batch_norm=True, train_gain=False),
+    "n1": dict(layers=1, batch_norm=False, train_gain=False),
+    "n2": dict(layers=2, batch_norm=False, train_gain=True),
+}
+
+
+def load(golden, case):
+    arrays = golden("v1/dino_head")
+    head = DinoHead(out_dim=96, hidden_dim=64, bottleneck_dim=32, **CASES[case])
+    state_dict = {
+        name.removeprefix(f"{case}/sd/"): arrays[name]
+        for name in arrays.files
+        if name.startswith(f"{case}/sd/")
+    }
+    shapes = jax.eval_shape(head.init, jax.random.key(0), arrays["x"])
+    like = {collection: {"heads_dino": tree} for collection, tree in shapes.items()}
+    variables = from_torch(state_dict, like)
+    return arrays, head, {name: tree["heads_dino"] for name, tree in variables.items()}, state_dict
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_forward_and_gradients_equal_official(golden, case):
+    arrays, head, variables, _ = load(golden, case)
+    statistics = {name: tree for name, tree in variables.items() if name != "params"}
+
+    def scalar(params, x):
+        out, _ = head.apply({"params": params, **statistics}, x, mutable=["batch_stats"])
+        return jnp.sum(out * arrays["cotangent"]), out
+
+    grads, out = jax.grad(scalar, argnums=(0, 1), has_aux=True)(variables["params"], arrays["x"])
+    np.testing.assert_allclose(out, arrays[f"{case}/out"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(grads[1], arrays[f"{case}/grad_x"], rtol=0, atol=2e-5)
+    ours = to_torch({"params": {"heads_dino": grads[0]}})
+    official = {n.split("/grad/")[1]: arrays[n] for n in arrays.files if f"{case}/grad/" in n and n.startswith(case)}
+    assert official
+    for name, expected in official.items():
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(
+            ours[f"head.{name}"], expected, rtol=0, atol=2e-5 * scale, err_msg=name
+        )
+
+
+def test_batch_norm_tracks_statistics_as_torch_does(golden):
+    arrays, head, variables, _ = load(golden, "bn")
+    _, after = head.apply(variables, arrays["x"], mutable=["batch_stats"])
+    ours = to_torch({"params": {"heads_dino": variables["params"]}, "batch_stats": {"heads_dino": after["batch_stats"]}})
+    for name in ("mlp.1.running_mean", "mlp.1.running_var", "mlp.4.running_mean", "mlp.4.running_var"):
+        np.testing.assert_allclose(ours[f"head.{name}"], arrays[f"bn/sd_after/{name}"], rtol=0, atol=1e-6)
+    still = head.apply({**variables, **after}, arrays["x"])
+    np.testing.assert_allclose(still, arrays["bn/out_eval"], rtol=0, atol=2e-5)
+
+
+def test_batch_norm_sees_views_and_images_as_one_batch(golden):
+    arrays, head, variables, _ = load(golden, "bn")
+    flat, _ = head.apply(variables, arrays["x"], mutable=["batch_stats"])
+    views, _ = head.apply(variables, arrays["x"].reshape(4, 3, -1), mutable=["batch_stats"])
+    np.testing.assert_allclose(views.reshape(12, -1), flat, rtol=0, atol=1e-6)
+
+
+def test_initial_gains_are_one_and_prototypes_uniform():
+    head = DinoHead(out_dim=4096, hidden_dim=8, bottleneck_dim=256, **CASES["nonorm"])
+    last = head.init(jax.random.key(0), jnp.zeros((1, 4)))["params"]["last_layer"]
+    np.testing.assert_array_equal(last["gain"], np.ones((4096, 1)))
+    assert float(jnp.abs(last["prototypes"]).max()) <= 1 / 16
+    assert abs(float(jnp.std(last["prototypes"])) - 1 / 16 / 3**0.5) < 1e-4
