@@ -1,0 +1,302 @@
+"""The input streams: training batches as a pure function of (seed, step), and one evaluation pass.
+
+The training stream is an infinite sequence of positions. Position p is row p % batch_size of step
+p // batch_size; its image comes from grain's shuffle of epoch p // len(source), its randomness from
+a counter-based generator keyed by (seed, p). Hosts and workers only divide the work, so their
+number changes nothing, and a resume starts at any step.
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import connection, parent_process
+
+import grain
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.multi_crop import MultiCrop
+from dino_jax.data.sources import UNLABELED, ImageSource
+
+Batch = dict[str, np.ndarray]
+
+READABLE = -1  # in "unreadable": this row's image could be read
+MAX_REPLACEMENTS = 100
+MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
+
+
+def build_train_stream(
+    source: ImageSource,
+    multi_crop: MultiCrop,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int,
+    host: int,
+    hosts: int,
+    workers: int,
+    threads: int,
+    max_pixels: int,
+) -> Iterator[Batch]:
+    """Yields this host's rows of the global batches of steps start_step, start_step + 1, ...
+
+    Epochs follow each other without a gap: each shows every image once, in its own order, and a
+    batch may span two. An unreadable image is replaced by the next readable one of the source.
+    Close the iterator (or drop it) to end its worker processes.
+
+    Args:
+      source: the images.
+      multi_crop: the augmentation.
+      seed: of order and augmentation, >= 0.
+      batch_size: global batch size.
+      start_step: the first step to yield, >= 0; finished updates of the run.
+      host: index of this host (process).
+      hosts: number of hosts; host h gets rows h * b to (h + 1) * b, b = batch_size // hosts.
+      workers: processes that build whole batches ahead; 0 builds them in this process. Up to
+        (threads + 2) batches per worker are held in memory.
+      threads: threads that build whole batches ahead, in this process or in each worker; 0 builds
+        them when asked. One is right with workers: threads share Python's lock.
+      max_pixels: larger images count as unreadable.
+
+    Yields:
+      "global_crops": [b, G, H, W, 3] uint8; "local_crops": [b, L, h, w, 3] uint8, if there are any;
+      "unreadable": [b] int64 source index of the image that had to be replaced, else -1.
+
+    Raises:
+      ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,
+        from the iterator) if 100 images in a row are unreadable.
+    """
+    _check_division(batch_size, host, hosts)
+    if batch_size > len(source):
+        raise ValueError(
+            f"batch_size ({batch_size}) is larger than the data set ({len(source)} images); "
+            f"try --config.batch_size={hosts * (len(source) // hosts)} or less"
+        )
+    if seed < 0 or start_step < 0 or workers < 0 or threads < 0:
+        raise ValueError(
+            "seed, start_step, workers and threads must be >= 0, got "
+            f"{seed}, {start_step}, {workers}, {threads}"
+        )
+    # Hashed because grain adds the epoch: seed 1 would be seed 0 one epoch later.
+    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
+    batches = rows.map_with_index(_pair).batch(batch_size // hosts)[host::hosts][start_step:]
+    dataset = batches.map(_TrainBatch(source, multi_crop, augment_seed, max_pixels))
+    dataset = dataset.to_iter_dataset(_read_options(threads))
+    if workers:
+        if not flags.FLAGS.is_parsed():  # grain reads one of its flags; a notebook parses none
+            flags.FLAGS.mark_as_parsed()
+        options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
+        dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
+    return _iterate(dataset)
+
+
+def build_eval_stream(
+    source: ImageSource,
+    *,
+    image_size: int,
+    batch_size: int,
+    max_pixels: int,
+    host: int = 0,
+    hosts: int = 1,
+    max_images: int | None = None,
+    threads: int = 2,
+) -> Iterator[Batch]:
+    """Yields this host's rows of one pass over the source, in order, without randomness.
+
+    Every host yields the same number of batches, all of the same shape.
+
+    Args:
+      source: the images.
+      image_size: side of the square result in pixels, see `resize_for_evaluation`.
+      batch_size: global batch size.
+      max_pixels: larger images count as unreadable.
+      host: index of this host (process).
+      hosts: number of hosts.
+      max_images: how many images to take, evenly spaced over the source; None for all.
+      threads: threads that build whole batches ahead.
+
+    Yields:
+      "image": [b, S, S, 3] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
+      padding of the last batch and for unreadable images (both black, label -1); "unreadable": [b]
+      int64 source index of an unreadable image, else -1.
+
+    Raises:
+      ValueError: if the batch does not divide by the hosts or a number is not positive.
+    """
+    _check_division(batch_size, host, hosts)
+    count = len(source) if max_images is None else min(max_images, len(source))
+    if count < 1 or image_size < 1:
+        raise ValueError(
+            f"an evaluation needs images and a size: {count} images of {image_size} pixels"
+        )
+    indices = np.arange(count) * len(source) // count
+    padding = -count % batch_size
+    table = np.pad(indices, (0, padding), constant_values=-1).reshape(
+        -1, hosts, batch_size // hosts
+    )
+    load = _EvalBatch(source, table[:, host], image_size, max_pixels)
+    dataset = grain.MapDataset.range(len(table)).map(load)
+    return _iterate(dataset.to_iter_dataset(_read_options(threads)))
+
+
+def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int]:
+    """Reads and decodes one image of a source.
+
+    Returns:
+      [H, W, 3] uint8 and the label.
+
+    Raises:
+      UnreadableImageError: if the file can't be read or decoded; the message names it.
+    """
+    try:
+        record = source[index]
+        image = record["image"]
+        if not isinstance(image, np.ndarray):
+            image = decode_image(image, max_pixels)
+    except (OSError, UnreadableImageError) as error:
+        raise UnreadableImageError(f"{source.name(index)}: {error}") from error
+    return image, record["label"]
+
+
+def resize_for_evaluation(image: np.ndarray, size: int) -> np.ndarray:
+    """The usual evaluation view: short side to round(size * 256 / 224), bicubic, central square.
+
+    An image of that size already is returned as it is. As torchvision's Resize and CenterCrop, but
+    images longer than 8:1 are cut to 8:1 first.
+
+    Args:
+      image: [H, W, 3] uint8.
+      size: S, in pixels.
+
+    Returns:
+      [S, S, 3] uint8.
+    """
+    height, width = image.shape[:2]
+    if height == width == size:
+        return image
+    limit = MAX_EVAL_ASPECT * min(height, width)
+    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
+    image = image[top : top + limit, left : left + limit]
+    height, width = image.shape[:2]
+    short = round(size * 256 / 224)
+    new_width = short if width <= height else int(short * width / height)
+    new_height = short if height <= width else int(short * height / width)
+    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
+    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
+    return np.array(resized.crop((left, top, left + size, top + size)))
+
+
+@dataclass(frozen=True)
+class _TrainBatch:
+    """Reads and augments the images of one local batch of [position, source index] pairs."""
+
+    source: ImageSource
+    multi_crop: MultiCrop
+    seed: int
+    max_pixels: int
+
+    def __call__(self, pairs: np.ndarray) -> Batch:
+        batch: Batch = {"unreadable": np.full(len(pairs), READABLE, np.int64)}
+        for row, (position, index) in enumerate(pairs.tolist()):
+            image, used = self._read_readable(index)
+            if used != index:
+                batch["unreadable"][row] = index
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
+            for key, crops in self.multi_crop(image, rng).items():
+                if key not in batch:
+                    batch[key] = np.empty((len(pairs), *crops.shape), crops.dtype)
+                batch[key][row] = crops
+        return batch
+
+    def _read_readable(self, index: int) -> tuple[np.ndarray, int]:
+        """Image `index` or the next one that can be read, and the index of that one."""
+        failure = None
+        for offset in range(min(MAX_REPLACEMENTS, len(self.source))):
+            used = (index + offset) % len(self.source)
+            try:
+                return read_image(self.source, used, self.max_pixels)[0], used
+            except UnreadableImageError as error:
+                failure = error
+        raise ValueError(
+            f"{min(MAX_REPLACEMENTS, len(self.source))} images in a row are unreadable, from "
+            f"{self.source.name(index)} on; the last reason was {failure}. Is the storage mounted, "
+            "are these images, is max_pixels large enough?"
+        )
+
+
+@dataclass(frozen=True)
+class _EvalBatch:
+    """Reads the images of one row of `indices`, where -1 is padding."""
+
+    source: ImageSource
+    indices: np.ndarray
+    image_size: int
+    max_pixels: int
+
+    def __call__(self, step: int) -> Batch:
+        indices = self.indices[step]
+        batch = {
+            "image": np.zeros((len(indices), self.image_size, self.image_size, 3), np.uint8),
+            "label": np.full(len(indices), UNLABELED, np.int32),
+            "valid": np.zeros(len(indices), bool),
+            "unreadable": np.full(len(indices), READABLE, np.int64),
+        }
+        for row, index in enumerate(indices.tolist()):
+            if index < 0:
+                continue
+            try:
+                image, label = read_image(self.source, index, self.max_pixels)
+            except UnreadableImageError:
+                batch["unreadable"][row] = index
+                continue
+            batch["image"][row] = resize_for_evaluation(image, self.image_size)
+            batch["label"][row], batch["valid"][row] = label, True
+        return batch
+
+
+def _pair(position: int, index: int) -> np.ndarray:
+    return np.array((position, index), np.int64)
+
+
+def _iterate(dataset: grain.IterDataset) -> Iterator[Batch]:
+    """A generator, so that closing or dropping it ends grain's threads and processes at once."""
+    iterator = iter(dataset)
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _read_options(threads: int) -> grain.ReadOptions:
+    # An element is a whole batch: grain's default buffer of 500 would fill the memory.
+    return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+
+
+def _init_worker(index: int, count: int):
+    """Leaves Ctrl-C and SIGTERM to the parent, and ends with it even if it is killed."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent():
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _check_division(batch_size: int, host: int, hosts: int):
+    if not 0 <= host < hosts:
+        raise ValueError(f"host must be in 0 to {hosts - 1}, got {host}")
+    if batch_size < 1 or batch_size % hosts:
+        raise ValueError(
+            f"batch_size ({batch_size}) must be a positive multiple of the {hosts} hosts; "
+            f"try {max(1, batch_size // hosts) * hosts}"
+        )
