@@ -289,6 +289,12 @@ def test_decay_applies_to_everything_but_biases_and_one_dimensional_tensors():
     }
 
 
+def test_a_bias_of_two_dimensions_is_not_decayed():
+    params = {"dense": {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((3, 4))}}
+    mask = jax.tree_util.tree_map_with_path(optimizer.is_decayed, params)
+    assert mask == {"dense": {"kernel": True, "bias": False}}
+
+
 def test_norms_are_per_layer_in_a_stack_and_broadcast_against_the_leaf():
     params = make_params()
     norms = jax.tree_util.tree_map_with_path(optimizer.tensor_norms, params)
