@@ -142,7 +142,7 @@ def test_raw_pixels_of_the_digits_reach_the_documented_knn_accuracy():
 
     enlarged = _weighted_knn_accuracy(*pixels("train"), *pixels("test"))
     assert enlarged == pytest.approx(0.972, abs=0.015)
-    permutation = np.random.RandomState(0).permutation(1797)  # noqa: NPY002: scikit-learn's split
+    permutation = np.random.RandomState(0).permutation(1797)
     data, target = load_digits(return_X_y=True)
     test, train = permutation[:359], permutation[359:]
     np.testing.assert_array_equal(pixels("test")[1], target[test])
@@ -154,7 +154,7 @@ def _prepare_tfds(data_dir, with_label=True):
     """Prepares a data set of five PNGs as ArrayRecord, without TensorFlow."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
-    class TinyPictures(tfds.core.GeneratorBasedBuilder):
+    class TinyPictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
