@@ -1,0 +1,218 @@
+"""The directory of a run and its config.json, which keeps another config out of it."""
+
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict, FrozenConfigDict
+
+CONFIG_JSON = "config.json"
+RUNTIME = (
+    "runtime"  # config.runtime says how to run (mesh, workers, logging), not what: it may change
+)
+_NOTHING = object()  # stands for an entry that one of two configs does not have
+
+
+def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+    """Creates `workdir` with its config.json, or checks that it belongs to the same config.
+
+    Process 0 writes; all processes check. Values under `config.runtime` may differ from those of
+    the workdir and then replace them.
+
+    Args:
+      workdir: Local path or gs://.
+      config: The full config of this run.
+
+    Returns:
+      The directory; absolute if local.
+
+    Raises:
+      ValueError: if config.json differs (lists every difference) or is not JSON, or if `config`
+        holds something that JSON cannot.
+      OSError: if `workdir` cannot be created or written, or is a file.
+    """
+    text = config_to_json(config)
+    path = absolute_path(workdir)
+    if jax.process_index() == 0:
+        _create(path)
+    existing = _read_config(path / CONFIG_JSON)
+    if existing is not None:
+        _require_same_config(existing, json.loads(text), path)
+    if jax.process_index() == 0 and existing != json.loads(text):
+        write_atomically(path / CONFIG_JSON, text)
+    return path
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether `path` is an address such as gs://bucket/run, and not in the local file system."""
+    return "://" in os.fspath(path)
+
+
+def absolute_path(path: epath.PathLike) -> epath.Path:
+    """The path from the root, with "~" expanded (a shell leaves it in --workdir=~/run)."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.expanduser().absolute()
+
+
+def write_atomically(path: epath.Path, text: str) -> None:
+    """Replaces a file: a reader finds the old text or the new one, also after a crash.
+
+    On gs:// a rename is a copy, but a write there is whole or absent by itself: it goes to `path`
+    directly.
+    """
+    if is_remote(path):
+        path.write_text(text)
+        return
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def config_to_json(config: ConfigDict | FrozenConfigDict | Mapping[str, Any]) -> str:
+    """The config as strict JSON, sorted and indented; the same text for equal configs.
+
+    Tuples become lists, references their values, numpy numbers plain ones, paths strings, and
+    non-finite numbers the strings "inf", "-inf" and "nan".
+
+    Raises:
+      ValueError: names the entry that is none of these (a function, a dtype, a set, an unset
+        placeholder).
+    """
+    return json.dumps(_plain(config, "config"), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def describe_overrides(default: ConfigDict, config: ConfigDict) -> list[str]:
+    """One line for each value of `config` that is not the one of its file, sorted by name.
+
+    Args:
+      default: The config as its file makes it.
+      config: The same with the overrides of the command line.
+
+    Returns:
+      Lines such as "config.optimizer.lr = 0.001 (command line; file has 0.0005)".
+    """
+    return [
+        f"{name} = {ours} (command line; file has {theirs})"
+        for name, theirs, ours in _differences(_plain(default, "config"), _plain(config, "config"))
+    ]
+
+
+def _create(path: epath.Path) -> None:
+    """Makes the directory and proves that it can be written."""
+    probe = path / f".writable.{uuid.uuid4().hex}"
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError("it is a file")
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
+            "that this user can create and write."
+        ) from error
+
+
+def _read_config(path: epath.Path) -> dict[str, Any] | None:
+    """The config.json of the workdir, or None if it has none."""
+    if not path.exists():
+        return None
+    try:
+        existing = json.loads(path.read_text())
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        raise _damaged(path, str(error)) from error
+    if not isinstance(existing, dict):
+        raise _damaged(path, f"expected an object, got {type(existing).__name__}")
+    return existing
+
+
+def _damaged(path: epath.Path, reason: str) -> ValueError:
+    return ValueError(
+        f"{path} is damaged ({reason}), so it is unknown which config made this "
+        "workdir. If it is the config of this command, delete the file and run again; otherwise "
+        "use another --workdir."
+    )
+
+
+def _require_same_config(existing: dict[str, Any], ours: dict[str, Any], path: epath.Path) -> None:
+    differences = _differences(
+        {key: value for key, value in existing.items() if key != RUNTIME},
+        {key: value for key, value in ours.items() if key != RUNTIME},
+    )
+    if differences:
+        lines = [
+            f"  {name}: workdir has {theirs}, this run has {x}" for name, theirs, x in differences
+        ]
+        raise ValueError(
+            f"workdir {path} was made with another config:\n"
+            + "\n".join(lines)
+            + "\nUse a new --workdir for this "
+            "config, or give the values of the workdir to resume it."
+        )
+
+
+def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(dotted name, their value, our value) for each entry in which two plain configs differ."""
+    left, right = _flatten(theirs, "config"), _flatten(ours, "config")
+    return [
+        (name, _show(left.get(name, _NOTHING)), _show(right.get(name, _NOTHING)))
+        for name in sorted(left.keys() | right.keys())
+        if not _same(left.get(name, _NOTHING), right.get(name, _NOTHING))
+    ]
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equality in which 1 is 1.0 but True is not 1."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _show(value: Any) -> str:
+    return "nothing" if value is _NOTHING else repr(value)
+
+
+def _flatten(value: Any, name: str) -> dict[str, Any]:
+    """Maps the dotted name of each entry to its value; lists and empty sections are entries."""
+    if isinstance(value, dict) and value:
+        return {k: v for key in value for k, v in _flatten(value[key], f"{name}.{key}").items()}
+    return {name: value}
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value` as dicts, lists, strings, numbers, booleans and None."""
+    if isinstance(value, ConfigDict | FrozenConfigDict | Mapping):
+        return {str(key): _plain(x, f"{name}.{key}") for key, x in _items(value, name)}
+    if isinstance(value, list | tuple):
+        return [_plain(x, f"{name}[{i}]") for i, x in enumerate(value)]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist(), name)
+    if isinstance(value, np.generic):
+        return _plain(value.item(), name)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise ValueError(
+        f"{name} is {value!r}, a {type(value).__name__}, which config.json cannot hold; use "
+        "numbers, strings, booleans, None, tuples or sections (a dtype as its name, 'bfloat16')"
+    )
+
+
+def _items(section: Any, name: str) -> Any:
+    try:
+        return list(section.items())
+    except Exception as error:  # ml_collections raises RequiredValueError for an unset placeholder
+        raise ValueError(f"{name} has a value that is not set: {error}") from error
