@@ -6,6 +6,7 @@ a counter-based generator keyed by (seed, p). Hosts and workers only divide the 
 number changes nothing, and a resume starts at any step.
 """
 
+import atexit
 import os
 import signal
 import threading
@@ -266,9 +267,11 @@ def _pair(position: int, index: int) -> np.ndarray:
 def _iterate(dataset: grain.IterDataset) -> Iterator[Batch]:
     """A generator, so that closing or dropping it ends grain's threads and processes at once."""
     iterator = iter(dataset)
+    atexit.register(iterator.close)  # while grain's modules still exist
     try:
         yield from iterator
     finally:
+        atexit.unregister(iterator.close)
         iterator.close()
 
 

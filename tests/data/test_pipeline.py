@@ -131,15 +131,14 @@ def test_the_rows_of_all_hosts_together_are_the_global_batch(hosts):
     _assert_equal(joined, expected)
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (1, 1), (2, 0), (3, 1)])
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (1, 1), (3, 0)])
 def test_workers_and_threads_change_nothing(workers, threads):
     expected = _take(_stream(NoiseSource(20), hosts=2, host=1), 7)
     ours = _take(_stream(NoiseSource(20), hosts=2, host=1, workers=workers, threads=threads), 7)
     _assert_equal(ours, expected)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("start_step", [1, 5])
+@pytest.mark.parametrize(("start_step", "workers"), [(1, 0), (5, 0), (5, 2)])
 def test_a_stream_started_later_continues_exactly(start_step, workers):
     expected = _take(_stream(NoiseSource(20)), 8)[start_step:]
     ours = _stream(NoiseSource(20), start_step=start_step, workers=workers)
@@ -249,7 +248,7 @@ def _bad(source):
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_folder_of_difficult_images_trains_and_names_the_bad_ones(difficult_folder, workers):
     options = {"batch_size": 13, "max_pixels": 100_000}
     (batch,) = _take(_stream(difficult_folder, workers=workers, **options), 1)
@@ -333,12 +332,21 @@ import sys
 from absl import flags
 from tests.data.test_pipeline import NoiseSource, _stream
 
-if __name__ == "__main__":
-    flags.FLAGS.mark_as_parsed()
+stream = None
+
+def main():
+    global stream  # still alive when the interpreter ends
     stream = _stream(NoiseSource(64), workers=2)
     for step, batch in enumerate(stream):
         if step == 2:
             print("running", flush=True)
+
+if __name__ == "__main__":
+    flags.FLAGS.mark_as_parsed()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(42)
 """
 
 
@@ -357,8 +365,10 @@ def _alive(pid):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent_and_print_nothing(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 42), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_workers_end_with_their_parent_and_print_nothing(tmp_path, number, code):
     script = tmp_path / "stream.py"
     script.write_text(SCRIPT)
     root = Path(__file__).parents[2]
@@ -384,7 +394,8 @@ def test_workers_end_with_their_parent_and_print_nothing(tmp_path, number):
         while any(map(_alive, workers)) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not any(map(_alive, workers))
-        assert errors.count("Traceback") <= (number == signal.SIGINT)  # the parent's own
+        assert process.returncode == code
+        assert "Traceback" not in errors
     finally:
         if process.poll() is None:
             process.kill()
