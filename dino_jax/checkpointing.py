@@ -114,7 +114,7 @@ def restore_or_init(
     state, step = _restore_newest(
         epath.Path(manager.directory), steps, _restore_state, abstract_state
     )
-    _set_aside(manager, [newer for newer in steps if newer > step])
+    _set_aside(manager, [newer for newer in steps if newer > step], step)
     logging.info("resumed from checkpoint %d in %s", step, manager.directory)
     return state, True
 
@@ -192,9 +192,7 @@ def _restore_newest(
             error = caught
         if _true_everywhere(error is None):
             return restored, step
-        cause = (
-            f"{type(error).__name__}: {error}"[:500] if error else "unreadable on another process"
-        )
+        cause = "unreadable on another process" if error is None else _root_cause(error)
         failures.append(f"  {step}: {cause}")
         logging.warning("CHECKPOINT %d in %s CANNOT BE READ: %s", step, directory, cause)
     raise OSError(
@@ -234,13 +232,20 @@ def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingO
     return handler_type(multiprocessing_options=options), options
 
 
+def _root_cause(error: BaseException) -> str:
+    """One line about the first error of a chain; TensorStore's run over pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+
+
 def _true_everywhere(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int]) -> None:
+def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: int) -> None:
     """Moves checkpoints that could not be read out of the way of the coming saves."""
     if not steps:
         return
@@ -252,7 +257,12 @@ def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int]) -> None:
             if target.exists():  # the same step failed in an earlier run too
                 target.rmtree()
             (epath.Path(manager.directory) / str(step)).rename(target)
-            logging.warning("moved the unreadable checkpoint %d to %s", step, target)
+            logging.warning(
+                "CONTINUING FROM CHECKPOINT %d; moved the unreadable %d to %s",
+                resumed,
+                step,
+                target,
+            )
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("dino_jax:set_aside")
     manager.reload()

@@ -6,7 +6,6 @@ import math
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -49,7 +48,7 @@ class MetricsWriter:
             purge_step=start_step + 1 if start_step else None,
             flush_secs=30,
             # The rest of the name is host and second: a quick restart would overwrite the events.
-            filename_suffix=f".{uuid.uuid4().hex[:8]}",
+            filename_suffix=f".{time.time_ns()}",
         )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

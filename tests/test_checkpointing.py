@@ -223,6 +223,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(ru
     assert_bitwise_equal(state, init_state(2))
     assert "CHECKPOINT 4" in warnings()
     assert "CANNOT BE READ" in warnings()
+    assert "CONTINUING FROM CHECKPOINT 2" in warnings()
 
 
 def test_the_step_of_a_damaged_checkpoint_can_be_saved_again(run):

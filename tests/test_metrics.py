@@ -93,13 +93,13 @@ def test_tensorboard_events_hold_every_metric_and_value(tmp_path):
     assert any(b"brain.Event:2" in record for record in records)
     # protobuf: field 2 of Summary.Value is simple_value, wire type 5 (tag 0x15), little-endian.
     for name, step, value in [(b"loss", 7, 1.25), (b"train/lr", 7, 0.5), (b"loss", 8, np.nan)]:
-        (record,) = [r for r in records if name in r and bytes([0x10, step]) in r]
+        (record,) = [r for r in records if name in r and r[10] == step]
         assert b"\x15" + struct.pack("<f", value) in record
 
 
 def starts_at(step: int, record: bytes) -> bool:
     """Whether an event is `step` (field 2) with session_log (field 7) of status START (1)."""
-    return bytes([0x10, step]) in record and b"\x3a\x02\x08\x01" in record
+    return record[9:11] == bytes([0x10, step]) and b"\x3a\x02\x08\x01" in record
 
 
 def test_resuming_hides_the_later_events_of_the_first_run(tmp_path):
@@ -112,8 +112,9 @@ def test_resuming_hides_the_later_events_of_the_first_run(tmp_path):
 def test_a_restart_in_the_same_second_keeps_the_events_of_the_first_run(tmp_path):
     write_run(tmp_path, 0, 3)
     write_run(tmp_path, 3, 5)
-    steps = [r for r in read_records(tmp_path) if b"loss" in r]
-    assert [r[r.index(b"\x10") + 1] for r in steps] == [1, 2, 3, 4, 5]
+    # An Event begins with wall_time (a tag and 8 bytes), then the step (0x10 and a varint).
+    steps = [record[10] for record in read_records(tmp_path) if b"loss" in record]
+    assert steps == [1, 2, 3, 4, 5]
 
 
 class Clock:
