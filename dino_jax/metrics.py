@@ -34,10 +34,12 @@ class MetricsWriter:
         """Opens the files of a run that continues after `start_step` finished updates.
 
         Lines of later steps, which this run will write again, and lines torn by a crash are dropped
-        from metrics.jsonl, and hidden in TensorBoard: one history without duplicates.
+        from metrics.jsonl, and hidden in TensorBoard: one history without duplicates. With
+        `start_step` 0 that is everything: a run that begins again measures its step 0 again.
         """
         self._events = None
-        if jax.process_index() != 0:
+        self._writes = jax.process_index() == 0
+        if not self._writes:
             return
         workdir = absolute_path(workdir)
         self._path = workdir / METRICS_JSONL
@@ -45,7 +47,7 @@ class MetricsWriter:
         write_atomically(self._path, self._text)
         self._events = SummaryWriter(
             os.fspath(workdir / TENSORBOARD),
-            purge_step=start_step + 1 if start_step else None,
+            purge_step=start_step + 1 if start_step else 0,
             flush_secs=30,
             # The rest of the name is host and second: a quick restart would overwrite the events.
             filename_suffix=f".{time.time_ns()}",
@@ -60,12 +62,14 @@ class MetricsWriter:
             TensorBoard.
 
         Raises:
-          ValueError: if a metric is called "step".
+          ValueError: if a metric is called "step", or after `close`.
         """
         if "step" in metrics:
             raise ValueError('"step" names the step of a line; give the metric another name')
-        if self._events is None:
+        if not self._writes:
             return
+        if self._events is None:
+            raise ValueError(f"the metrics of step {step} came after MetricsWriter.close()")
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
@@ -94,8 +98,8 @@ class MetricsWriter:
 
 
 def _history(path: epath.Path, start_step: int) -> str:
-    """The lines of metrics.jsonl up to `start_step`; logs those that cannot be read."""
-    if not path.exists():
+    """The lines of metrics.jsonl up to `start_step` > 0; logs those that cannot be read."""
+    if start_step == 0 or not path.exists():
         return ""
     kept, unreadable = [], []
     for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):

@@ -57,6 +57,14 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
     assert read_lines(tmp_path) == [{"step": 3, "a": None, "b": None, "c": None, "d": 1.0}]
 
 
+def test_a_metric_that_comes_after_close_is_refused(tmp_path):
+    writer = MetricsWriter(tmp_path, start_step=0)
+    writer.close()
+    writer.close()
+    with pytest.raises(ValueError, match="step 3 came after"):
+        writer.write(3, {"loss": 1.0})
+
+
 def test_a_metric_called_step_is_refused(tmp_path):
     with MetricsWriter(tmp_path, start_step=0) as writer, pytest.raises(ValueError, match="step"):
         writer.write(3, {"step": 4.0})
@@ -80,9 +88,12 @@ def test_a_torn_last_line_is_dropped_on_resume(tmp_path, torn):
 
 
 def test_a_run_that_starts_anew_in_a_used_directory_keeps_no_line(tmp_path):
-    write_run(tmp_path, 0, 3)
+    with MetricsWriter(tmp_path, start_step=0) as writer:
+        writer.write(0, {"knn": 42.0})
+        writer.write(1, {"loss": 5.0})
     write_run(tmp_path, 0, 2)
     assert [x["step"] for x in read_lines(tmp_path)] == [1, 2]
+    assert any(starts_at(0, record) for record in read_records(tmp_path))
 
 
 def test_tensorboard_events_hold_every_metric_and_value(tmp_path):
@@ -98,8 +109,8 @@ def test_tensorboard_events_hold_every_metric_and_value(tmp_path):
 
 
 def starts_at(step: int, record: bytes) -> bool:
-    """Whether an event is `step` (field 2) with session_log (field 7) of status START (1)."""
-    return record[9:11] == bytes([0x10, step]) and b"\x3a\x02\x08\x01" in record
+    """Whether an event is session_log (field 7), status START (1), at `step` (field 2, if not 0)."""
+    return record[9:] == (bytes([0x10, step]) if step else b"") + b"\x3a\x02\x08\x01"
 
 
 def test_resuming_hides_the_later_events_of_the_first_run(tmp_path):
