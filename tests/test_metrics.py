@@ -109,7 +109,7 @@ def test_tensorboard_events_hold_every_metric_and_value(tmp_path):
 
 
 def starts_at(step: int, record: bytes) -> bool:
-    """Whether an event is session_log (field 7), status START (1), at `step` (field 2, if not 0)."""
+    """Whether an event is session_log (field 7), status START (1), at `step` (field 2)."""
     return record[9:] == (bytes([0x10, step]) if step else b"") + b"\x3a\x02\x08\x01"
 
 
