@@ -136,9 +136,7 @@ class Mlp(nn.Module):
 def attention_weights(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """[B, N, H, d] queries and keys -> [B, H, N, N] float32 softmax over the keys."""
     scale = queries.shape[-1] ** -0.5
-    scores = jnp.einsum(
-        "bqhd,bkhd->bhqk", queries, keys, precision=matmul_precision(queries.dtype)
-    )
+    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, precision=matmul_precision(queries.dtype))
     return jax.nn.softmax(scores.astype(jnp.float32) * scale, axis=-1)
 
 

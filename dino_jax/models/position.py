@@ -34,7 +34,9 @@ def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
     matrix = np.zeros((out_size, in_size))
     for tap in range(4):
         column = np.clip(first_tap + tap, 0, in_size - 1)
-        np.add.at(matrix, (np.arange(out_size), column), _keys_cubic(first_tap + tap - source, -0.75))
+        np.add.at(
+            matrix, (np.arange(out_size), column), _keys_cubic(first_tap + tap - source, -0.75)
+        )
     return matrix
 
 

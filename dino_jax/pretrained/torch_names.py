@@ -161,7 +161,9 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
         return {"prototypes": "last_layer.weight_v", "gain": "last_layer.weight_g"}[leaf], SAME
     kind, index = module.split("_")
     siblings = {p[2] for p in tree if p[:2] == ("params", head)}
-    leaf_name, conversion = _lookup(_LINEAR_LEAVES if kind == "linear" else _NORM_LEAVES, leaf, path)
+    leaf_name, conversion = _lookup(
+        _LINEAR_LEAVES if kind == "linear" else _NORM_LEAVES, leaf, path
+    )
     if not any(name.startswith("linear_") and name != "linear_0" for name in siblings):
         return f"mlp.{leaf_name}", conversion  # a single layer is no sequence there
     # In torch's sequence each hidden layer is followed by its BatchNorm, if any, and a GELU.

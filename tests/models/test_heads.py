@@ -44,7 +44,11 @@ def test_forward_and_gradients_equal_official(golden, case):
     np.testing.assert_allclose(out, arrays[f"{case}/out"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(grads[1], arrays[f"{case}/grad_x"], rtol=0, atol=2e-5)
     ours = to_torch({"params": {"heads_dino": grads[0]}})
-    official = {n.split("/grad/")[1]: arrays[n] for n in arrays.files if f"{case}/grad/" in n and n.startswith(case)}
+    official = {
+        n.split("/grad/")[1]: arrays[n]
+        for n in arrays.files
+        if f"{case}/grad/" in n and n.startswith(case)
+    }
     assert official
     for name, expected in official.items():
         scale = max(1.0, float(np.abs(expected).max()))
@@ -56,9 +60,21 @@ def test_forward_and_gradients_equal_official(golden, case):
 def test_batch_norm_tracks_statistics_as_torch_does(golden):
     arrays, head, variables, _ = load(golden, "bn")
     _, after = head.apply(variables, arrays["x"], mutable=["batch_stats"])
-    ours = to_torch({"params": {"heads_dino": variables["params"]}, "batch_stats": {"heads_dino": after["batch_stats"]}})
-    for name in ("mlp.1.running_mean", "mlp.1.running_var", "mlp.4.running_mean", "mlp.4.running_var"):
-        np.testing.assert_allclose(ours[f"head.{name}"], arrays[f"bn/sd_after/{name}"], rtol=0, atol=1e-6)
+    ours = to_torch(
+        {
+            "params": {"heads_dino": variables["params"]},
+            "batch_stats": {"heads_dino": after["batch_stats"]},
+        }
+    )
+    for name in (
+        "mlp.1.running_mean",
+        "mlp.1.running_var",
+        "mlp.4.running_mean",
+        "mlp.4.running_var",
+    ):
+        np.testing.assert_allclose(
+            ours[f"head.{name}"], arrays[f"bn/sd_after/{name}"], rtol=0, atol=1e-6
+        )
     still = head.apply({**variables, **after}, arrays["x"])
     np.testing.assert_allclose(still, arrays["bn/out_eval"], rtol=0, atol=2e-5)
 

@@ -1,0 +1,34 @@
+"""DINO ViT-B/8 on ImageNet-1k, the recipe of the released checkpoint.
+
+Paper: arXiv:2104.14294. Differs from vits16_vanilla in what stands below
+(one public copy of args.txt; its total batch is not known, 1024 is our assumption (that of the other recipes)).
+Expected (official README): 77.4 % k-NN, 80.1 % linear.
+Hardware and time: officially an unknown number of V100, 6 images each. Not yet run here on a TPU.
+
+Command:
+  python -m dino_jax.train --config=configs/vitb8_released.py --workdir=runs/vitb8_released \
+    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
+    --config.knn.test.path=/data/imagenet/val
+"""
+
+from ml_collections import ConfigDict
+
+from configs import vits16_vanilla
+
+
+def get_config() -> ConfigDict:
+    config = vits16_vanilla.get_config()
+    config.epochs = 300.0
+    config.batch_size = 1024
+    config.network.backbone.size = "base"
+    config.network.backbone.patch_size = 8
+    config.network.dtype = "float32"  # officially trained without mixed precision
+    config.objectives.dino.warmup_teacher_temperature = 0.03
+    config.objectives.dino.teacher_temperature = 0.07
+    config.objectives.dino.warmup_teacher_temperature_epochs = 50
+    config.optimizer.min_lr = 2e-6
+    config.optimizer.freeze_last_layer_epochs = 3.0
+    config.augment.global_1.scale = config.augment.global_2.scale = (0.25, 1.0)
+    config.augment.local.scale = (0.05, 0.25)
+    config.augment.local.count = 10
+    return config

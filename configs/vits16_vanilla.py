@@ -1,0 +1,164 @@
+"""DINO ViT-S/16 on ImageNet-1k, the vanilla run of the official README; also the default of every other config.
+
+Paper: Emerging Properties in Self-Supervised Vision Transformers, arXiv:2104.14294. All values are the defaults of the
+official main_dino.py, but for bfloat16 activations where the official run used float16.
+Expected (official README): 69.3 % k-NN, 74.0 % linear after 100 epochs at batch 512.
+Hardware and time: officially 8 V100, 1.75 days. Not yet run here on a TPU.
+
+Command:
+  python -m dino_jax.train --config=configs/vits16_vanilla.py --workdir=runs/vits16_vanilla \
+    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
+    --config.knn.test.path=/data/imagenet/val
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def crop(count: int, size: int, scale: tuple[float, float], blur: float, solarize: float):
+    """One kind of crop; probabilities are `flip`, `jitter`, `grayscale`, `blur` and `solarize`."""
+    return ConfigDict(
+        dict(
+            count=count,  # crops of this kind per image
+            size=size,  # pixels
+            scale=scale,  # share of the image area
+            ratio=(3 / 4, 4 / 3),  # width / height of the box
+            flip=0.5,
+            jitter=0.8,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.2,
+            hue=0.1,
+            grayscale=0.2,
+            blur=blur,
+            blur_radius=(0.1, 2.0),  # pixels of the resized crop
+            solarize=solarize,
+            solarize_threshold=128,
+        )
+    )
+
+
+def images(kind: str, split: str):
+    """Where images come from; a kind reads the fields that it needs."""
+    return ConfigDict(
+        dict(
+            kind=kind,  # folder (path) | tfds (name, split, data_dir) | digits (split)
+            path="",
+            name="imagenet2012",
+            split=split,
+            data_dir="",
+        )
+    )
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = 512  # images per update, over all devices
+    config.accumulate_steps = 1  # passes per update
+    config.epochs = 100.0
+    config.steps_per_epoch = 0  # 0: images // batch_size
+
+    config.data = images("folder", "train")
+    config.max_pixels = 178_956_970  # larger images count as unreadable (Pillow's own limit)
+    config.augment = ConfigDict()
+    config.augment.global_1 = crop(1, 224, (0.4, 1.0), blur=1.0, solarize=0.0)
+    config.augment.global_2 = crop(1, 224, (0.4, 1.0), blur=0.1, solarize=0.2)
+    config.augment.local = crop(8, 96, (0.05, 0.4), blur=0.5, solarize=0.0)
+
+    config.network = ConfigDict()
+    config.network.dtype = "bfloat16"  # activations; parameters, EMA, center, losses are float32
+    config.network.mean = (0.485, 0.456, 0.406)  # ImageNet, torchvision
+    config.network.std = (0.229, 0.224, 0.225)
+    config.network.backbone = ConfigDict(
+        dict(
+            kind="vit",
+            size="small",  # tiny | small | base | large | giant
+            embed_dim=placeholder(int),  # None: as `size`
+            depth=placeholder(int),
+            num_heads=placeholder(int),
+            patch_size=16,
+            image_size=224,  # of the position table; side or (height, width)
+            in_channels=3,
+            mlp_ratio=4.0,
+            drop_path_rate=0.1,  # of the student
+            position_kernel="bicubic",  # bicubic | antialiased
+            remat="none",  # what the backward pass keeps: none (all) | names | full (nothing)
+            scan_unroll=1,  # blocks per loop iteration
+        )
+    )
+    config.network.heads = ConfigDict()
+    config.network.heads.dino = ConfigDict(
+        dict(
+            out_dim=65536,
+            hidden_dim=2048,
+            bottleneck_dim=256,
+            layers=3,
+            batch_norm=False,
+            train_gain=False,  # official norm_last_layer=True
+        )
+    )
+
+    config.objectives = ConfigDict()
+    config.objectives.dino = ConfigDict(
+        dict(
+            weight=1.0,
+            head="dino",
+            student_temperature=0.1,
+            teacher_temperature=0.04,
+            warmup_teacher_temperature=0.04,
+            warmup_teacher_temperature_epochs=0,
+            center_momentum=0.9,
+        )
+    )
+
+    config.optimizer = ConfigDict(
+        dict(
+            kind="adamw",  # adamw | sgd | lars
+            lr=5e-4,  # at reference_batch images; the peak is lr * batch_size / reference_batch
+            reference_batch=256,
+            min_lr=1e-6,  # not scaled
+            warmup_epochs=10.0,
+            weight_decay=0.04,
+            weight_decay_end=0.4,
+            clip_grad=3.0,  # L2 norm of each tensor's gradient; 0: off
+            freeze_last_layer_epochs=1.0,
+            b1=0.9,  # adamw
+            b2=0.999,  # adamw
+            eps=1e-8,  # adamw
+            momentum=0.9,  # sgd, lars
+            trust_coefficient=0.001,  # lars
+        )
+    )
+    config.teacher = ConfigDict(dict(momentum=0.996, momentum_end=1.0))
+    config.max_skipped_in_a_row = 10  # steps that are not finite before the run stops
+
+    config.knn = ConfigDict(
+        dict(
+            every_epochs=10.0,  # 0: never
+            train=images("folder", "train"),
+            test=images("folder", "validation"),
+            max_train_images=50_000,
+            max_test_images=10_000,
+            image_size=224,
+            batch_size=512,
+            k=(10, 20),
+            temperature=0.07,
+            networks=("teacher",),
+            raw_pixels=False,  # also print what the pixels themselves reach
+        )
+    )
+
+    # How the run is carried out, not what it computes: may change when a workdir is resumed.
+    config.runtime = ConfigDict(
+        dict(
+            fsdp=1,  # devices that share one copy of the state
+            workers=8,  # input processes per host; 0: threads of the main process
+            threads=1,  # read threads per worker
+            log_every_steps=50,
+            save_every_steps=1000,
+            keep_checkpoints=2,
+            compilation_cache="",  # folder of compiled programs, for faster starts
+        )
+    )
+    return config

@@ -1,0 +1,125 @@
+"""The parts of a run, built from its config and the size of its data set."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from dino_jax.models.network import Network, build_network
+from dino_jax.objectives.base import Objective
+from dino_jax.objectives.build import build_objectives
+from dino_jax.optimizer import build_optimizer, build_schedules
+from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps
+from dino_jax.train_state import TrainState, init_train_state
+from dino_jax.train_step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a train step is made of, and how long the run is.
+
+    Attributes:
+      network: module of student and teacher.
+      objectives: by name.
+      optimizer: of the student.
+      momentum: schedule of the teacher's EMA.
+      schedules: "lr" and "weight_decay", the ones inside the optimizer.
+      crop_shape: (H, W, C) of a global crop.
+      steps_per_epoch: updates per epoch.
+      total_steps: updates of the run.
+      accumulate_steps: passes per update.
+    """
+
+    network: Network
+    objectives: dict[str, Objective]
+    optimizer: optax.GradientTransformationExtraArgs
+    momentum: Schedule
+    schedules: dict[str, Schedule]
+    crop_shape: tuple[int, int, int]
+    steps_per_epoch: int
+    total_steps: int
+    accumulate_steps: int
+
+    def init(self, rng: jax.Array) -> TrainState:
+        """First state of the run; call it under jit."""
+        return init_train_state(self.network, self.objectives, self.optimizer, self.crop_shape, rng)
+
+    def make_step(self):
+        """The train step `(state, batch) -> (state, metrics)`; jit it."""
+        return make_train_step(
+            self.network, self.objectives, self.optimizer, self.momentum, self.accumulate_steps
+        )
+
+
+def build_recipe(config: Any, image_count: int) -> Recipe:
+    """Builds all parts.
+
+    Args:
+      config: the whole config.
+      image_count: images of the training set.
+
+    Raises:
+      ValueError: if something in the config is unknown, out of range or does not fit together.
+    """
+    steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
+    if steps_per_epoch < 1:
+        raise ValueError(
+            f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
+            f"lower --config.batch_size or add images"
+        )
+    total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
+    if total_steps < 1:
+        raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
+    length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    batch_size = config.batch_size
+    size = config.augment.global_1.size
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
+        raise ValueError(
+            f"teacher.momentum ({config.teacher.momentum}) and momentum_end ({config.teacher.momentum_end}) "
+            "must be at most 1"
+        )
+    return Recipe(
+        network=build_network(config.network),
+        objectives=build_objectives(config.objectives, config.network.heads, **length),
+        optimizer=build_optimizer(config.optimizer, batch_size=batch_size, **length),
+        momentum=build_cosine(
+            config.teacher.momentum, config.teacher.momentum_end, total_steps=total_steps
+        ),
+        schedules=build_schedules(config.optimizer, batch_size=batch_size, **length),
+        crop_shape=(height, width, config.network.backbone.in_channels),
+        accumulate_steps=config.accumulate_steps,
+        **length,
+    )
+
+
+def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]:
+    """The lines that a run prints first: parameters, length and effective schedules.
+
+    Args:
+      recipe: of the run.
+      config: the whole config.
+      state: of the run, abstract or not.
+    """
+    counts = {
+        name.replace("heads_", "head "): sum(leaf.size for leaf in jax.tree.leaves(tree))
+        for name, tree in state.student["params"].items()
+    }
+    parameters = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    lr, optimizer = recipe.schedules["lr"], config.optimizer
+    warmup = epochs_to_steps(optimizer.warmup_epochs, recipe.steps_per_epoch)
+    frozen = epochs_to_steps(optimizer.freeze_last_layer_epochs, recipe.steps_per_epoch)
+    peak = optimizer.lr * config.batch_size / optimizer.reference_batch
+    last = recipe.total_steps - 1
+    decay, momentum = recipe.schedules["weight_decay"], recipe.momentum
+    return [
+        f"parameters  {parameters}",
+        f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = {recipe.total_steps} steps "
+        f"of {config.batch_size} images"
+        + (f" in {recipe.accumulate_steps} passes" if recipe.accumulate_steps > 1 else ""),
+        f"lr          base {optimizer.lr:g} x batch {config.batch_size} / {optimizer.reference_batch} = {peak:g}; "
+        f"warm-up {warmup} steps, then cosine to {lr(last):.3g}",
+        f"weights     decay {decay(0):g} to {decay(last):.3g}; last layer frozen for {frozen} steps",
+        f"teacher     momentum {momentum(0):g} to {momentum(last):.6g}",
+    ]

@@ -1,0 +1,92 @@
+"""Where arrays live: a (data, fsdp) mesh, the batch split over both axes, parameters by a rule over shapes."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Smaller arrays are kept whole on every device: splitting them saves nothing.
+MIN_SHARDED_SIZE = 2**12
+
+
+def make_mesh(fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:
+    """Makes a mesh of all devices with axes "data" and "fsdp".
+
+    Args:
+      fsdp: devices that share one copy of the state; 1 is plain data parallelism.
+      devices: all devices of all processes by default.
+
+    Raises:
+      ValueError: if `fsdp` does not divide the number of devices.
+    """
+    count = len(jax.devices() if devices is None else devices)
+    if fsdp < 1 or count % fsdp:
+        valid = [n for n in range(1, count + 1) if count % n == 0]
+        raise ValueError(
+            f"runtime.fsdp ({fsdp}) must divide the {count} devices; valid values: {valid}"
+        )
+    axis_types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh(
+        (count // fsdp, fsdp), ("data", "fsdp"), axis_types=axis_types, devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Images over all devices: axis 0 over "data" and "fsdp"."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def describe_mesh(mesh: Mesh) -> str:
+    """One line for the log."""
+    device = mesh.devices.flat[0]
+    return (
+        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} {device.device_kind} "
+        f"devices of {jax.process_count()} processes"
+    )
+
+
+def state_sharding(mesh: Mesh, state: Any) -> Any:
+    """A sharding for every array of a (abstract) state: the largest axis that "fsdp" divides, if the array is large."""
+    degree = mesh.shape["fsdp"]
+
+    def rule(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(leaf.shape) if size % degree == 0]
+        if degree == 1 or np.prod(leaf.shape) < MIN_SHARDED_SIZE or not axes:
+            return replicated(mesh)
+        largest = max(axes, key=lambda axis: leaf.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
+
+    return jax.tree.map(rule, state)
+
+
+def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None:
+    """Checks that every device gets whole images in every pass.
+
+    Raises:
+      ValueError: if it does not; names the nearest batch sizes that fit.
+    """
+    unit = mesh.size * accumulate_steps
+    if batch_size < 1 or accumulate_steps < 1 or batch_size % unit:
+        below = max(batch_size // unit * unit, unit)
+        raise ValueError(
+            f"batch_size ({batch_size}) must be a multiple of {unit} = {mesh.size} devices x accumulate_steps "
+            f"({accumulate_steps}); try --config.batch_size={below} or --config.batch_size={below + unit}"
+        )
+
+
+def shard_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, jax.Array]:
+    """Turns this process's rows into one global array per entry."""
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()
+    }
+
+
+def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
+    """The whole of a sharded array on every device; all processes take part."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(array)

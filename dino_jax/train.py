@@ -1,0 +1,195 @@
+"""Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
+
+The same command on the same workdir resumes. Exit codes: 0 done, 1 stopped because of numbers that are not finite,
+2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
+"""
+
+import contextlib
+import math
+import sys
+from typing import Any
+
+import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from dino_jax import checkpointing
+from dino_jax.command_line import UsageError, default_config, fail, mendable, parse_flags
+from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.pipeline import build_train_stream
+from dino_jax.data.sources import build_source
+from dino_jax.evaluation.online import OnlineKnn
+from dino_jax.interruption import Interruption
+from dino_jax.metrics import MetricsWriter, Progress
+from dino_jax.recipe import Recipe, build_recipe, describe_recipe
+from dino_jax.schedules import epochs_to_steps
+from dino_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    describe_mesh,
+    make_mesh,
+    replicate,
+    replicated,
+    shard_batch,
+    state_sharding,
+)
+from dino_jax.train_state import TrainState
+from dino_jax.watch import NotFiniteError, Watch
+from dino_jax.workdir import describe_overrides, open_workdir
+
+Metrics = dict[str, float]
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as on a pod.")
+
+
+def train(config: ConfigDict, workdir: str, overrides: list[str]) -> int:
+    """Trains until the end or a signal; returns the exit code."""
+    # 1. Build everything that can be wrong before anything is written.
+    runtime = config.runtime
+    if runtime.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", runtime.compilation_cache)
+    with mendable():
+        mesh = make_mesh(runtime.fsdp)
+        check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+        source = build_source(config.data)
+        recipe = build_recipe(config, len(source))
+        multi_crop = build_multi_crop(config.augment)
+        knn_steps = epochs_to_steps(config.knn.every_epochs, recipe.steps_per_epoch)
+        knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
+
+    # 2. The state lives on the mesh from the start; a checkpoint may come from another mesh.
+    base_key = jax.random.key(config.seed)
+    abstract = jax.eval_shape(recipe.init, base_key)
+    shardings = state_sharding(mesh, abstract)
+    init = jax.jit(recipe.init, out_shardings=shardings)
+    step_shardings = (shardings, replicated(mesh))
+    train_step = jax.jit(recipe.make_step(), donate_argnums=0, out_shardings=step_shardings)
+    with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
+        with mendable():
+            folder = open_workdir(workdir, config)
+            checkpoints = checkpointing.open_checkpoints(
+                folder, save_every_steps=runtime.save_every_steps, keep=runtime.keep_checkpoints
+            )
+            state, resumed = checkpointing.restore_or_init(
+                checkpoints, lambda: init(base_key), with_sharding(abstract, shardings)
+            )
+            start = int(state.step)
+            stream = build_train_stream(
+                source,
+                multi_crop,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                start_step=start,
+                host=jax.process_index(),
+                hosts=jax.process_count(),
+                workers=runtime.workers,
+                threads=runtime.threads,
+                max_pixels=config.max_pixels,
+            )
+
+        # 3. The loop: data, step, log, evaluation, checkpoint.
+        with (
+            contextlib.closing(stream),
+            MetricsWriter(folder, start) as writer,
+            Progress(start, recipe.total_steps, config.batch_size) as progress,
+        ):
+            for line in (
+                *overrides,
+                describe_mesh(mesh),
+                f"data        {len(source):,} images, {config.data.kind}",
+                *describe_recipe(recipe, config, state),
+                f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
+            ):
+                progress.say(line)
+            if knn and not resumed:
+                writer.write(0, evaluate(knn, state, progress, first=True))
+            watch = Watch(source, progress, config.max_skipped_in_a_row)
+            for step in range(start + 1, recipe.total_steps + 1):
+                with mendable():
+                    batch = shard_batch(next(stream), batch_sharding(mesh))
+                unreadable = replicate(batch.pop("unreadable"), mesh)
+                state, metrics = train_step(state, batch)
+                watch.add(step, metrics, unreadable)
+                progress.advance(step)
+                record, last = {}, step == recipe.total_steps
+                if last or step % runtime.log_every_steps == 0:
+                    record |= watch.catch_up()
+                    record |= log_line(step, recipe, record, progress)
+                if knn and (last or step % knn_steps == 0):
+                    watch.wait()
+                    record |= evaluate(knn, state, progress)
+                if record:
+                    writer.write(step, record)
+                stop = interruption.should_stop(step)
+                with progress.pause("checkpoint"):
+                    checkpointing.save(checkpoints, step, state, force=last or stop)
+                if stop:
+                    break
+            watch.wait()
+            checkpointing.close(checkpoints)
+            progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
+            return interruption.exit_code
+
+
+def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) -> Metrics:
+    """Prints one line; returns what only the host knows: schedules and speed."""
+    numbers = {name: float(rule(step - 1)) for name, rule in recipe.schedules.items()}
+    columns = {"loss": metrics["loss"]}
+    for name, objective in recipe.objectives.items():
+        if f"{name}/teacher_entropy" in metrics:
+            entropy = metrics[f"{name}/teacher_entropy"]
+            columns["H/lnK"] = entropy / math.log(objective.prototypes)
+    lap = progress.log(step, {**columns, "lr": numbers["lr"]})
+    if lap.images_per_second is not None:
+        numbers["images_per_second"] = lap.images_per_second
+    return numbers
+
+
+def evaluate(knn: OnlineKnn, state: TrainState, progress: Progress, first: bool = False) -> Metrics:
+    """Prints and returns the k-NN accuracies; the first time also those of the pixels themselves."""
+    with progress.pause("k-NN"):
+        results = knn.raw_pixels() if first else {}
+        results |= knn({"student": state.student, "teacher": state.teacher})
+        when = "random initialisation" if first else f"step {int(state.step)}"
+        for name, value in results.items():
+            progress.say(f"{name}: {value:.1f} % ({when})")
+    return results
+
+
+def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
+    if signal_name:
+        return f"{signal_name}: saved step {step} of {recipe.total_steps} in {folder}; the same command goes on"
+    return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
+
+
+def with_sharding(abstract: Any, shardings: Any) -> Any:
+    """The shapes of a state, each with the sharding that it shall have."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    try:
+        with mendable():
+            overrides = describe_overrides(default_config("config"), _CONFIG.value)
+        code = train(_CONFIG.value, _WORKDIR.value, overrides)
+    except UsageError as error:
+        fail(error)
+    except NotFiniteError as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
