@@ -1,9 +1,9 @@
-"""DINO on scikit-learn's 1,797 handwritten digits: watch it learn in a few CPU minutes, without a download.
+"""DINO on scikit-learn's 1,797 handwritten digits: watch it learn in a few CPU minutes.
 
-Paper: arXiv:2104.14294. A 0.36 M-parameter ViT sees digits of 32 x 32 pixels in patches of 8 x 8. BatchNorm in the head:
-at this tiny budget a head without it collapses to the uniform solution (so does the official code).
-Expected: weighted k-NN (k = 10) of the teacher from about 42 % (random) to TODO; raw pixels reach 97 %, because digits are
-too easy for pixels.
+Paper: arXiv:2104.14294. A 0.36 M-parameter ViT sees digits of 32 x 32 pixels in patches of 8 x 8.
+BatchNorm in the head: at this tiny budget a head without it collapses to the uniform solution (so
+does the official code). Expected: weighted k-NN (k = 10) of the teacher from about 42 % (random)
+to TODO; raw pixels reach 97 %, because digits are too easy for pixels.
 Hardware and time: 2 CPU cores, TODO minutes.
 
 Command:

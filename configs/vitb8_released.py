@@ -1,8 +1,8 @@
 """DINO ViT-B/8 on ImageNet-1k, the recipe of the released checkpoint.
 
 Paper: arXiv:2104.14294. Differs from vits16_vanilla in what stands below
-(one public copy of args.txt; its total batch is not known, 1024 is our assumption (that of the other recipes)).
-Expected (official README): 77.4 % k-NN, 80.1 % linear.
+(one public copy of args.txt; its total batch is not known, 1024 is our assumption (that of the
+other recipes)). Expected (official README): 77.4 % k-NN, 80.1 % linear.
 Hardware and time: officially an unknown number of V100, 6 images each. Not yet run here on a TPU.
 
 Command:

@@ -1,8 +1,8 @@
-"""DINO ViT-S/16 on ImageNet-1k, the vanilla run of the official README; also the default of every other config.
+"""DINO ViT-S/16 on ImageNet-1k, the vanilla run of the official README; the base of all configs.
 
-Paper: Emerging Properties in Self-Supervised Vision Transformers, arXiv:2104.14294. All values are the defaults of the
-official main_dino.py, but for bfloat16 activations where the official run used float16.
-Expected (official README): 69.3 % k-NN, 74.0 % linear after 100 epochs at batch 512.
+Paper: Emerging Properties in Self-Supervised Vision Transformers, arXiv:2104.14294. All values are
+the defaults of the official main_dino.py, but for bfloat16 activations where the official run used
+float16. Expected (official README): 69.3 % k-NN, 74.0 % linear after 100 epochs at batch 512.
 Hardware and time: officially 8 V100, 1.75 days. Not yet run here on a TPU.
 
 Command:

@@ -1,4 +1,4 @@
-"""Command lines of the form --config=FILE --config.a.b=value, with errors that a user can act on."""
+"""Command lines like --config=FILE --config.a.b=value, with errors that a user can act on."""
 
 import runpy
 import sys

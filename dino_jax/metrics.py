@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from dino_jax.workdir import absolute_path, is_remote, write_atomically
 
+SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
 METRICS_JSONL = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 
@@ -264,7 +265,7 @@ class Progress:
         parts += [
             f"{name} {x if isinstance(x, str) else format_number(x)}" for name, x in shown.items()
         ]
-        parts += [f"({reason} {seconds:.1f} s)" for reason, seconds in lap.pauses.items()]
+        parts += [f"({reason} {x:.1f} s)" for reason, x in lap.pauses.items() if x >= SHOWN_PAUSE]
         self.say("  ".join(parts))
         return lap
 

@@ -77,8 +77,8 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
-            f"teacher.momentum ({config.teacher.momentum}) and momentum_end ({config.teacher.momentum_end}) "
-            "must be at most 1"
+            f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "
+            f"({config.teacher.momentum_end}) must be at most 1"
         )
     return Recipe(
         network=build_network(config.network),
@@ -115,11 +115,13 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     decay, momentum = recipe.schedules["weight_decay"], recipe.momentum
     return [
         f"parameters  {parameters}",
-        f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = {recipe.total_steps} steps "
-        f"of {config.batch_size} images"
+        f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = "
+        f"{recipe.total_steps} steps of {config.batch_size} images"
         + (f" in {recipe.accumulate_steps} passes" if recipe.accumulate_steps > 1 else ""),
-        f"lr          base {optimizer.lr:g} x batch {config.batch_size} / {optimizer.reference_batch} = {peak:g}; "
+        f"lr          base {optimizer.lr:g} x batch {config.batch_size} / "
+        f"{optimizer.reference_batch} = {peak:g}; "
         f"warm-up {warmup} steps, then cosine to {lr(last):.3g}",
-        f"weights     decay {decay(0):g} to {decay(last):.3g}; last layer frozen for {frozen} steps",
+        f"weights     decay {decay(0):g} to {decay(last):.3g}; "
+        f"last layer frozen for {frozen} steps",
         f"teacher     momentum {momentum(0):g} to {momentum(last):.6g}",
     ]

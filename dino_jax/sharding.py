@@ -1,5 +1,6 @@
-"""Where arrays live: a (data, fsdp) mesh, the batch split over both axes, parameters by a rule over shapes."""
+"""Where arrays live: a (data, fsdp) mesh, batches over both axes, parameters by their shapes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_SIZE = 2**12
 
 
-def make_mesh(fsdp: int, devices: list[jax.Device] | None = None) -> Mesh:
+def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of all devices with axes "data" and "fsdp".
 
     Args:
@@ -46,13 +47,13 @@ def describe_mesh(mesh: Mesh) -> str:
     """One line for the log."""
     device = mesh.devices.flat[0]
     return (
-        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} {device.device_kind} "
-        f"devices of {jax.process_count()} processes"
+        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} "
+        f"{device.device_kind} devices of {jax.process_count()} processes"
     )
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:
-    """A sharding for every array of a (abstract) state: the largest axis that "fsdp" divides, if the array is large."""
+    """Shardings of a state: large arrays split their largest axis that "fsdp" divides."""
     degree = mesh.shape["fsdp"]
 
     def rule(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -75,8 +76,9 @@ def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None
     if batch_size < 1 or accumulate_steps < 1 or batch_size % unit:
         below = max(batch_size // unit * unit, unit)
         raise ValueError(
-            f"batch_size ({batch_size}) must be a multiple of {unit} = {mesh.size} devices x accumulate_steps "
-            f"({accumulate_steps}); try --config.batch_size={below} or --config.batch_size={below + unit}"
+            f"batch_size ({batch_size}) must be a multiple of {unit} = {mesh.size} devices x "
+            f"accumulate_steps ({accumulate_steps}); try --config.batch_size={below} or "
+            f"--config.batch_size={below + unit}"
         )
 
 

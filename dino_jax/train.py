@@ -1,7 +1,7 @@
 """Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
 
-The same command on the same workdir resumes. Exit codes: 0 done, 1 stopped because of numbers that are not finite,
-2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
+The same command on the same workdir resumes. Exit codes: 0 done, 1 stopped because of numbers that
+are not finite, 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from dino_jax import checkpointing
 from dino_jax.command_line import UsageError, default_config, fail, mendable, parse_flags
@@ -45,7 +45,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or 
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as on a pod.")
 
 
-def train(config: ConfigDict, workdir: str, overrides: list[str]) -> int:
+def train(config: Any, workdir: str, overrides: list[str]) -> int:
     """Trains until the end or a signal; returns the exit code."""
     # 1. Build everything that can be wrong before anything is written.
     runtime = config.runtime
@@ -149,7 +149,7 @@ def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) ->
 
 
 def evaluate(knn: OnlineKnn, state: TrainState, progress: Progress, first: bool = False) -> Metrics:
-    """Prints and returns the k-NN accuracies; the first time also those of the pixels themselves."""
+    """Prints and returns k-NN accuracies; the first time also those of the pixels themselves."""
     with progress.pause("k-NN"):
         results = knn.raw_pixels() if first else {}
         results |= knn({"student": state.student, "teacher": state.teacher})
@@ -161,7 +161,10 @@ def evaluate(knn: OnlineKnn, state: TrainState, progress: Progress, first: bool 
 
 def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
     if signal_name:
-        return f"{signal_name}: saved step {step} of {recipe.total_steps} in {folder}; the same command goes on"
+        return (
+            f"{signal_name}: saved step {step} of {recipe.total_steps} in {folder}; "
+            "the same command goes on"
+        )
     return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
 
 
@@ -182,7 +185,7 @@ def main(argv: list[str]) -> None:
     try:
         with mendable():
             overrides = describe_overrides(default_config("config"), _CONFIG.value)
-        code = train(_CONFIG.value, _WORKDIR.value, overrides)
+        code = train(_CONFIG.value, str(_WORKDIR.value), overrides)
     except UsageError as error:
         fail(error)
     except NotFiniteError as error:

@@ -15,12 +15,12 @@ from dino_jax.objectives.base import Objective
 Variables = dict[str, Any]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a run needs to go on.
 
     Attributes:
-      step: int32, steps done. The only clock: data position, checkpoint label, RNG fold and schedule index.
+      step: int32, steps done. The only clock: data position, checkpoint label, RNG fold and
+        schedule index.
       student: {"params": …} and, with BatchNorm, {"batch_stats": …}; float32.
       teacher: the same structure; its params are the EMA of the student's, its statistics its own.
       opt_state: of the optax transform.
@@ -47,8 +47,8 @@ def init_train_state(
 ) -> TrainState:
     """First state of a run; student and teacher start equal.
 
-    Call it under jit, with the shardings of the state as out_shardings: student and teacher then have buffers of their
-    own, and nothing is ever whole on one device.
+    Call it under jit, with the shardings of the state as out_shardings: student and teacher then
+    have buffers of their own, and nothing is ever whole on one device.
 
     Args:
       network: of both branches.
@@ -59,7 +59,7 @@ def init_train_state(
     """
     init_rng, run_rng = jax.random.split(rng)
     init = partial(network.init, method="init_all")
-    variables = init(init_rng, jnp.zeros((1, *image_shape), jnp.float32))
+    variables: Any = init(init_rng, jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=variables,

@@ -33,13 +33,13 @@ def forward(
     Args:
       network: the module.
       variables: of this branch.
-      crops: arrays [B, V, H, W, C], one per crop size; views of an image stay together, so that merging them with the
-        sharded batch axis needs no communication.
+      crops: arrays [B, V, H, W, C], one per crop size; views of an image stay together, so that
+        merging them with the sharded batch axis needs no communication.
       rngs: {"drop_path": key} for stochastic depth, {} without.
 
     Returns:
-      The branch for the objectives, and a function that gives the statistics ({} or {"batch_stats": …}) once they
-      have projected everything.
+      The branch for the objectives, and a function that gives the statistics ({} or
+      {"batch_stats": …}) once they have projected everything.
     """
     bound = network.bind(variables, rngs=rngs, mutable=["batch_stats"])
     views = []
@@ -64,7 +64,7 @@ def make_train_step(
     momentum: Schedule,
     accumulate_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Builds `train_step(state, batch) -> (state, metrics)`; jit it with the shardings of state and batch.
+    """Builds `train_step(state, batch) -> (state, metrics)`, which the caller jits.
 
     Args:
       network: of both branches.
@@ -73,9 +73,9 @@ def make_train_step(
       momentum: schedule of the teacher's EMA.
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
 
-    A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or normalised floats; the
-    local crops may be missing. A step whose loss or gradient is not finite leaves everything but the clock and the
-    counts as it was.
+    A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
+    normalised floats; the local crops may be missing. A step whose loss or gradient is not finite
+    leaves everything but the clock and the counts as it was.
     """
 
     def loss_and_grads(state: TrainState, batch: Batch, rng: jax.Array):
@@ -141,9 +141,9 @@ def make_train_step(
 def average_over_parts(compute, batch: Batch, parts: int):
     """Mean of `compute(part, index)` over `parts` equal parts of a batch, one after the other.
 
-    Losses, gradients and all objective states are means over images or linear in them, so the result is that of the
-    whole batch (up to BatchNorm, whose statistics are those of a part). Rows are dealt out in turn: the batch axis
-    stays sharded as it is.
+    Losses, gradients and all objective states are means over images or linear in them, so the
+    result is that of the whole batch (up to BatchNorm, whose statistics are those of a part). Rows
+    are dealt out in turn: the batch axis stays sharded as it is.
     """
     if parts == 1:
         return compute(batch, 0)

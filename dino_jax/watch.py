@@ -1,4 +1,4 @@
-"""Looks at the numbers of every step: stops a run that is lost, names images that could not be read."""
+"""Looks at the numbers of every step: stops a lost run, names images that could not be read."""
 
 import collections
 import math
@@ -33,7 +33,8 @@ class Watch:
         Args:
           step: finished updates.
           metrics: of that step, whole on every process, so that all processes stop together.
-          unreadable: [B] source index of every image that was replaced, else -1; whole on every process.
+          unreadable: [B] source index of every image that was replaced, else -1; whole on every
+            process.
 
         Raises:
           NotFiniteError: if an earlier step was the last of too many that were not finite.
@@ -48,7 +49,7 @@ class Watch:
             self._look()
 
     def catch_up(self) -> dict[str, float]:
-        """Waits for all steps; the numbers of the newest one and the unreadable images since the last call."""
+        """Waits for all steps; numbers of the newest one, unreadable images since the last call."""
         self.wait()
         count, self._unreadable = self._unreadable, 0
         return {**self._newest, "unreadable_images": float(count)} if self._newest else {}
@@ -67,12 +68,14 @@ class Watch:
         if not math.isfinite(self._newest["loss"]) or not math.isfinite(self._newest["grad_norm"]):
             count = int(self._newest["skipped_in_a_row"])
             self._progress.say(
-                f"step {step}: loss {self._newest['loss']}, gradient norm {self._newest['grad_norm']}: "
-                f"skipped ({count} in a row), student, teacher and center are unchanged"
+                f"step {step}: loss {self._newest['loss']}, gradient norm "
+                f"{self._newest['grad_norm']}: skipped ({count} in a row), student, teacher and "
+                "center are unchanged"
             )
             if count >= self._limit:
                 raise NotFiniteError(
-                    f"{count} steps in a row up to step {step} were not finite (config.max_skipped_in_a_row = "
-                    f"{self._limit}). The newest checkpoint is sound. Lower config.optimizer.lr, set "
-                    "config.optimizer.clip_grad, or use config.network.dtype='float32', in a new workdir."
+                    f"{count} steps in a row up to step {step} were not finite "
+                    f"(config.max_skipped_in_a_row = {self._limit}). The newest checkpoint is "
+                    "sound. Lower config.optimizer.lr, set config.optimizer.clip_grad, or use "
+                    "config.network.dtype='float32', in a new workdir."
                 )

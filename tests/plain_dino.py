@@ -1,4 +1,4 @@
-"""DINO written a second time: plain functions over official names, no Linen, no optax, loops where ours has einsums.
+"""DINO written a second time: plain functions over official names, no Linen, no optax, loops.
 
 Gradients come from jax.grad of the plain loss; clipping, AdamW, freeze, EMA and center are NumPy.
 """
@@ -23,7 +23,7 @@ def gelu(x):
 
 
 def bicubic_table(table, out_h, out_w):
-    """Loops over every output position and its 4 x 4 neighbours (a = -0.75, clamped, scale (out + 0.1) / in)."""
+    """Every output position from its 4 x 4 neighbours; a = -0.75, clamped borders."""
 
     def kernel(t):
         t, a = abs(t), -0.75
@@ -102,7 +102,7 @@ def softmax(x):
 
 
 class PlainDino:
-    """The official loop of one process: `step(crops)` returns the loss, `student` and `teacher` hold the tensors."""
+    """The official loop of one process; `student` and `teacher` hold the tensors."""
 
     def __init__(self, tensors: Tensors, model: dict, *, lr, weight_decay, momentum, temperature,
                  clip, frozen_steps, train_gain):  # fmt: skip

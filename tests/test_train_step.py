@@ -1,4 +1,4 @@
-"""Whole train steps: against a plain second implementation, accumulated, skipped, on other meshes."""
+"""Train steps: against a plain second implementation, accumulated, skipped, on other meshes."""
 
 import dataclasses
 from functools import partial
@@ -14,7 +14,7 @@ from dino_jax.objectives.dino import DinoObjective
 from dino_jax.optimizer import make_adamw, make_optimizer
 from dino_jax.pretrained import from_torch, to_torch
 from dino_jax.schedules import Cosine, TeacherTemperature, WarmupCosine
-from dino_jax.sharding import batch_sharding, make_mesh, state_sharding
+from dino_jax.sharding import batch_sharding, check_batch_size, make_mesh, state_sharding
 from dino_jax.train_state import init_train_state
 from dino_jax.train_step import make_train_step
 from tests.plain_dino import PlainDino
@@ -170,26 +170,31 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_clock():
     )
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(4, 1), (4, 2), (4, 4)])
-def test_every_mesh_gives_the_same_run(devices, fsdp):
+def run_on(mesh):
+    """Losses and final state of four steps with BatchNorm and stochastic depth."""
     parts = tiny_parts(batch_norm=True, drop_path_rate=0.3, frozen_steps=1)
+    shardings = state_sharding(mesh, jax.eval_shape(parts.init, jax.random.key(5)))
+    state = jax.jit(parts.init, out_shardings=shardings)(jax.random.key(5))
+    step = jax.jit(parts.step(), out_shardings=(shardings, None))
+    losses = []
+    for index in range(4):
+        state, metrics = step(state, jax.device_put(random_crops(index), batch_sharding(mesh)))
+        losses.append(float(metrics["loss"]))
+    return losses, state
 
-    def run(mesh):
-        abstract = jax.eval_shape(parts.init, jax.random.key(5))
-        shardings = state_sharding(mesh, abstract)
-        state = jax.jit(parts.init, out_shardings=shardings)(jax.random.key(5))
-        step = jax.jit(parts.step(), out_shardings=(shardings, None))
-        losses = []
-        for index in range(4):
-            batch = jax.device_put(random_crops(index), batch_sharding(mesh))
-            state, metrics = step(state, batch)
-            losses.append(float(metrics["loss"]))
-        return losses, state
 
-    losses, state = run(make_mesh(1, jax.devices()[:1]))
-    other_losses, other = run(make_mesh(fsdp, jax.devices()[:devices]))
+@pytest.fixture(scope="module")
+def one_device_run():
+    return run_on(make_mesh(1, jax.devices()[:1]))
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_every_mesh_gives_the_same_run(fsdp, one_device_run):
+    losses, state = one_device_run
+    other_losses, other = run_on(make_mesh(fsdp))
     np.testing.assert_allclose(other_losses, losses, rtol=0, atol=1e-5)
-    # A bias in front of BatchNorm and the keys' bias have true gradients of zero: Adam makes steps of their noise.
+    # A bias in front of BatchNorm has a true gradient of zero, and Adam makes steps of its noise:
+    # it and the running mean that it moves are not compared.
     head, other_head = (s.teacher["params"]["heads_dino"] for s in (state, other))
     for name in ("linear_0", "linear_1", "linear_2"):
         np.testing.assert_allclose(
@@ -197,8 +202,8 @@ def test_every_mesh_gives_the_same_run(devices, fsdp):
         )
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
-        (other_head["last_layer"], other.objectives, other.teacher["batch_stats"]),
-        (head["last_layer"], state.objectives, state.teacher["batch_stats"]),
+        (other_head["last_layer"], other.objectives),
+        (head["last_layer"], state.objectives),
     )
 
 
@@ -241,11 +246,9 @@ def test_uint8_crops_are_normalised_on_the_device():
 
 
 def test_batch_size_that_does_not_fit_names_the_nearest_that_do():
-    from dino_jax.sharding import check_batch_size
-
     with pytest.raises(
-        ValueError, match="multiple of 8 .* batch_size=16 or --config.batch_size=24"
+        ValueError, match=r"multiple of 8 .* batch_size=16 or --config.batch_size=24"
     ):
         check_batch_size(18, 2, make_mesh(1))
-    with pytest.raises(ValueError, match="valid values: \\[1, 2, 4\\]"):
+    with pytest.raises(ValueError, match=r"valid values: \[1, 2, 4\]"):
         make_mesh(3)

@@ -10,7 +10,7 @@ import atexit
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from multiprocessing import connection, parent_process
 
@@ -42,7 +42,7 @@ def build_train_stream(
     workers: int,
     threads: int,
     max_pixels: int,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yields this host's rows of the global batches of steps start_step, start_step + 1, ...
 
     Epochs follow each other without a gap: each shows every image once, in its own order, and a
@@ -106,7 +106,7 @@ def build_eval_stream(
     hosts: int = 1,
     max_images: int | None = None,
     threads: int = 2,
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Yields this host's rows of one pass over the source, in order, without randomness.
 
     Every host yields the same number of batches, all of the same shape.
@@ -264,7 +264,7 @@ def _pair(position: int, index: int) -> np.ndarray:
     return np.array((position, index), np.int64)
 
 
-def _iterate(dataset: grain.IterDataset) -> Iterator[Batch]:
+def _iterate(dataset: grain.IterDataset) -> Generator[Batch]:
     """A generator, so that closing or dropping it ends grain's threads and processes at once."""
     iterator = iter(dataset)
     atexit.register(iterator.close)  # while grain's modules still exist

@@ -30,7 +30,8 @@ def make_extractor(network: Network, mesh: Mesh) -> Extract:
     """Compiles (variables, images [B, H, W, C]) -> [B, D] cls features, whole on every device."""
 
     def extract(variables, images):
-        return network.apply(variables, images)["cls"].astype("float32")
+        features: Any = network.apply(variables, images)
+        return features["cls"].astype("float32")
 
     return jax.jit(extract, out_shardings=replicated(mesh))
 

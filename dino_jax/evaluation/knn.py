@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features (arXiv:1805.01978, Section 3.4), as DINO does it."""
+"""Weighted k-NN classification of frozen features (arXiv:1805.01978, Section 3.4)."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-TEST_TILE = 1024  # test images at a time: the similarities of one tile with all training images are in memory
+TEST_TILE = 1024  # test images whose similarities with all training images are in memory at once
 
 
 def knn_accuracy(
@@ -21,7 +21,8 @@ def knn_accuracy(
 ) -> dict[int, float]:
     """Top-1 accuracy in percent for several k.
 
-    Features are L2-normalised; a neighbour of cosine similarity s votes for its class with exp(s / temperature).
+    Features are L2-normalised; a neighbour of cosine similarity s votes for its class with exp(s /
+    temperature).
 
     Args:
       train_features: [N, D].
@@ -40,7 +41,8 @@ def knn_accuracy(
         raise ValueError("k-NN needs a label for every image; put the images into class folders")
     if not k or min(k) < 1 or max(k) > len(train_labels):
         raise ValueError(
-            f"every k must be between 1 and the number of training images ({len(train_labels)}), got {tuple(k)}"
+            f"every k must be between 1 and the number of training images ({len(train_labels)}), "
+            f"got {tuple(k)}"
         )
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     train, correct = _normalize(train_features), dict.fromkeys(k, 0)

@@ -14,7 +14,7 @@ from dino_jax.models.network import Network
 
 
 class OnlineKnn:
-    """Classifies the test images by their nearest training images; labels are used for nothing else."""
+    """Classifies test images by their nearest training images; the only use of labels."""
 
     def __init__(self, whole_config: Any, network: Network, mesh: Mesh):
         """Opens both sources.
@@ -34,13 +34,14 @@ class OnlineKnn:
         for part, source in (("train", self._train), ("test", self._test)):
             if not source.class_names:
                 raise ValueError(
-                    f"config.knn.{part} has no labels: put its images into one folder per class, or turn the "
-                    "online k-NN off with --config.knn.every_epochs=0.0"
+                    f"config.knn.{part} has no labels: put its images into one folder per "
+                    "class, or turn the online k-NN off with --config.knn.every_epochs=0.0"
                 )
         if self._train.class_names != self._test.class_names:
             only = sorted(set(self._train.class_names) ^ set(self._test.class_names))
             raise ValueError(
-                f"config.knn.train and config.knn.test have different classes; in one only: {only[:10]}"
+                f"config.knn.train and config.knn.test have different classes; in one only: "
+                f"{only[:10]}"
             )
 
     def __call__(self, networks: dict[str, Any]) -> dict[str, float]:

@@ -1,1 +1,1 @@
-"""Backbones, projection heads and the network that joins them; the only place that imports flax.linen."""
+"""Backbones, heads and the network that joins them; the only place that imports flax.linen."""

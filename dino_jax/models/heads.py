@@ -17,8 +17,8 @@ from dino_jax.models.layers import (
 class Prototypes(nn.Module):
     """Weight-normalised linear layer without bias (arXiv:1602.07868): w_k = gain_k * v_k / ||v_k||.
 
-    The prototypes are stored [K, d] and normalised along the minor axis: any other layout makes this layer many
-    times slower. The gain exists only when it is trained; otherwise it is 1.
+    The prototypes are stored [K, d] and normalised along the minor axis: any other layout makes
+    this layer many times slower. The gain exists only when it is trained; otherwise it is 1.
     """
 
     out_dim: int

@@ -19,7 +19,7 @@ def matmul_precision(dtype: Dtype) -> jax.lax.Precision | None:
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
-    """A linear layer with the official initialisation (normal 0.02, zero bias) and float32 parameters."""
+    """A linear layer with the official initialisation: normal 0.02, zero bias."""
     precision = matmul_precision(dtype)
     return nn.Dense(features, dtype=dtype, kernel_init=linear_init, precision=precision, name=name)
 
@@ -30,7 +30,7 @@ def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
 
 
 def drop_path(x: jax.Array, rate: jax.Array, rng: jax.Array) -> jax.Array:
-    """Stochastic depth (arXiv:1603.09382): zeroes whole samples, scales the survivors by 1 / (1 - rate).
+    """Stochastic depth (arXiv:1603.09382): zeroes samples, scales the others by 1 / (1 - rate).
 
     Args:
       x: [B, ...] output of a residual branch.
@@ -52,9 +52,10 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, with torch's running statistics.
 
-    Statistics are those of the batch, and the running ones are updated, while the collection "batch_stats" is
-    mutable; otherwise the running ones are used. Under jit the batch mean is the mean over the global batch, so it
-    is synchronised. flax.linen.BatchNorm keeps the biased variance; torch keeps the unbiased one.
+    Statistics are those of the batch, and the running ones are updated, while the collection
+    "batch_stats" is mutable; otherwise the running ones are used. Under jit the batch mean is the
+    mean over the global batch, so it is synchronised. flax.linen.BatchNorm keeps the biased
+    variance; torch keeps the unbiased one.
     """
 
     momentum: float = 0.9  # torch's momentum 0.1

@@ -1,9 +1,11 @@
 """A backbone with its projection heads, and the builders that turn a config into one."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.position import POSITION_KERNELS
@@ -11,10 +13,11 @@ from dino_jax.models.vit import REMAT_POLICIES, SIZES, Features, VisionTransform
 
 
 class Network(nn.Module):
-    """One branch of the self-distillation; student and teacher are two variable trees of the same Network.
+    """One branch of the self-distillation; student and teacher are two variable trees of it.
 
-    What a pass does beyond its numbers follows from what the caller hands over: a "drop_path" RNG turns stochastic
-    depth on, a mutable "batch_stats" collection makes BatchNorm use and track the statistics of the batch.
+    What a pass does beyond its numbers follows from what the caller hands over: a "drop_path" RNG
+    turns stochastic depth on, a mutable "batch_stats" collection makes BatchNorm use and track the
+    statistics of the batch.
 
     Attributes:
       backbone: maps images to {"cls": [B, D], "patches": [B, N, D]}.
@@ -24,7 +27,7 @@ class Network(nn.Module):
     """
 
     backbone: nn.Module
-    heads: dict[str, nn.Module]
+    heads: Mapping[str, nn.Module]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -45,7 +48,7 @@ class Network(nn.Module):
         return self.backbone.attention(self.normalize(images), layer)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 images to zero mean and unit variance; floats are taken as normalised already."""
+        """Maps uint8 to zero mean and unit variance; floats are taken as normalised already."""
         if images.dtype != jnp.uint8:
             return images
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
@@ -58,7 +61,7 @@ class Network(nn.Module):
             head(features["cls"])
 
 
-def build_network(config: ConfigDict) -> Network:
+def build_network(config: Any) -> Network:
     """Builds the network that `config.network` describes.
 
     Raises:
@@ -69,13 +72,14 @@ def build_network(config: ConfigDict) -> Network:
     heads = {name: build_head(head, dtype) for name, head in config.heads.items()}
     if not len(config.mean) == len(config.std) == config.backbone.in_channels:
         raise ValueError(
-            f"network.mean ({len(config.mean)} values) and network.std ({len(config.std)} values) need one value for "
-            f"each of the {config.backbone.in_channels} channels of network.backbone.in_channels"
+            f"network.mean ({len(config.mean)} values) and network.std ({len(config.std)} values) "
+            f"need one value for each of the {config.backbone.in_channels} channels of "
+            "network.backbone.in_channels"
         )
     return Network(backbone, heads, tuple(config.mean), tuple(config.std))
 
 
-def build_vit(config: ConfigDict, dtype: jnp.dtype) -> VisionTransformer:
+def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
     """Builds a ViT; embed_dim, depth and num_heads that are None come from the named size."""
     size = _lookup("backbone.size", config.size, SIZES)
     embed_dim = size.embed_dim if config.embed_dim is None else config.embed_dim
@@ -93,7 +97,8 @@ def build_vit(config: ConfigDict, dtype: jnp.dtype) -> VisionTransformer:
         )
     if depth < 1 or not 0 <= config.drop_path_rate < 1:
         raise ValueError(
-            f"depth ({depth}) must be at least 1 and drop_path_rate ({config.drop_path_rate}) in [0, 1)"
+            f"depth ({depth}) must be at least 1 and drop_path_rate ({config.drop_path_rate}) "
+            "in [0, 1)"
         )
     return VisionTransformer(
         embed_dim=embed_dim,
@@ -111,7 +116,7 @@ def build_vit(config: ConfigDict, dtype: jnp.dtype) -> VisionTransformer:
     )
 
 
-def build_head(config: ConfigDict, dtype: jnp.dtype) -> DinoHead:
+def build_head(config: Any, dtype: jnp.dtype) -> DinoHead:
     """Builds a projection head."""
     if config.layers < 1:
         raise ValueError(f"a head needs at least 1 layer, got {config.layers}")

@@ -1,7 +1,8 @@
 """Resizes position-embedding grids exactly as the official code does, as precomputed matrices.
 
-Both kernels are separable, so a resize of a [GH, GW, D] grid is two small matrix products whose matrices depend
-on shapes only: they are NumPy constants of the compiled program and gradients flow through them.
+Both kernels are separable, so a resize of a [GH, GW, D] grid is two small matrix products whose
+matrices depend on shapes only: they are NumPy constants of the compiled program and gradients flow
+through them.
 """
 
 from collections.abc import Callable
@@ -24,10 +25,11 @@ def _keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """[out_size, in_size] weights of DINO's and DINOv2's (no registers) position resize along one axis.
+    """[out_size, in_size] weights of the position resize of DINO and DINOv2 along one axis.
 
     torch's bicubic (a = -0.75, four taps, clamped borders, no antialias) with the scale factor
-    (out_size + 0.1) / in_size: torch keeps the given factor, so the 0.1 shrinks the sampling step a little.
+    (out_size + 0.1) / in_size: torch keeps the given factor, so the 0.1 shrinks the sampling step
+    a little.
     """
     source = (np.arange(out_size) + 0.5) * in_size / (out_size + 0.1) - 0.5
     first_tap = np.floor(source).astype(int) - 1
@@ -42,10 +44,10 @@ def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def antialiased_matrix(in_size: int, out_size: int) -> np.ndarray:
-    """[out_size, in_size] weights of the position resize of DINOv2 models with registers along one axis.
+    """[out_size, in_size] weights of the position resize of DINOv2 with registers along one axis.
 
-    Keys cubic with a = -0.5 whose support grows with the reduction; weights beyond the border are dropped and the
-    rest renormalised.
+    Keys cubic with a = -0.5 whose support grows with the reduction; weights beyond the border are
+    dropped and the rest renormalised.
     """
     scale = in_size / out_size
     center = (np.arange(out_size) + 0.5) * scale - 0.5
@@ -64,8 +66,8 @@ def resize_position_embedding(
 ) -> jax.Array:
     """Resizes the patch part of a position embedding to the patch grid of an image.
 
-    A square table is used as it is only for a square image with as many patches: the official code also
-    resamples 64 x 71 pixels onto the same 8 x 8 grid (spec of DINO v1, section 1.3).
+    A square table is used as it is only for a square image with as many patches: the official code
+    also resamples 64 x 71 pixels onto the same 8 x 8 grid (spec of DINO v1, section 1.3).
 
     Args:
       embedding: [1, 1 + GH * GW, D]; entry 0 belongs to the cls token and is never changed.

@@ -1,4 +1,4 @@
-"""Vision Transformer (arXiv:2010.11929) as DINO trains it (arXiv:2104.14294): any size, patch and image shape."""
+"""Vision Transformer (arXiv:2010.11929) as in DINO (arXiv:2104.14294): any patch and image size."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,8 +53,8 @@ class Encoded(NamedTuple):
 class VisionTransformer(nn.Module):
     """Maps [B, H, W, C] normalised images to cls and patch tokens.
 
-    Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is active while the
-    caller provides a "drop_path" RNG.
+    Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
+    active while the caller provides a "drop_path" RNG.
 
     Attributes:
       embed_dim: D, width of the tokens.
@@ -107,7 +107,7 @@ class VisionTransformer(nn.Module):
     def intermediate(
         self, images: jax.Array, layers: Sequence[int], normalize: bool = True
     ) -> tuple[Features, ...]:
-        """Features after the given blocks (negative: from the last), each through the final LayerNorm."""
+        """Features after the given blocks (negative: from the end), through the final LayerNorm."""
         outputs = self.encode(images, layers=layers).layers
         return tuple(_split(self.norm(x) if normalize else x) for x in outputs)
 
@@ -154,7 +154,7 @@ class VisionTransformer(nn.Module):
         return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
 
     def embed(self, images: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, 1 + N, D] tokens with positions; rows and columns beyond whole patches are cut off."""
+        """[B, H, W, C] -> [B, 1 + N, D] tokens with positions; a part of a patch is cut off."""
         batch, height, width, _ = images.shape
         grid = (height // self.patch_size, width // self.patch_size)
         tokens = self.patch_embed(images)
@@ -174,7 +174,8 @@ def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:
     blocks = [index + depth if index < 0 else index for index in chosen]
     if any(not 0 <= index < depth for index in blocks) or len(set(blocks)) < len(blocks):
         raise ValueError(
-            f"blocks {tuple(chosen)} must be different indices in [-{depth}, {depth}) of a model with {depth} blocks"
+            f"blocks {tuple(chosen)} must be different indices in [-{depth}, {depth}) of a model "
+            f"with {depth} blocks"
         )
     slots = np.full(depth, len(blocks), np.int32)
     slots[blocks] = np.arange(len(blocks))

@@ -14,8 +14,9 @@ class Branch(NamedTuple):
 
     Attributes:
       features: per view {"cls": [B, D], "patches": [B, N, D]}, global views first.
-      project: (head name, [..., D]) -> [..., K] float32 logits. Call it once per head and branch with everything that
-        goes through this head, because BatchNorm in a head sees what comes in one call as one batch.
+      project: (head name, [..., D]) -> [..., K] float32 logits. Call it once per head and branch
+        with everything that goes through this head, because BatchNorm in a head sees what comes in
+        one call as one batch.
     """
 
     features: tuple[dict[str, jax.Array], ...]
@@ -44,6 +45,7 @@ class Objective(Protocol):
     """A loss with explicit state; pure, so that a train step is a pure function too."""
 
     weight: float
+    prototypes: int
 
     def init(self) -> ObjectiveState:
         """State before the first step."""

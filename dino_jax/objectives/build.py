@@ -1,4 +1,4 @@
-"""Turns `config.objectives` into objectives: a new method is one file and one line in this table."""
+"""Turns `config.objectives` into objectives: a new method is one file and one line of a table."""
 
 from typing import Any
 
@@ -29,7 +29,8 @@ def build_objectives(
             raise ValueError(f"unknown objective {name!r}; known: {sorted(OBJECTIVES)}")
         if section.head not in heads:
             raise ValueError(
-                f"config.objectives.{name}.head is {section.head!r}; config.network.heads has {sorted(heads)}"
+                f"config.objectives.{name}.head is {section.head!r}; "
+                f"config.network.heads has {sorted(heads)}"
             )
         prototypes = heads[section.head].out_dim
         objectives[name] = OBJECTIVES[name](section, prototypes, total_steps, steps_per_epoch)
@@ -39,8 +40,8 @@ def build_objectives(
 def _build_dino(config: Any, prototypes: int, total_steps: int, steps_per_epoch: int):
     if not config.student_temperature > 0 or not 0 <= config.center_momentum < 1:
         raise ValueError(
-            f"student_temperature ({config.student_temperature}) must be positive and center_momentum "
-            f"({config.center_momentum}) in [0, 1)"
+            f"student_temperature ({config.student_temperature}) must be positive and "
+            f"center_momentum ({config.center_momentum}) in [0, 1)"
         )
     return DinoObjective(
         head=config.head,

@@ -1,4 +1,4 @@
-"""Centering and sharpening of teacher logits (arXiv:2104.14294, Section 3.1, "Avoiding collapse")."""
+"""Centering and sharpening of teacher logits (arXiv:2104.14294, Section 3.1)."""
 
 import jax
 import jax.numpy as jnp

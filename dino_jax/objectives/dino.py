@@ -1,4 +1,4 @@
-"""DINO: cross-entropy between centered teacher and student over all pairs of different views (arXiv:2104.14294)."""
+"""DINO (arXiv:2104.14294): cross-entropy of teacher and student over all pairs of views."""
 
 import dataclasses
 
@@ -13,8 +13,8 @@ from dino_jax.schedules import Schedule
 def dino_loss(student: jax.Array, targets: jax.Array, temperature: float) -> jax.Array:
     """Mean cross-entropy over all (teacher view, student view) pairs of different views (Eq. 3).
 
-    Targets sum to 1, so the cross-entropy of a pair is logsumexp(s) - <target, s> with s = student / temperature: all
-    pairs are one batched product, and no [B, K] array is made per pair.
+    Targets sum to 1, so the cross-entropy of a pair is logsumexp(s) - <target, s> with s = student
+    / temperature: all pairs are one batched product, and no [B, K] array is made per pair.
 
     Args:
       student: [B, V, K] float32 student logits, global views first.
@@ -28,7 +28,8 @@ def dino_loss(student: jax.Array, targets: jax.Array, temperature: float) -> jax
     log_partition = jax.nn.logsumexp(logits, axis=-1)
     agreement = jnp.einsum("bgk,bvk->bgv", targets, logits, precision="highest")
     cross_entropy = jnp.mean(log_partition[:, None, :] - agreement, axis=0)
-    different = 1.0 - jnp.eye(*cross_entropy.shape)
+    teachers, views = cross_entropy.shape
+    different = 1.0 - jnp.eye(teachers, views)
     return jnp.sum(cross_entropy * different) / jnp.sum(different)
 
 

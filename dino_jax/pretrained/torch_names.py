@@ -1,8 +1,9 @@
 """Official PyTorch names to our variables and back; NumPy in, NumPy out, no torch.
 
-Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its head ("backbone.…", "head.…"),
-each perhaps behind "module.". Our blocks are scanned, so the tensors of all blocks are stacked along a new first
-axis; linear weights are transposed; a convolution goes from [out, in, h, w] to [h, w, in, out].
+Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its head
+("backbone.…", "head.…"), each perhaps behind "module.". Our blocks are scanned, so the tensors of
+all blocks are stacked along a new first axis; linear weights are transposed; a convolution goes
+from [out, in, h, w] to [h, w, in, out].
 """
 
 import re
@@ -61,10 +62,11 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
     """Turns tensors under official names into our variables.
 
     Args:
-      state_dict: official names to float arrays, with or without "module." and "backbone." in front.
+      state_dict: official names to float arrays, with or without "module." and "backbone." in
+        front.
       like: our variables {"params": …[, "batch_stats": …]} or their `jax.ShapeDtypeStruct`s, as
-        `jax.eval_shape(partial(network.init, method="init_all"), key, images)` returns them. A network without heads
-        takes a backbone file. Only names and shapes are used.
+        `jax.eval_shape(partial(network.init, method="init_all"), key, images)` returns them. A
+        network without heads takes a backbone file. Only names and shapes are used.
 
     Returns:
       Variables of the structure of `like`, float32 NumPy arrays.
@@ -74,7 +76,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
     """
     tensors = {_plain_name(name): np.asarray(value) for name, value in state_dict.items()}
     tensors = {name: value for name, value in tensors.items() if not _IGNORED.search(name)}
-    wanted = flatten_dict(like)
+    wanted: dict[Path, Any] = flatten_dict(like)
     problems, used, result = [], set(), {}
     for path, leaf in wanted.items():
         names, conversion = _torch_tensors(path, leaf.shape, wanted)
@@ -103,18 +105,18 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
     problems += [f"unused {name}" for name in sorted(set(tensors) - used - set(fixed))]
     if problems:
         raise ValueError(
-            f"the state dict ({len(tensors)} tensors) does not fit the network ({len(wanted)} variables):\n  "
-            + "\n  ".join(problems)
+            f"the state dict ({len(tensors)} tensors) does not fit the network "
+            f"({len(wanted)} variables):\n  " + "\n  ".join(problems)
         )
     return unflatten_dict(result)
 
 
 def to_torch(variables: Variables) -> dict[str, np.ndarray]:
-    """Inverse of `from_torch`: official names ("backbone.…", "head.…") to float32 arrays in torch's layouts.
+    """Inverse of `from_torch`: arrays in torch's layouts under "backbone.…" and "head.…".
 
     A head whose gains are not trained gets weight_g = 1, as in the official checkpoints.
     """
-    leaves = flatten_dict(jax.device_get(variables))
+    leaves: dict[Path, Any] = flatten_dict(jax.device_get(variables))
     state_dict = {}
     for path, leaf in leaves.items():
         names, conversion = _torch_tensors(path, leaf.shape, leaves)
@@ -140,7 +142,7 @@ def _is_block(path: Path) -> bool:
 
 
 def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any]):
-    """The official names that make up one variable (one per layer of a stack) and its conversion."""
+    """The official names of one variable (one per layer of a stack) and its conversion."""
     _, part, *rest = path
     if part == "backbone" and rest[0] == "blocks":
         module, leaves = _lookup(_BLOCK_MODULES, tuple(rest[1:-1]), path)
