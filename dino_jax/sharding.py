@@ -1,6 +1,6 @@
 """Where arrays live: a (data, fsdp) mesh, batches over both axes, parameters by their shapes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -89,6 +89,6 @@ def shard_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
     }
 
 
-def replicate(array: jax.Array, mesh: Mesh) -> jax.Array:
-    """The whole of a sharded array on every device; all processes take part."""
-    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(array)
+def make_replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    """Compiles what puts the whole of a sharded array on every device; all processes call it."""
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))

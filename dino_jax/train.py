@@ -29,7 +29,7 @@ from dino_jax.sharding import (
     check_batch_size,
     describe_mesh,
     make_mesh,
-    replicate,
+    make_replicate,
     replicated,
     shard_batch,
     state_sharding,
@@ -67,6 +67,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     init = jax.jit(recipe.init, out_shardings=shardings)
     step_shardings = (shardings, replicated(mesh))
     train_step = jax.jit(recipe.make_step(), donate_argnums=0, out_shardings=step_shardings)
+    replicate = make_replicate(mesh)
     with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
         with mendable():
             folder = open_workdir(workdir, config)
@@ -110,7 +111,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
             for step in range(start + 1, recipe.total_steps + 1):
                 with mendable():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
-                unreadable = replicate(batch.pop("unreadable"), mesh)
+                unreadable = replicate(batch.pop("unreadable"))
                 state, metrics = train_step(state, batch)
                 watch.add(step, metrics, unreadable)
                 progress.advance(step)
