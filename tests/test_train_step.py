@@ -68,7 +68,7 @@ def random_crops(step: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(step)
     return {
         "global_crops": rng.normal(size=(IMAGES, 2, 32, 32, 3)).astype(np.float32),
-        "local_crops": rng.normal(size=(IMAGES, 3, 16, 16, 3)).astype(np.float32),
+        "local_crops": rng.normal(size=(IMAGES, 2, 16, 16, 3)).astype(np.float32),
     }
 
 
