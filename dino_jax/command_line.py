@@ -1,9 +1,12 @@
-"""Command lines like --config=FILE --config.a.b=value, with errors that a user can act on."""
+"""Command lines of the form --config=FILE --config.a.b=value, and errors that a user can mend."""
 
+import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NoReturn
 
 from absl import flags
@@ -32,14 +35,17 @@ def fail(message: object) -> NoReturn:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """Flags parser for `absl.app.run`: what the config does not have is one clear line."""
+    """Flags parser for `absl.app.run`: a wrong command line ends with one clear message."""
     try:
+        # First the file alone: what flags.FLAGS raises afterwards is about the overrides.
+        for path in _config_files(argv):
+            load_config(path)
         rest = flags.FLAGS(argv)
-    except KeyError as error:  # ml_collections, for a section that does not exist
-        fail(f"the config has no {error.args[0]}")
-    except (AttributeError, TypeError, ValueError, OSError, flags.Error) as error:
+    except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
+        fail(f"the config has no {_innermost(error)}")
+    except (UsageError, TypeError, ValueError, flags.Error) as error:
         fail(error)
-    missing = [f"--{name}" for name in ("config", "workdir") if flags.FLAGS[name].value is None]
+    missing = [f"--{name}" for name in ("config", "workdir") if not flags.FLAGS[name].value]
     if missing:
         fail(
             f"missing {' and '.join(missing)}; a command looks like "
@@ -51,10 +57,55 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def default_config(flag: str) -> ConfigDict:
-    """The config as its file makes it, without overrides.
+    """The config of a parsed flag as its file makes it, without overrides.
 
     Raises:
-      OSError: if the file does not exist.
+      UsageError: as `load_config`.
     """
-    path = config_flags.get_config_filename(flags.FLAGS[flag])
-    return runpy.run_path(path)["get_config"]()
+    return load_config(config_flags.get_config_filename(flags.FLAGS[flag]))
+
+
+def load_config(path: str) -> ConfigDict:
+    """Runs `get_config` of a config file.
+
+    Raises:
+      UsageError: if there is no such file, no config comes out of it, or it raises; then with the
+        traceback from the file on.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"config file {path!r} does not exist (current folder: {Path.cwd()})")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        config = get_config() if get_config else None
+    except Exception as error:
+        raise UsageError(
+            f"config file {path!r} raises an error:\n{_format_from(path, error)}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"config file {path!r} needs a get_config() that returns a ConfigDict")
+    return config
+
+
+def _config_files(argv: list[str]) -> list[str]:
+    """The values of --config=FILE or --config FILE."""
+    values = []
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
+        if match:
+            values.append(following if match[1] is None else match[1])
+    return [value for value in values if value]
+
+
+def _format_from(path: str, error: Exception) -> str:
+    """The traceback without the frames above those of file `path`."""
+    report = traceback.TracebackException.from_exception(error)
+    inside = [index for index, frame in enumerate(report.stack) if frame.filename == path]
+    report.stack = traceback.StackSummary.from_list(report.stack[inside[0] :] if inside else [])
+    return "".join(report.format(chain=False)).rstrip()
+
+
+def _innermost(error: BaseException) -> str:
+    """One line: the message of an error that may wrap another one as its argument."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    return str(error.args[0] if error.args else error).replace("\n", ". ")

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from dino_jax.models.network import Network, build_network
@@ -62,12 +63,15 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
     Raises:
       ValueError: if something in the config is unknown, out of range or does not fit together.
     """
-    steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
-    if steps_per_epoch < 1:
+    if config.seed < 0:
+        raise ValueError(f"config.seed must be at least 0, got {config.seed}")
+    if config.batch_size > image_count:
         raise ValueError(
             f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
-            f"lower --config.batch_size or add images"
+            "lower --config.batch_size or add images"
         )
+    check_crops(config.augment, config.network.backbone.patch_size)
+    steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
     total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
     if total_steps < 1:
         raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
@@ -92,6 +96,31 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
         accumulate_steps=config.accumulate_steps,
         **length,
     )
+
+
+def check_crops(augment: Any, patch_size: int) -> None:
+    """Checks that an image gives at least two views, each of at least one patch.
+
+    Args:
+      augment: `config.augment`, crops by name.
+      patch_size: of the backbone, in pixels.
+
+    Raises:
+      ValueError: names the crop that is too small.
+    """
+    drawn = {name: crop for name, crop in augment.items() if crop.count}
+    for name, crop in drawn.items():
+        if np.min(crop.size) < patch_size:
+            raise ValueError(
+                f"augment.{name}.size ({crop.size}) is smaller than one patch of {patch_size} "
+                f"pixels; try --config.augment.{name}.size={patch_size} or a smaller "
+                "--config.network.backbone.patch_size"
+            )
+    if sum(crop.count for crop in drawn.values()) < 2:
+        raise ValueError(
+            "DINO compares different views of an image: the counts of config.augment must add up "
+            "to at least 2"
+        )
 
 
 def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]:

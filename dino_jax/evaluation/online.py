@@ -12,6 +12,8 @@ from dino_jax.evaluation.features import LabeledFeatures, extract_features, make
 from dino_jax.evaluation.knn import knn_accuracy
 from dino_jax.models.network import Network
 
+NETWORKS = ("student", "teacher")
+
 
 class OnlineKnn:
     """Classifies test images by their nearest training images; the only use of labels."""
@@ -25,9 +27,11 @@ class OnlineKnn:
           mesh: of the devices.
 
         Raises:
-          ValueError: if a source has no labels, or the sources have other classes.
+          ValueError: if a source has no labels, the sources have other classes, or a number of
+            `knn` does not fit the sources, the mesh or the network.
         """
         config = whole_config.knn
+        check_knn(config, whole_config.network.backbone.patch_size, mesh)
         self._config, self._mesh, self._max_pixels = config, mesh, whole_config.max_pixels
         self._extract = make_extractor(network, mesh)
         self._train, self._test = build_source(config.train), build_source(config.test)
@@ -42,6 +46,12 @@ class OnlineKnn:
             raise ValueError(
                 f"config.knn.train and config.knn.test have different classes; in one only: "
                 f"{only[:10]}"
+            )
+        neighbours = min(len(self._train), config.max_train_images)
+        if max(config.k) > neighbours:
+            raise ValueError(
+                f"config.knn.k {tuple(config.k)} needs more neighbours than there are training "
+                f"images ({neighbours}); try --config.knn.k='({neighbours},)'"
             )
 
     def __call__(self, networks: dict[str, Any]) -> dict[str, float]:
@@ -93,3 +103,38 @@ class OnlineKnn:
             hosts=hosts or jax.process_count(),
             max_images=limit,
         )
+
+
+def check_knn(config: Any, patch_size: int, mesh: Mesh) -> None:
+    """Checks the numbers of `config.knn` before a run is half way.
+
+    Args:
+      config: the section `knn`.
+      patch_size: of the backbone, in pixels.
+      mesh: of the devices.
+
+    Raises:
+      ValueError: if a number is out of range, or a network is unknown.
+    """
+    if config.batch_size < 1 or config.batch_size % mesh.size:
+        raise ValueError(
+            f"knn.batch_size ({config.batch_size}) must be a multiple of the {mesh.size} devices; "
+            f"try --config.knn.batch_size={max(config.batch_size // mesh.size, 1) * mesh.size}"
+        )
+    if config.image_size < patch_size:
+        raise ValueError(
+            f"knn.image_size ({config.image_size}) is smaller than one patch of {patch_size} pixels"
+        )
+    if not config.k or min(config.k) < 1 or not config.temperature > 0:
+        raise ValueError(
+            f"knn.k {tuple(config.k)} must name numbers of neighbours >= 1 and knn.temperature "
+            f"({config.temperature}) must be positive"
+        )
+    if min(config.max_train_images, config.max_test_images) < 1:
+        raise ValueError(
+            f"knn.max_train_images ({config.max_train_images}) and knn.max_test_images "
+            f"({config.max_test_images}) must be at least 1"
+        )
+    unknown = sorted(set(config.networks) - set(NETWORKS))
+    if unknown:
+        raise ValueError(f"unknown knn.networks {unknown}; known: {sorted(NETWORKS)}")
