@@ -25,12 +25,12 @@ def get_config() -> ConfigDict:
     for crop in config.augment.values():
         crop.update(flip=0.0, jitter=0.0, grayscale=0.0, solarize=0.0, blur_radius=(0.1, 0.5))
     for crop in (config.augment.global_1, config.augment.global_2):
-        crop.update(size=32, scale=(0.6, 1.0))
-    config.augment.local.update(count=2, size=16, scale=(0.3, 0.6))
+        crop.update(size=(32, 32), scale=(0.6, 1.0))
+    config.augment.local.update(count=2, size=(16, 16), scale=(0.3, 0.6))
 
     config.network.dtype = "float32"
     config.network.backbone.update(
-        embed_dim=96, depth=3, num_heads=3, patch_size=8, image_size=32, drop_path_rate=0.0
+        embed_dim=96, depth=3, num_heads=3, patch_size=8, image_size=(32, 32), drop_path_rate=0.0
     )
     config.network.heads.dino.update(
         out_dim=256, hidden_dim=256, bottleneck_dim=64, batch_norm=True

@@ -15,12 +15,14 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
-def crop(count: int, size: int, scale: tuple[float, float], blur: float, solarize: float):
+def crop(
+    count: int, size: tuple[int, int], scale: tuple[float, float], blur: float, solarize: float
+):
     """One kind of crop; probabilities are `flip`, `jitter`, `grayscale`, `blur` and `solarize`."""
     return ConfigDict(
         dict(
             count=count,  # crops of this kind per image
-            size=size,  # pixels
+            size=size,  # (height, width) in pixels
             scale=scale,  # share of the image area
             ratio=(3 / 4, 4 / 3),  # width / height of the box
             flip=0.5,
@@ -62,9 +64,9 @@ def get_config() -> ConfigDict:
     config.data = images("folder", "train")
     config.max_pixels = 178_956_970  # larger images count as unreadable (Pillow's own limit)
     config.augment = ConfigDict()
-    config.augment.global_1 = crop(1, 224, (0.4, 1.0), blur=1.0, solarize=0.0)
-    config.augment.global_2 = crop(1, 224, (0.4, 1.0), blur=0.1, solarize=0.2)
-    config.augment.local = crop(8, 96, (0.05, 0.4), blur=0.5, solarize=0.0)
+    config.augment.global_1 = crop(1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
+    config.augment.global_2 = crop(1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
+    config.augment.local = crop(8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
 
     config.network = ConfigDict()
     config.network.dtype = "bfloat16"  # activations; parameters, EMA, center, losses are float32
@@ -78,7 +80,7 @@ def get_config() -> ConfigDict:
             depth=placeholder(int),
             num_heads=placeholder(int),
             patch_size=16,
-            image_size=224,  # of the position table; side or (height, width)
+            image_size=(224, 224),  # (height, width) of the position table
             in_channels=3,
             mlp_ratio=4.0,
             drop_path_rate=0.1,  # of the student

@@ -77,8 +77,7 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
         raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
     length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     batch_size = config.batch_size
-    size = config.augment.global_1.size
-    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    height, width = config.augment.global_1.size
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
             f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "

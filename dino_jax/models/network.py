@@ -87,8 +87,7 @@ def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
     depth = size.depth if config.depth is None else config.depth
     _lookup("backbone.position_kernel", config.position_kernel, POSITION_KERNELS)
     _lookup("backbone.remat", config.remat, REMAT_POLICIES)
-    image_size = config.image_size
-    height, width = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    height, width = config.image_size
     if embed_dim % num_heads:
         raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of num_heads ({num_heads})")
     if min(height, width) < config.patch_size:
