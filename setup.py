@@ -2,6 +2,9 @@
 
 from setuptools import find_packages, setup
 
+# Its ArrayRecord reader needs importlib_resources but does not ask for it.
+TFDS = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]
+
 setup(
     name="dino_jax",
     version="0.1.0",
@@ -10,28 +13,28 @@ setup(
     packages=find_packages(include=["dino_jax", "dino_jax.*"]),
     python_requires=">=3.11",
     install_requires=[
-        "absl-py>=2.1",
-        "etils[epath]>=1.9",
+        "absl-py>=2.1,<3",
+        "etils[epath]>=1.12,<2",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
         "ml-collections>=1.1,<2",
-        "numpy>=2.0",
+        "numpy>=2.0,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "pillow>=11",
-        "scikit-learn>=1.6",
-        "tensorboardX>=2.6.2",
-        "tqdm>=4.66",
+        "pillow>=11,<14",
+        "scikit-learn>=1.6,<2",
+        "tensorboardX>=2.6.2,<3",
+        "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-        "tfds": ["tensorflow-datasets>=4.9.9", "importlib_resources>=6"],
+        "tfds": TFDS,
+        "gcs": ["gcsfs>=2024.6"],
         "test": [
-            "tensorflow-datasets>=4.9.9",
-            "importlib_resources>=6",
-            "pytest>=8",
-            "pytest-xdist>=3.6",
+            *TFDS,
+            "pytest>=8,<10",
+            "pytest-xdist>=3.6,<4",
             "ruff==0.17.6",
             "pyright[nodejs]==1.1.414",
         ],
