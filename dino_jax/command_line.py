@@ -65,6 +65,20 @@ def default_config(flag: str) -> ConfigDict:
     return load_config(config_flags.get_config_filename(flags.FLAGS[flag]))
 
 
+def check_runtime(runtime: ConfigDict) -> None:
+    """Checks the numbers of `config.runtime`, before a run writes anything.
+
+    Raises:
+      ValueError: if one is out of range.
+    """
+    for name in ("log_every_steps", "save_every_steps", "keep_checkpoints"):
+        if runtime[name] < 1:
+            raise ValueError(f"runtime.{name} must be at least 1, got {runtime[name]}")
+    for name in ("workers", "threads"):
+        if runtime[name] < 0:
+            raise ValueError(f"runtime.{name} must be at least 0, got {runtime[name]}")
+
+
 def load_config(path: str) -> ConfigDict:
     """Runs `get_config` of a config file.
 

@@ -15,7 +15,14 @@ from etils import epath
 from ml_collections import config_flags
 
 from dino_jax import checkpointing
-from dino_jax.command_line import UsageError, default_config, fail, mendable, parse_flags
+from dino_jax.command_line import (
+    UsageError,
+    check_runtime,
+    default_config,
+    fail,
+    mendable,
+    parse_flags,
+)
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
@@ -52,6 +59,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     if runtime.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", runtime.compilation_cache)
     with mendable():
+        check_runtime(runtime)
         mesh = make_mesh(runtime.fsdp)
         check_batch_size(config.batch_size, config.accumulate_steps, mesh)
         source = build_source(config.data)
@@ -93,6 +101,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
 
         # 3. The loop: data, step, log, evaluation, checkpoint.
         with (
+            contextlib.closing(checkpoints),
             contextlib.closing(stream),
             MetricsWriter(folder, start) as writer,
             Progress(start, recipe.total_steps, config.batch_size) as progress,
@@ -130,9 +139,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 if stop:
                     break
             watch.wait()
-            checkpointing.close(checkpoints)
-            progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
-            return interruption.exit_code
+        progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
+        return interruption.exit_code
 
 
 def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) -> Metrics:

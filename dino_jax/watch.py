@@ -75,7 +75,7 @@ class Watch:
             if count >= self._limit:
                 raise NotFiniteError(
                     f"{count} steps in a row up to step {step} were not finite "
-                    f"(config.max_skipped_in_a_row = {self._limit}). The newest checkpoint is "
-                    "sound. Lower config.optimizer.lr, set config.optimizer.clip_grad, or use "
+                    f"(config.max_skipped_in_a_row = {self._limit}). The checkpoints hold "
+                    "finite numbers only. Lower config.optimizer.lr, set config.optimizer.clip_grad, or use "
                     "config.network.dtype='float32', in a new workdir."
                 )
