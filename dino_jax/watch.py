@@ -76,6 +76,7 @@ class Watch:
                 raise NotFiniteError(
                     f"{count} steps in a row up to step {step} were not finite "
                     f"(config.max_skipped_in_a_row = {self._limit}). The checkpoints hold "
-                    "finite numbers only. Lower config.optimizer.lr, set config.optimizer.clip_grad, or use "
-                    "config.network.dtype='float32', in a new workdir."
+                    "finite numbers only. Lower config.optimizer.lr, set "
+                    "config.optimizer.clip_grad, or use config.network.dtype='float32', in a new "
+                    "workdir."
                 )
