@@ -10,9 +10,8 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from dino_jax.data import sources
 from dino_jax.data.decode import decode_image
-from dino_jax.data.sources import DigitsSource, FolderSource, TfdsSource, build_source
+from dino_jax.data.sources import DigitsSource, FolderSource, TfdsSource, build_source, folder
 
 
 def _png(level):
@@ -89,8 +88,8 @@ def test_a_folder_source_survives_pickling(tmp_path):
 def test_remote_and_local_listings_agree(tmp_path):
     _write(tmp_path, "b/2.PNG", "a.jpeg", "b/c/1.webp", ".h/3.png", "d/.4.png")
     (tmp_path / "b/notes.txt").write_text("no image")
-    remote = sorted(sources._list_remote(epath.Path(tmp_path)))
-    assert remote == sorted(sources._list_local(str(tmp_path)))
+    remote = sorted(folder._list_remote(epath.Path(tmp_path)))
+    assert remote == sorted(folder._list_local(str(tmp_path)))
     assert remote == ["a.jpeg", "b/2.PNG", "b/c/1.webp", "b/notes.txt"]
 
 
@@ -221,7 +220,7 @@ def test_build_source_reads_only_what_its_kind_needs(tmp_path):
 
 
 def test_unknown_kinds_and_splits_list_the_known_ones():
-    with pytest.raises(ValueError, match=r"'tape'; known: \['digits', 'folder', 'tfds'\]"):
+    with pytest.raises(ValueError, match=r"'tape'; known: \['arrayrecord', 'digits', .*'tfds'\]"):
         build_source(ConfigDict({"kind": "tape"}))
     with pytest.raises(ValueError, match=r"'val'; known: \['all', 'test', 'train'\]"):
         build_source(ConfigDict({"kind": "digits", "split": "val"}))

@@ -1,0 +1,132 @@
+"""What every source of images is: random access to encoded files, with optional labels."""
+
+import bisect
+import os
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+UNLABELED = -1
+MAX_CLASSES = 1_000_000
+
+
+class Record(TypedDict):
+    """One entry of a source.
+
+    Attributes:
+      image: an encoded file, or [H, W, 3] uint8.
+      label: class index, or -1.
+      name: the image's name inside its source, such as "cat/1.jpg"; need not be unique.
+    """
+
+    image: bytes | np.ndarray
+    label: int
+    name: str
+
+
+class ImageSource(Protocol):
+    """Random access to images; picklable, safe to read from several threads and processes.
+
+    Attributes:
+      class_names: the name of each label, () when there are no labels.
+    """
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record:
+        """Reads record `index`; raises OSError when it can't be read."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where record `index` lies, for messages; reads nothing."""
+        ...
+
+
+class PackedNames:
+    """Many strings in one buffer: lists of a million `str` would cost every worker 100 MB."""
+
+    def __init__(self, names: Sequence[str]):
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._buffer = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._buffer[start : self._ends[index]])
+
+
+class Blocks:
+    """Maps an index to its place in consecutive blocks of given sizes."""
+
+    def __init__(self, sizes: Sequence[int]):
+        self._ends = np.cumsum(sizes, dtype=np.int64).tolist()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def size(self, block: int) -> int:
+        """Indices in one block."""
+        return self._ends[block] - (self._ends[block - 1] if block else 0)
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """The block of `index` and the place inside that block.
+
+        Raises:
+          IndexError: for an index outside 0 to len - 1.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is outside 0 to {len(self) - 1}")
+        block = bisect.bisect_right(self._ends, index)
+        return block, index - (self._ends[block - 1] if block else 0)
+
+
+def index_labels(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and labels for what a file format stores as labels.
+
+    Whole numbers (also as text) are class indices, and "0", "1", … up to the largest become the
+    names. Anything else is a name, and the sorted names are numbered.
+
+    Args:
+      values: one per image; None for no label.
+
+    Returns:
+      The class names, () if no image has a label, and [len(values)] int32 labels.
+
+    Raises:
+      ValueError: if a class index is negative or above a million.
+    """
+    labels = np.full(len(values), UNLABELED, np.int32)
+    places = [place for place, value in enumerate(values) if value is not None]
+    texts = [str(values[place]).strip() for place in places]
+    if not texts:
+        return (), labels
+    if all(text.lstrip("-").isdecimal() for text in texts):
+        indices = np.array([int(text) for text in texts])
+        if indices.min() < 0 or indices.max() >= MAX_CLASSES:
+            raise ValueError(
+                f"class indices must be 0 to {MAX_CLASSES - 1}, got {indices.min()} to "
+                f"{indices.max()}; leave the label out where there is none"
+            )
+        labels[places] = indices
+        return tuple(str(index) for index in range(int(indices.max()) + 1)), labels
+    class_names, labels[places] = np.unique(texts, return_inverse=True)
+    return tuple(class_names.tolist()), labels
+
+
+def label_by_folder(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The first-level folders of relative paths as classes.
+
+    Returns:
+      Class names and [len(names)] int32 labels; ((), all -1) if a name has no folder.
+    """
+    folders = [name.partition("/")[0] for name in names if "/" in name]
+    if len(folders) < len(names):
+        return (), np.full(len(names), UNLABELED, np.int32)
+    class_names, labels = np.unique(folders, return_inverse=True)
+    return tuple(class_names.tolist()), labels.astype(np.int32)

@@ -1,0 +1,37 @@
+"""Images that are one file each: what folders, lists and patterns have in common."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+
+from dino_jax.data.sources.base import PackedNames, Record
+from dino_jax.data.sources.storage import is_remote
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+class ImageFiles:
+    """Files by name below one root; names that are absolute or an address stand for themselves."""
+
+    def __init__(
+        self, root: str, names: Sequence[str], class_names: tuple[str, ...], labels: np.ndarray
+    ):
+        self._root = root.rstrip("/")
+        self._files = PackedNames(names)
+        self.class_names, self._labels = class_names, labels
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, index: int) -> Record:
+        return {
+            "image": epath.Path(self.name(index)).read_bytes(),
+            "label": int(self._labels[index]),
+            "name": self._files[index],
+        }
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        name = self._files[index]
+        return name if name.startswith("/") or is_remote(name) else f"{self._root}/{name}"

@@ -1,0 +1,176 @@
+"""Images in a column of Parquet files, as Hugging Face stores them; needs pyarrow."""
+
+import json
+from typing import Any
+
+from dino_jax.data.sources.base import Blocks, Record, index_labels
+from dino_jax.data.sources.storage import HandleCache, find_shards, map_in_threads, open_file
+
+MAX_ROW_GROUP_BYTES = 1 << 30
+_OPEN_FILES = 64  # each holds its footer
+_ROW_GROUPS_KEPT = 2
+
+
+class ParquetSource:
+    """Rows of Parquet files; an image is bytes or a struct with "bytes" and, if any, "path".
+
+    A row is read with its whole row group, of which the last two stay in memory: reading in order
+    is fast, but a shuffled stream reads a row group (often 100 images) for each image. Build
+    ArrayRecord shards from large sets: `python -m dino_jax.data.build`.
+    """
+
+    def __init__(self, path: str, image_column: str, label_column: str):
+        """Opens the files and reads the labels.
+
+        Args:
+          path: a .parquet file, a folder of them or a glob pattern; local or gs://.
+          image_column: its name; "" for the only column that can hold images.
+          label_column: class indices or names; "" for no labels. Hugging Face's class names are
+            found in the schema.
+
+        Raises:
+          ImportError: if pyarrow is not installed.
+          FileNotFoundError: if there are no files.
+          ValueError: if a file is no Parquet, a column is missing or of another type, there are no
+            rows, or a row group is too large for random access.
+        """
+        self._shards = find_shards(path, ".parquet")
+        self._files = HandleCache(_open_parquet, _OPEN_FILES)
+        self._row_groups = HandleCache(self._read_row_group, _ROW_GROUPS_KEPT)
+        schema = self._files[self._shards[0]].schema_arrow
+        self._image_column = image_column or _find_image_column(schema, self._shards[0])
+        self._leaves = _image_leaves(schema, self._image_column, self._shards[0])
+        contents = map_in_threads(
+            lambda shard: _read_contents(shard, self._leaves[0], label_column), self._shards
+        )
+        self._groups = [
+            (shard, group)
+            for shard, (sizes, _) in zip(self._shards, contents, strict=True)
+            for group in range(len(sizes))
+        ]
+        self._blocks = Blocks([size for sizes, _ in contents for size in sizes])
+        if not len(self._blocks):
+            raise ValueError(f"the {len(self._shards)} Parquet files at {path!r} have no rows")
+        values = [value for _, labels in contents for value in labels]
+        self.class_names, self._labels = index_labels(values or [None] * len(self._blocks))
+        self.class_names = _stored_class_names(schema, label_column) or self.class_names
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def __getitem__(self, index: int) -> Record:
+        block, row = self._blocks.locate(index)
+        images = self._row_groups[self._groups[block]].column(0).combine_chunks()
+        value = images[row].as_py()
+        name = str(index)
+        if isinstance(value, dict):
+            value, name = value.get("bytes"), value.get("path") or name
+        if value is None:
+            raise OSError("the row holds no image bytes")
+        return {"image": value, "label": int(self._labels[index]), "name": name}
+
+    def name(self, index: int) -> str:
+        """The file, the row group and the row in it."""
+        block, row = self._blocks.locate(index)
+        shard, group = self._groups[block]
+        return f"{shard}[row group {group}, row {row}]"
+
+    def _read_row_group(self, place: tuple[str, int]) -> Any:
+        shard, group = place
+        try:
+            return self._files[shard].read_row_group(group, columns=self._leaves, use_threads=False)
+        except ValueError as error:  # pyarrow.ArrowInvalid: damaged pages
+            raise OSError(f"row group {group} of {shard} can't be read: {error}") from error
+
+
+def _open_parquet(shard: str) -> Any:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise ImportError(
+            "the parquet source needs pyarrow: pip install 'dino_jax[parquet]'"
+        ) from error
+    try:
+        return pq.ParquetFile(open_file(shard), pre_buffer=False)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{shard} is no Parquet file or is damaged: {error}") from error
+
+
+def _read_contents(
+    shard: str, image_leaf: str, label_column: str
+) -> tuple[list[int], list[int | str | None]]:
+    """Rows of each row group, and the label of each row ([] without a label column)."""
+    file = _open_parquet(shard)
+    metadata = file.metadata
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    for group in groups:
+        columns = [group.column(column) for column in range(group.num_columns)]
+        bytes_of_images = sum(
+            column.total_uncompressed_size
+            for column in columns
+            if column.path_in_schema == image_leaf
+        )
+        if bytes_of_images > MAX_ROW_GROUP_BYTES:
+            raise ValueError(
+                f"{shard} has a row group of {bytes_of_images:,} bytes, more than "
+                f"{MAX_ROW_GROUP_BYTES:,}; each image would be read with all of it. Write the file "
+                "again with row_group_size=100"
+            )
+    sizes = [group.num_rows for group in groups]
+    if not label_column:
+        return sizes, []
+    if label_column not in file.schema_arrow.names:
+        raise ValueError(
+            f"{shard} has no column {label_column!r}; its columns are {file.schema_arrow.names}"
+        )
+    return sizes, file.read(columns=[label_column]).column(0).to_pylist()
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _is_bytes(kind.field("bytes").type)
+    return _is_bytes(kind)
+
+
+def _find_image_column(schema: Any, shard: str) -> str:
+    found = [column.name for column in schema if _holds_images(column.type)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{shard} has {len(found)} columns that can hold images ({found}) among "
+            f"{schema.names}; name one with image_column"
+        )
+    return found[0]
+
+
+def _image_leaves(schema: Any, column: str, shard: str) -> list[str]:
+    """The parts of the image column to read, bytes first."""
+    import pyarrow as pa
+
+    if column not in schema.names:
+        raise ValueError(f"{shard} has no column {column!r}; its columns are {schema.names}")
+    kind = schema.field(column).type
+    if not _holds_images(kind):
+        raise ValueError(
+            f"column {column!r} of {shard} must hold bytes or a struct with bytes, got {kind}"
+        )
+    if not pa.types.is_struct(kind):
+        return [column]
+    return [f"{column}.{part}" for part in ("bytes", "path") if kind.get_field_index(part) >= 0]
+
+
+def _stored_class_names(schema: Any, label_column: str) -> tuple[str, ...]:
+    """The names of a ClassLabel of Hugging Face's data sets, () if there are none."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if not stored or not label_column:
+        return ()
+    feature = json.loads(stored).get("info", {}).get("features", {}).get(label_column, {})
+    return tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()

@@ -1,0 +1,111 @@
+"""The format that `python -m dino_jax.data.build` writes.
+
+A data set is a folder of ArrayRecord shards (one record per group, uncompressed: images already
+are) and dataset.json, which holds what is known once: class names, records per shard, mean and
+standard deviation. A record is one MessagePack map {"image": bytes, "label": int, "name": str};
+"image" is an encoded file as it was found. MessagePack because it is self-describing, is read in
+every language, keeps bytes as bytes and is a dependency of Flax anyway, while tf.Example would
+need TensorFlow or its generated code.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from typing import Any
+
+import msgpack
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from dino_jax.data.sources.base import Record
+
+FORMAT = "dino_jax image records, version 1"
+SHARD_SUFFIX = ".arrayrecord"
+WRITE_OPTIONS = "group_size:1,uncompressed"
+DESCRIPTION = "dataset.json"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What dataset.json says.
+
+    Attributes:
+      class_names: the name of each label, () when there are no labels.
+      shards: records of each shard, by file name, in order.
+      mean: of the RGB channels in [0, 1], every image counting the same; None if not computed.
+      std: as `mean`.
+    """
+
+    class_names: tuple[str, ...]
+    shards: dict[str, int]
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+
+
+def shard_name(shard: int, shards: int) -> str:
+    """Such as "images-00003-of-00064.arrayrecord"."""
+    return f"images-{shard:05d}-of-{shards:05d}{SHARD_SUFFIX}"
+
+
+def encode_record(record: Record) -> bytes:
+    """One record as bytes; names that are no UTF-8 keep their bytes."""
+    packer = msgpack.Packer(unicode_errors="surrogateescape")
+    return packer.pack({**record, "image": encode_image(record["image"])})
+
+
+def decode_record(data: bytes) -> Record:
+    """The inverse of `encode_record`.
+
+    Raises:
+      ValueError: if `data` is no such record.
+    """
+    record = msgpack.unpackb(data, unicode_errors="surrogateescape")
+    if not isinstance(record, dict) or record.keys() != Record.__annotations__.keys():
+        raise ValueError(f"the record is none of {FORMAT!r}")
+    return {"image": record["image"], "label": record["label"], "name": record["name"]}
+
+
+def encode_image(image: bytes | np.ndarray) -> bytes:
+    """A file as it is; [H, W, 3] uint8 as PNG, which loses nothing."""
+    if isinstance(image, bytes):
+        return image
+    buffer = BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_description(folder: str, description: Description) -> None:
+    """Writes dataset.json, which makes the data set complete."""
+    text = json.dumps({"format": FORMAT, **asdict(description)}, indent=1)
+    path = epath.Path(folder) / DESCRIPTION
+    temporary = epath.Path(folder) / f".{DESCRIPTION}.part"
+    temporary.write_text(text + "\n")
+    temporary.replace(path)
+
+
+def read_description(folder: str) -> Description:
+    """Reads dataset.json.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is damaged or of another format.
+    """
+    path = epath.Path(folder) / DESCRIPTION
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: it is written at the end of python -m dino_jax.data.build; run "
+            "the same build again to finish it, or copy the file to the shards"
+        )
+    try:
+        content: Any = json.loads(path.read_text())
+        if content.pop("format") != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        return Description(
+            class_names=tuple(content["class_names"]),
+            shards=dict(content["shards"]),
+            mean=tuple(content["mean"]) if content["mean"] else None,
+            std=tuple(content["std"]) if content["std"] else None,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read: {error!r}; build the data set again") from error

@@ -1,0 +1,172 @@
+"""Files on local disks and in object stores (gs://, s3:// and others through fsspec)."""
+
+import glob
+import io
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar
+
+MAX_OPEN_FILES = 500  # of one source in one process; the usual limit of a process is 1,024
+_OPENING_THREADS = 16
+_WILDCARDS = frozenset("*?[")
+
+Handle = TypeVar("Handle")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is an address such as gs://bucket/train."""
+    return "://" in path
+
+
+def is_pattern(path: str) -> bool:
+    """Whether `path` has a wildcard: *, ? or [."""
+    return not _WILDCARDS.isdisjoint(path)
+
+
+def open_file(path: str) -> BinaryIO:
+    """Opens a file for reading at any place.
+
+    Raises:
+      OSError: if it can't be opened.
+    """
+    if not is_remote(path):
+        return Path(path).open("rb")
+    file_system, inner = _file_system(path)
+    return file_system.open(inner, "rb")
+
+
+def match_files(pattern: str) -> list[str]:
+    """Sorted paths that match a glob pattern; `**` spans folders, hidden files don't match `*`."""
+    if not is_remote(pattern):
+        return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, pathlib shows hidden files
+    file_system, inner = _file_system(pattern)
+    scheme = pattern.partition("://")[0]
+    return sorted(f"{scheme}://{name.lstrip('/')}" for name in file_system.glob(inner))
+
+
+def find_shards(path: str, suffix: str) -> list[str]:
+    """The shards of a data set, sorted by name.
+
+    Args:
+      path: one file, a folder (all files in it with the suffix) or a glob pattern.
+      suffix: such as ".tar".
+
+    Raises:
+      FileNotFoundError: if there are none.
+    """
+    path = path if is_remote(path) else str(Path(path).expanduser())
+    if is_pattern(path):
+        shards = match_files(path)
+    elif path.lower().endswith(suffix) and not _is_folder(path):
+        shards = [path] if match_files(glob.escape(path)) else []
+    else:
+        folder = path if is_remote(path) else glob.escape(path)
+        shards = match_files(f"{folder.rstrip('/')}/*{suffix}")
+    if not shards:
+        raise FileNotFoundError(
+            f"no shards at {path!r}: pass a {suffix} file, a folder that holds {suffix} files, or "
+            f"a pattern such as 'folder/train-*{suffix}'"
+        )
+    return shards
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """Results in order, for work that waits for storage."""
+    with ThreadPoolExecutor(_OPENING_THREADS) as pool:
+        return list(pool.map(function, items))
+
+
+class HandleCache(Generic[Handle]):
+    """The most recently used handles of this process, opened when they are needed.
+
+    Safe for threads. A pickled or forked copy starts empty: handles belong to one process. A handle
+    that falls out is left to the garbage collector, because another thread may still use it.
+    """
+
+    def __init__(self, open_handle: Callable[[Any], Handle], limit: int):
+        """`open_handle(key)` opens one, and must be picklable; `limit` are kept."""
+        self._open, self._limit = open_handle, limit
+        self._reset()
+
+    def __getitem__(self, key: Hashable) -> Handle:
+        if self._process != os.getpid():
+            self._reset()
+        with self._lock:
+            if key not in self._handles:
+                self._handles[key] = self._open(key)
+            self._handles.move_to_end(key)
+            while len(self._handles) > self._limit:
+                self._handles.popitem(last=False)
+            return self._handles[key]
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._handles: OrderedDict[Hashable, Handle] = OrderedDict()
+
+    def __getstate__(self) -> tuple[Callable[[Any], Handle], int]:
+        return self._open, self._limit
+
+    def __setstate__(self, state: tuple[Callable[[Any], Handle], int]) -> None:
+        self._open, self._limit = state
+        self._reset()
+
+
+class ByteRanges:
+    """Reads pieces of files without a shared position, so that threads need not wait."""
+
+    def __init__(self) -> None:
+        self._files = HandleCache(_open_unbuffered, MAX_OPEN_FILES)
+
+    def read(self, path: str, offset: int, size: int) -> bytes:
+        """Reads `size` bytes from `offset`.
+
+        Raises:
+          OSError: if the file can't be read or ends too early.
+        """
+        if is_remote(path):
+            file_system, inner = _file_system(path)
+            data = file_system.cat_file(inner, start=offset, end=offset + size)
+        else:
+            data = _read_fully(self._files[path].fileno(), offset, size)
+        if len(data) != size:
+            raise OSError(f"{path} ends {size - len(data)} bytes too early")
+        return data
+
+
+def _open_unbuffered(path: str) -> io.FileIO:
+    return io.FileIO(path, "rb")
+
+
+def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
+    """`os.pread` may return less than asked for (network file systems, over 2 GiB)."""
+    pieces = []
+    while size > 0 and (piece := os.pread(descriptor, size, offset)):
+        pieces.append(piece)
+        offset, size = offset + len(piece), size - len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _is_folder(path: str) -> bool:
+    if not is_remote(path):
+        return Path(path).is_dir()
+    file_system, inner = _file_system(path)
+    return file_system.isdir(inner)
+
+
+def _file_system(path: str) -> tuple[Any, str]:
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (
+        ImportError,
+        ValueError,
+    ) as error:  # the package for a scheme, or the scheme, is missing
+        raise OSError(f"{path} can't be opened: {error}") from error

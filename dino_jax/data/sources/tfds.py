@@ -1,0 +1,82 @@
+"""A data set that TensorFlow Datasets has prepared, read without TensorFlow."""
+
+from typing import Any
+
+from dino_jax.data.sources.base import UNLABELED, Record
+
+
+class TfdsSource:
+    """A TFDS data set prepared as ArrayRecord, read without TensorFlow.
+
+    TFDS's own image decoding is skipped: records are the encoded images.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str | None):
+        """Opens a prepared split.
+
+        Args:
+          name: TFDS name, such as "imagenet2012" or "beans/1.0.0".
+          split: TFDS split expression, such as "train" or "train[:10%]".
+          data_dir: where it was prepared; None for TFDS's default (~/tensorflow_datasets).
+
+        Raises:
+          ImportError: if tensorflow_datasets is not installed.
+          ValueError: if the data set is unknown, not prepared as ArrayRecord, or has not exactly
+            one image feature.
+        """
+        try:
+            import tensorflow_datasets as tfds
+        except ImportError as error:
+            raise ImportError(
+                "the TFDS source needs tensorflow_datasets: pip install 'dino_jax[tfds]'"
+            ) from error
+        self._name = f"{name}/{split}"
+        prepare = (
+            f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
+            f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()\""
+        )
+        try:
+            builder: Any = tfds.builder(name, data_dir=data_dir)
+        except tfds.core.DatasetNotFoundError as error:
+            raise ValueError(f"TFDS knows no data set {name!r} (data_dir={data_dir!r})") from error
+        features = builder.info.features
+        self._image_key = _only_image_feature(name, features, tfds.features.Image)
+        self._label_key, self.class_names = _label_feature(features, tfds.features.ClassLabel)
+        try:
+            self._records = builder.as_data_source(
+                split, decoders={self._image_key: tfds.decode.SkipDecoding()}
+            )
+        # TFDS reports missing data as AssertionError, a wrong file format as NotImplementedError.
+        except (AssertionError, NotImplementedError, ValueError) as error:
+            raise ValueError(
+                f"TFDS data set {name!r}, split {split!r}, can't be read from {builder.data_dir}: "
+                f"{error}\nIf it is not prepared as ArrayRecord yet, run\n  {prepare}"
+            ) from error
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._records[index]
+        label = UNLABELED if self._label_key is None else int(record[self._label_key])
+        return {"image": record[self._image_key], "label": label, "name": str(index)}
+
+    def name(self, index: int) -> str:
+        """The record's place in the split."""
+        return f"{self._name}[{index}]"
+
+
+def _only_image_feature(name: str, features: Any, image_type: type) -> str:
+    keys = [key for key, feature in features.items() if isinstance(feature, image_type)]
+    if len(keys) != 1:
+        raise ValueError(f"TFDS data set {name!r} needs exactly one image feature, has {keys}")
+    return keys[0]
+
+
+def _label_feature(features: Any, label_type: type) -> tuple[str | None, tuple[str, ...]]:
+    """The class label "label", or the only one; (None, ()) without a clear one."""
+    keys = [key for key, feature in features.items() if isinstance(feature, label_type)]
+    if "label" not in keys and len(keys) != 1:
+        return None, ()
+    key = "label" if "label" in keys else keys[0]
+    return key, tuple(features[key].names)
