@@ -73,8 +73,7 @@ class Masking:
           group: index within the global batch, >= 0.
 
         Returns:
-          "masks": [group_size, G, N] bool; "mask_indices", "mask_weight", "mask_valid": [1, U], see
-          `index_masks`.
+          "masks": [group_size, G, N] bool; "mask_indices", "mask_weight": [1, U], see `index_masks`.
         """
         state = np.random.SeedSequence(seed, spawn_key=(step, group)).generate_state(4)
         masks = sample_masks(
@@ -182,8 +181,7 @@ def index_masks(masks: np.ndarray, bound: int) -> dict[str, np.ndarray]:
 
     Returns:
       "mask_indices": [U] int32, indices into the B * G * N patches of the group, ascending, padded
-      with 0; "mask_weight": [U] float32, 1 / (masked patches of the same crop), 0 for padding;
-      "mask_valid": [U] bool, False for padding.
+      with 0; "mask_weight": [U] float32, 1 / (masked patches of the same crop), 0 for padding.
 
     Raises:
       ValueError: if more than `bound` patches are masked.
@@ -196,7 +194,6 @@ def index_masks(masks: np.ndarray, bound: int) -> dict[str, np.ndarray]:
     return {
         "mask_indices": np.pad(indices.astype(np.int32), padding),
         "mask_weight": np.pad(1 / per_crop[indices // masks.shape[-1]], padding),
-        "mask_valid": np.arange(bound) < len(indices),
     }
 
 
