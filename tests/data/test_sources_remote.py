@@ -12,6 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from PIL import Image
 
+from dino_jax.data import build
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, ParquetSource, TarSource
 
 
@@ -91,6 +92,18 @@ def test_parquet_files_of_a_bucket(cloud):
         ("0", _png(1), 0),
         ("1", _png(2), 1),
     ]
+
+
+def test_build_writes_the_same_files_to_a_bucket_as_to_a_disk(cloud, tmp_path):
+    _fill(cloud)
+    for out in ("gs://bucket/out", str(tmp_path / "out")):
+        arguments = ["gs://bucket/train", f"--out={out}", "--workers=0", "--shards=2"]
+        assert build.main(arguments) == 0
+    local = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(local) == 5
+    remote = {name.rpartition("/")[2]: cloud.cat(name) for name in cloud.find("gs://bucket/out")}
+    assert remote == local
+    assert build.main(["gs://bucket/train", "--out=gs://bucket/out/", "--shards=2"]) == 0
 
 
 def test_a_scheme_that_nothing_serves_is_an_os_error():

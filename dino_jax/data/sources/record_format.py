@@ -11,6 +11,7 @@ need TensorFlow or its generated code.
 import json
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -19,6 +20,7 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.data.sources.base import Record
+from dino_jax.data.sources.storage import written_whole
 
 FORMAT = "dino_jax image records, version 1"
 SHARD_SUFFIX = ".arrayrecord"
@@ -39,8 +41,8 @@ class Description:
 
     class_names: tuple[str, ...]
     shards: dict[str, int]
-    mean: tuple[float, float, float] | None
-    std: tuple[float, float, float] | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
 
 
 def shard_name(shard: int, shards: int) -> str:
@@ -78,10 +80,8 @@ def encode_image(image: bytes | np.ndarray) -> bytes:
 def write_description(folder: str, description: Description) -> None:
     """Writes dataset.json, which makes the data set complete."""
     text = json.dumps({"format": FORMAT, **asdict(description)}, indent=1)
-    path = epath.Path(folder) / DESCRIPTION
-    temporary = epath.Path(folder) / f".{DESCRIPTION}.part"
-    temporary.write_text(text + "\n")
-    temporary.replace(path)
+    with written_whole(f"{folder}/{DESCRIPTION}") as path:
+        Path(path).write_text(text + "\n")
 
 
 def read_description(folder: str) -> Description:

@@ -3,10 +3,12 @@
 import glob
 import io
 import os
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -80,6 +82,27 @@ def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
     """Results in order, for work that waits for storage."""
     with ThreadPoolExecutor(_OPENING_THREADS) as pool:
         return list(pool.map(function, items))
+
+
+@contextmanager
+def written_whole(target: str) -> Iterator[str]:
+    """A local path to write to; it becomes `target` if the block ends well, and is gone if not."""
+    name = target.rpartition("/")[2]
+    if is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, name)
+            yield str(path)
+            file_system, inner = _file_system(target)
+            file_system.put_file(str(path), inner)
+        return
+    path = Path(target).with_name(f".{name}.part")
+    try:
+        yield str(path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.replace(target)
+    finally:
+        path.unlink(missing_ok=True)
 
 
 class HandleCache(Generic[Handle]):

@@ -1,0 +1,189 @@
+"""Runs the parts of a build in processes, shows how far they are, and stops them on a signal."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection, parent_process
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from dino_jax.data.sources import ImageSource
+
+POLL_SECONDS = 0.2
+LINE_SECONDS = 10.0  # between lines where the output is no terminal
+
+# A part of the work: called with the source and with what to call after each image.
+Task = Callable[[ImageSource, Callable[[], None]], None]
+
+
+class Stopped(BaseException):
+    """A signal asked the build to stop; what is finished stays."""
+
+    def __init__(self, exit_code: int, name: str):
+        super().__init__(name)
+        self.exit_code, self.name = exit_code, name
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Turns SIGINT (exit code 130) and SIGTERM (75) into `Stopped` inside the block."""
+    codes = {signal.SIGINT: 130, signal.SIGTERM: 75}
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        raise Stopped(codes[signal.Signals(number)], signal.Signals(number).name)
+
+    before = {number: signal.signal(number, stop) for number in codes}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, title: str, total: int):
+        self._title, self._total = title, total
+        self._begin = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=title, unit=" images", unit_scale=True)
+
+    def show(self, done: int) -> None:
+        """Shows how many images are done."""
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif now - self._said >= LINE_SECONDS:
+            self._said = now
+            speed = done / (now - self._begin)
+            print(
+                f"{self._title:11} {done:,} of {self._total:,} images, {speed:,.0f}/s", flush=True
+            )
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def run_tasks(
+    source: ImageSource, tasks: Sequence[Task], title: str, images: int, workers: int
+) -> None:
+    """Runs all tasks, in any order.
+
+    Args:
+      source: given to every task; pickled once for each process.
+      tasks: picklable if there are workers.
+      title: of the progress.
+      images: how often the tasks will report an image.
+      workers: processes; 0 runs the tasks in this one.
+
+    Raises:
+      OSError: the first one of a task; the others are stopped.
+      Stopped: inside `stop_on_signals`.
+    """
+    progress = Progress(title, images)
+    try:
+        if workers:
+            _run_in_processes(source, tasks, progress, workers)
+        else:
+            _run_here(source, tasks, progress)
+    finally:
+        progress.close()
+
+
+def _run_here(source: ImageSource, tasks: Sequence[Task], progress: Progress) -> None:
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        progress.show(done)
+
+    for task in tasks:
+        task(source, count)
+
+
+def _run_in_processes(
+    source: ImageSource, tasks: Sequence[Task], progress: Progress, workers: int
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    done, stop = context.Value("q", 0), context.Event()
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(workers, max(1, len(tasks))),
+        mp_context=context,
+        initializer=_WorkerProcess.begin,
+        initargs=(source, done, stop),
+    )
+    try:
+        pending = {pool.submit(_WorkerProcess.run, task) for task in tasks}
+        while pending:
+            finished, pending = concurrent.futures.wait(
+                pending, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+            )
+            progress.show(done.value)
+            for future in finished:
+                future.result()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise OSError(
+            "a worker process has died, probably because the memory is full; the same command goes "
+            "on, with fewer --workers or a smaller --max-pixels"
+        ) from error
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _StopWorkError(Exception):
+    """Ends a task of a build that stops."""
+
+
+class _WorkerProcess:
+    """What a worker process has been given when it began; one per process, set once."""
+
+    source: ImageSource
+    done: Any
+    stop: Any
+
+    @classmethod
+    def begin(cls, source: ImageSource, done: Any, stop: Any) -> None:
+        """Leaves signals to the parent and ends with it, even if that is killed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+        cls.source, cls.done, cls.stop = source, done, stop
+
+    @classmethod
+    def run(cls, task: Task) -> None:
+        """Runs one task, unless the build stops."""
+        cls._check()
+        task(cls.source, cls._count)
+
+    @classmethod
+    def _count(cls) -> None:
+        with cls.done.get_lock():
+            cls.done.value += 1
+        cls._check()
+
+    @classmethod
+    def _check(cls) -> None:
+        if cls.stop.is_set():
+            raise _StopWorkError
+
+
+def _exit_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
