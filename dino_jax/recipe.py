@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from dino_jax.models.network import Network, build_network
@@ -105,15 +104,20 @@ def check_crops(augment: Any, patch_size: int) -> None:
       patch_size: of the backbone, in pixels.
 
     Raises:
-      ValueError: names the crop that is too small.
+      ValueError: names the crop that is no (height, width) or too small.
     """
     drawn = {name: crop for name, crop in augment.items() if crop.count}
     for name, crop in drawn.items():
-        if np.min(crop.size) < patch_size:
+        if len(crop.size) != 2:
+            side = crop.size[0] if crop.size else patch_size
             raise ValueError(
-                f"augment.{name}.size ({crop.size}) is smaller than one patch of {patch_size} "
-                f"pixels; try --config.augment.{name}.size={patch_size} or a smaller "
-                "--config.network.backbone.patch_size"
+                f"augment.{name}.size must be (height, width), got {crop.size}; try "
+                f"--config.augment.{name}.size='({side}, {side})'"
+            )
+        if min(crop.size) < patch_size:
+            raise ValueError(
+                f"augment.{name}.size {crop.size} is smaller than one patch of {patch_size} pixels; use "
+                "larger crops or a smaller --config.network.backbone.patch_size"
             )
     if sum(crop.count for crop in drawn.values()) < 2:
         raise ValueError(

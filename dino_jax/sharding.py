@@ -11,6 +11,21 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_SIZE = 2**12
 
 
+def join_processes() -> None:
+    """Makes this process one of the several of a TPU pod, a Slurm, Open MPI or Kubernetes job.
+
+    Raises:
+      ValueError: if it is started by none of these.
+    """
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            "--distributed needs a TPU pod or a job of Slurm, Open MPI or Kubernetes that tells "
+            f"this process which one it is ({error}); leave the flag away for a single process"
+        ) from error
+
+
 def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of all devices with axes "data" and "fsdp".
 
@@ -72,8 +87,10 @@ def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None
     Raises:
       ValueError: if it does not; names the nearest batch sizes that fit.
     """
+    if accumulate_steps < 1:
+        raise ValueError(f"accumulate_steps must be at least 1, got {accumulate_steps}")
     unit = mesh.size * accumulate_steps
-    if batch_size < 1 or accumulate_steps < 1 or batch_size % unit:
+    if batch_size < 1 or batch_size % unit:
         below = max(batch_size // unit * unit, unit)
         raise ValueError(
             f"batch_size ({batch_size}) must be a multiple of {unit} = {mesh.size} devices x "

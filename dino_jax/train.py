@@ -35,6 +35,7 @@ from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
     describe_mesh,
+    join_processes,
     make_mesh,
     make_replicate,
     replicated,
@@ -189,10 +190,10 @@ def with_sharding(abstract: Any, shardings: Any) -> Any:
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     try:
         with mendable():
+            if _DISTRIBUTED.value:
+                join_processes()
             overrides = describe_overrides(default_config("config"), _CONFIG.value)
         code = train(_CONFIG.value, str(_WORKDIR.value), overrides)
     except UsageError as error:

@@ -1,0 +1,156 @@
+"""`python -m dino_jax.train` as a user starts it: real processes, with a very small model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+ROOT = Path(__file__).parent.parent
+QUICKSTART = "--config=configs/quickstart.py"
+STEPS = 8
+SMALL = {
+    "batch_size": 16,
+    "steps_per_epoch": 2,
+    "epochs": STEPS / 2,
+    "network.backbone.embed_dim": 24,
+    "network.backbone.depth": 2,
+    "network.backbone.drop_path_rate": 0.2,
+    "network.heads.dino.out_dim": 256,
+    "network.heads.dino.hidden_dim": 64,
+    "network.heads.dino.bottleneck_dim": 16,
+    "optimizer.eps": 1e-3,  # else Adam turns rounding errors of zero gradients into whole steps
+    "knn.every_epochs": 0.0,
+    "runtime.log_every_steps": 1,
+    "runtime.save_every_steps": 1,
+}
+
+
+def overrides(changes: dict[str, object]) -> list[str]:
+    """{"optimizer.lr": 1.0} -> ["--config.optimizer.lr=1.0"]."""
+    return [f"--config.{name}={value}" for name, value in changes.items()]
+
+
+class Finished(NamedTuple):
+    """What is left of a process."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Train:
+    """A running `python -m dino_jax.train`, in a process group of its own; a context manager."""
+
+    def __init__(
+        self, *arguments: str, devices: int = 1, environment: dict[str, str] | None = None
+    ):
+        self._err = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._lines: list[str] = []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dino_jax.train", *arguments],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=self._err,
+            text=True,
+            start_new_session=True,
+        )
+
+    def wait_for(self, text: str) -> None:
+        """Reads until a line starts with `text`."""
+        for line in self._process.stdout:
+            self._lines.append(line)
+            if line.startswith(text):
+                return
+        raise AssertionError(f"{text!r} was never printed: {self.finish()}")
+
+    def send(self, number: signal.Signals) -> None:
+        """To this process alone, as a scheduler does."""
+        self._process.send_signal(number)
+
+    def send_to_all(self, number: signal.Signals) -> None:
+        """To this process and its workers, as a terminal does."""
+        os.killpg(self._process.pid, number)
+
+    def finish(self) -> Finished:
+        code = self._process.wait()
+        self._lines += self._process.stdout.readlines()
+        self._err.seek(0)
+        return Finished(code, "".join(self._lines), self._err.read())
+
+    def leftovers(self) -> list[str]:
+        """Processes of the group that still live some seconds after the end of the first one."""
+        self._process.wait()
+        for _ in range(100):
+            living = _living(self._process.pid)
+            if not living:
+                break
+            time.sleep(0.1)
+        return living
+
+    def __enter__(self) -> "Train":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if _living(self._process.pid):
+            self.send_to_all(signal.SIGKILL)
+        self._process.wait()
+        self._process.stdout.close()
+        self._err.close()
+
+
+def run(*arguments: str, **options) -> Finished:
+    """Runs a command to its end."""
+    with Train(*arguments, **options) as process:
+        return process.finish()
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl, without the speed, which is never the same."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+
+
+def checkpoint_steps(workdir: Path) -> list[int]:
+    """Labels of the finished checkpoints."""
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def read_state(workdir: Path, step: int | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint (None: the newest) by path, such as "teacher/params/…"."""
+    label = checkpoint_steps(workdir)[-1] if step is None else step
+    path = workdir / "checkpoints" / str(label) / "state"
+    tree = ocp.PyTreeCheckpointHandler().metadata(path).tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        state = reader.restore(path, args=ocp.args.PyTreeRestore(restore_args=as_numpy))
+    leaves = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {jax.tree_util.keystr(k, simple=True, separator="/"): leaf for k, leaf in leaves}
+
+
+def _living(group: int) -> list[str]:
+    """Command lines of the processes of a group that are no zombies."""
+    living = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, member_of = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(member_of) == group and state not in "ZX":
+                living.append((folder / "cmdline").read_text().replace("\0", " "))
+        except OSError:  # it has just ended
+            continue
+    return living

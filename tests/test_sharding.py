@@ -1,0 +1,91 @@
+"""Meshes, the rule that places the state, and whole batches for every device (four CPU devices)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dino_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    describe_mesh,
+    make_mesh,
+    make_replicate,
+    shard_batch,
+    state_sharding,
+)
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_the_mesh_has_all_devices(fsdp):
+    mesh = make_mesh(fsdp)
+    assert dict(mesh.shape) == {"data": 4 // fsdp, "fsdp": fsdp}
+    assert set(mesh.devices.flat) == set(jax.devices())
+    assert f"data {4 // fsdp} x fsdp {fsdp} on 4 cpu devices" in describe_mesh(mesh)
+
+
+@pytest.mark.parametrize("fsdp", [0, 3, 8, -1])
+def test_an_fsdp_that_does_not_divide_the_devices_is_an_error(fsdp):
+    with pytest.raises(ValueError, match=r"must divide the 4 devices; valid values: \[1, 2, 4\]"):
+        make_mesh(fsdp)
+
+
+def specs(fsdp, **shapes):
+    abstract = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    return {k: v.spec for k, v in state_sharding(make_mesh(fsdp), abstract).items()}
+
+
+def test_without_fsdp_the_state_is_whole_on_every_device():
+    assert specs(1, large=(8192, 8192)) == {"large": P()}
+
+
+def test_large_arrays_are_split_along_their_largest_axis_that_divides():
+    found = specs(
+        4,
+        prototypes=(65536, 256),
+        kernel=(12, 384, 1536),
+        odd_largest=(1, 197, 384),
+        nothing_divides=(101, 103),
+        small=(1023, 4),
+        scalar=(),
+    )
+    assert found == {
+        "prototypes": P("fsdp"),
+        "kernel": P(None, None, "fsdp"),
+        "odd_largest": P(None, None, "fsdp"),
+        "nothing_divides": P(),
+        "small": P(),
+        "scalar": P(),
+    }
+
+
+def test_a_split_state_takes_a_quarter_of_the_memory():
+    mesh = make_mesh(4)
+    sharding = state_sharding(mesh, jax.ShapeDtypeStruct((4096, 64), jnp.float32))
+    array = jax.device_put(np.ones((4096, 64), np.float32), sharding)
+    assert [shard.data.size for shard in array.addressable_shards] == [4096 * 64 // 4] * 4
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_every_device_gets_its_rows_and_replicate_gives_them_back(fsdp):
+    mesh = make_mesh(fsdp)
+    rows = np.arange(8 * 3).reshape(8, 3)
+    batch = shard_batch({"rows": rows}, batch_sharding(mesh))
+    for device, shard in enumerate(batch["rows"].addressable_shards):
+        assert shard.device == mesh.devices.flat[device]
+        np.testing.assert_array_equal(shard.data, rows[2 * device : 2 * device + 2])
+    whole = make_replicate(mesh)(batch["rows"])
+    assert whole.sharding.is_fully_replicated
+    np.testing.assert_array_equal(whole, rows)
+
+
+def test_a_batch_that_does_not_divide_names_the_nearest_ones():
+    mesh = make_mesh(2)
+    check_batch_size(24, 3, mesh)
+    with pytest.raises(ValueError, match=r"batch_size=12 or --config.batch_size=24"):
+        check_batch_size(23, 3, mesh)
+    with pytest.raises(ValueError, match=r"batch_size=4 or --config.batch_size=8"):
+        check_batch_size(0, 1, mesh)
+    with pytest.raises(ValueError, match="accumulate_steps must be at least 1, got 0"):
+        check_batch_size(16, 0, mesh)

@@ -1,0 +1,234 @@
+"""Whole runs in processes of their own: resumed, killed, interrupted, distributed, disturbed."""
+
+import shutil
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.run_train import (
+    QUICKSTART,
+    SMALL,
+    STEPS,
+    Train,
+    checkpoint_steps,
+    overrides,
+    read_metrics,
+    read_state,
+    run,
+)
+
+KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_images": 100}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Arguments of the small run in a workdir, with changes of the config."""
+    cache = tmp_path_factory.mktemp("compiled")
+
+    def arguments(workdir: Path, **changes: object) -> list[str]:
+        config = SMALL | KNN | {"runtime.compilation_cache": cache} | changes
+        return [QUICKSTART, f"--workdir={workdir}", *overrides(config)]
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def whole(small, tmp_path_factory):
+    """The run that nothing disturbs."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return workdir, run(*small(workdir))
+
+
+@pytest.fixture(scope="module")
+def killed(small, tmp_path_factory):
+    """A run with workers that was killed after step 3, and its workdir at that moment."""
+    workdir = tmp_path_factory.mktemp("killed")
+    with Train(*small(workdir, **{"runtime.workers": 2})) as process:
+        process.wait_for(f"step 4/{STEPS}")
+        process.send(signal.SIGKILL)
+        leftovers = process.leftovers()
+        return workdir, process.finish(), leftovers
+
+
+def same_metrics(workdir: Path, expected: Path) -> None:
+    assert read_metrics(workdir) == read_metrics(expected)
+
+
+def same_state(workdir: Path, expected: Path) -> None:
+    ours, theirs = read_state(workdir), read_state(expected)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+def close_metrics(workdir: Path, expected: Path) -> None:
+    """Equal up to float32 rounding; of the 100 test images of the k-NN three may change sides."""
+    ours, theirs = read_metrics(workdir), read_metrics(expected)
+    assert [line.keys() for line in ours] == [line.keys() for line in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        for name, value in other.items():
+            tolerance = dict(rtol=0, atol=3.0) if name.startswith("knn") else dict(rtol=1e-5)
+            np.testing.assert_allclose(mine[name], value, **tolerance, err_msg=name)
+
+
+def close_state(workdir: Path, expected: Path) -> None:
+    """Equal up to float32 rounding."""
+    ours, theirs = read_state(workdir), read_state(expected)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
+
+
+def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
+    workdir, (code, out, err) = whole
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert "config.batch_size = 16 (command line; file has 64)" in lines
+    assert "mesh        data 1 x fsdp 1 on 1 cpu devices of 1 processes" in lines
+    assert "data        1,438 images, digits" in lines
+    assert "length      4 epochs x 2 steps = 8 steps of 16 images" in lines
+    assert any("base 0.004 x batch 16 / 256 = 0.00025" in line for line in lines)
+    assert f"workdir     {workdir}, new run" in lines
+    first_step = next(i for i, line in enumerate(lines) if line.startswith("step 1/8  loss"))
+    before = "\n".join(lines[:first_step])
+    for name in ("raw_pixels", "teacher", "student"):
+        assert f"knn10/{name}: " in before
+    assert lines[-1] == f"done: step 8 of 8, checkpoints in {workdir}"
+    assert [line["step"] for line in read_metrics(workdir)] == list(range(STEPS + 1))
+    assert [line["step"] for line in read_metrics(workdir) if "knn10/teacher" in line] == [0, 4, 8]
+    assert checkpoint_steps(workdir) == [7, 8]
+    assert list((workdir / "tensorboard").glob("events.*"))
+
+
+def test_a_finished_run_that_is_started_again_only_says_so(whole, small):
+    workdir, _ = whole
+    before = (workdir / "metrics.jsonl").read_text()
+    code, out, err = run(*small(workdir))
+    assert (code, err) == (0, "")
+    assert f"workdir     {workdir}, resumed at step 8" in out
+    assert out.splitlines()[-1] == f"done: step 8 of 8, checkpoints in {workdir}"
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_a_killed_run_leaves_no_process_and_resumes_bitwise(whole, killed, small, tmp_path):
+    workdir, finished, leftovers = killed
+    assert (finished.code, leftovers) == (-signal.SIGKILL, [])
+    assert 2 <= checkpoint_steps(workdir)[-1] < STEPS
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    assert run(*small(copy)).code == 0
+    same_state(copy, whole[0])
+    same_metrics(copy, whole[0])
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_a_run_resumes_on_another_mesh(whole, killed, small, tmp_path, fsdp):
+    copy = shutil.copytree(killed[0], tmp_path / "copy")
+    code, out, err = run(*small(copy, **{"runtime.fsdp": fsdp}), devices=4)
+    assert (code, err) == (0, "")
+    assert f"mesh        data {4 // fsdp} x fsdp {fsdp} on 4 cpu devices" in out
+    close_state(copy, whole[0])
+    close_metrics(copy, whole[0])
+
+
+@pytest.mark.parametrize("number, code, workers", [("SIGTERM", 75, 0), ("SIGINT", 130, 2)])
+def test_an_interrupted_run_is_saved_and_resumes_bitwise(
+    whole, small, tmp_path, number, code, workers
+):
+    arguments = small(tmp_path, **{"runtime.workers": workers, "runtime.save_every_steps": 100})
+    with Train(*arguments) as process:
+        process.wait_for(f"step 3/{STEPS}")
+        send = process.send if number == "SIGTERM" else process.send_to_all
+        send(signal.Signals[number])
+        assert process.leftovers() == []
+        finished = process.finish()
+    assert finished.code == code
+    assert f"{number}: saving and stopping after this step." in finished.err
+    assert "Traceback" not in finished.err
+    (saved,) = checkpoint_steps(tmp_path)
+    assert 3 <= saved < STEPS
+    assert finished.out.splitlines()[-1] == (
+        f"{number}: saved step {saved} of {STEPS} in {tmp_path}; the same command goes on"
+    )
+    assert run(*arguments).code == 0
+    same_state(tmp_path, whole[0])
+    same_metrics(tmp_path, whole[0])
+
+
+def test_two_processes_equal_one(whole, small, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    # As Slurm starts them; jax reads the number and the addresses of the processes from it.
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    slurm |= {"SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": str(port)}
+    arguments = [*small(tmp_path), "--distributed"]
+    first, second = (
+        Train(*arguments, devices=2, environment=slurm | {"SLURM_PROCID": process})
+        for process in ("0", "1")
+    )
+    with first, second:
+        first, second = first.finish(), second.finish()
+    assert (first.code, second.code) == (0, 0), (first.err, second.err)
+    assert "mesh        data 4 x fsdp 1 on 4 cpu devices of 2 processes" in first.out
+    assert first.out.splitlines()[-1] == f"done: step 8 of 8, checkpoints in {tmp_path}"
+    assert all(line.startswith("[Gloo]") for line in second.out.splitlines()), second.out
+    assert (first.err, second.err) == ("", "")
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 1
+    close_state(tmp_path, whole[0])
+    close_metrics(tmp_path, whole[0])
+
+
+def test_another_config_on_the_same_workdir_shows_the_difference(whole, small):
+    workdir, _ = whole
+    before = (workdir / "config.json").read_text()
+    code, out, err = run(*small(workdir, **{"optimizer.lr": 0.001, "runtime.fsdp": 1}))
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"error: workdir {workdir} was made with another config:",
+        "  config.optimizer.lr: workdir has 0.004, this run has 0.001",
+        "Use a new --workdir for this config, or give the values of the workdir to resume it.",
+    ]
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_a_broken_image_is_named_counted_and_replaced(small, tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(20):
+        pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.jpg")
+    broken = folder / "07.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    data = {"data.kind": "folder", "data.path": folder, "batch_size": 10, "epochs": 3.0}
+    data |= {"steps_per_epoch": 0, "knn.every_epochs": 0.0, "runtime.log_every_steps": 2}
+    code, out, err = run(*small(tmp_path / "run", **data))
+    assert (code, err) == (0, "")
+    # Every epoch of 2 steps shows every image once.
+    assert [line["unreadable_images"] for line in read_metrics(tmp_path / "run")] == [1, 1, 1]
+    assert f"unreadable image, replaced by the next one: {broken}" in out.splitlines()
+    assert out.count(str(broken)) == 1
+
+
+def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
+    # The update of step 1 makes all parameters huge; no loss after it is finite.
+    lost = {"optimizer.lr": 1e30, "optimizer.warmup_epochs": 0.0, "max_skipped_in_a_row": 3}
+    arguments = small(tmp_path, **lost, **{"runtime.keep_checkpoints": STEPS})
+    code, out, err = run(*arguments)
+    assert code == 1 and "Traceback" not in err
+    assert "step 4: loss nan, gradient norm nan: skipped (3 in a row), student, teacher" in out
+    assert "stopped: 3 steps in a row up to step 4 were not finite" in err
+    metrics = read_metrics(tmp_path)
+    assert [line.get("skipped_steps") for line in metrics] == [None, 0, 1, 2]
+    assert metrics[1]["loss"] > 0 and metrics[2]["loss"] is None
+    state, first = read_state(tmp_path), read_state(tmp_path, step=1)
+    assert state["step"] == checkpoint_steps(tmp_path)[-1] > 1
+    assert state["skipped/total"] == state["step"] - 1
+    for name, value in first.items():
+        assert np.all(np.isfinite(value)), name
+        if name.partition("/")[0] not in ("step", "skipped"):
+            np.testing.assert_array_equal(state[name], value, err_msg=name)
