@@ -18,28 +18,21 @@ def matmul_precision(dtype: Dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
-def dense(features: int, dtype: Dtype, name: str | None = None) -> nn.Dense:
+def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
     """A linear layer with the official initialisation: normal 0.02, zero bias."""
-    precision = matmul_precision(dtype)
-    return nn.Dense(features, dtype=dtype, kernel_init=linear_init, precision=precision, name=name)
+    return nn.Dense(
+        features,
+        use_bias=use_bias,
+        dtype=dtype,
+        kernel_init=linear_init,
+        precision=matmul_precision(dtype),
+        name=name,
+    )
 
 
 def layer_norm(dtype: Dtype, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with eps 1e-6, statistics in float32."""
     return nn.LayerNorm(epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def drop_path(x: jax.Array, rate: jax.Array, rng: jax.Array) -> jax.Array:
-    """Stochastic depth (arXiv:1603.09382): zeroes samples, scales the others by 1 / (1 - rate).
-
-    Args:
-      x: [B, ...] output of a residual branch.
-      rate: scalar probability of dropping a sample, in [0, 1).
-      rng: key of the draw.
-    """
-    keep = 1.0 - rate
-    kept = jax.random.bernoulli(rng, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(kept, x / keep.astype(x.dtype), 0)
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
@@ -124,14 +117,49 @@ class Mlp(nn.Module):
     """fc2(GELU(fc1(x))) with the exact erf GELU: [..., D] -> [..., D]."""
 
     hidden_dim: int
+    use_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        x = dense(self.hidden_dim, self.dtype, name="fc1")(x)
-        x = nn.gelu(checkpoint_name(x, "fc1"), approximate=False)
-        return dense(dim, self.dtype, name="fc2")(x)
+        x = dense(self.hidden_dim, self.dtype, name="fc1", use_bias=self.use_bias)(x)
+        x = nn.gelu(checkpoint_name(x, "hidden"), approximate=False)
+        return dense(dim, self.dtype, name="fc2", use_bias=self.use_bias)(x)
+
+
+class SwiGlu(nn.Module):
+    """w3(SiLU(gate) * value) with (gate, value) = w12(x) (arXiv:2002.05202): [..., D] -> [..., D].
+
+    `hidden_dim` is that of the MLP it replaces. Both halves have two thirds of it, for about as
+    many parameters, rounded up to a multiple of 8: the "fused" variant of DINOv2.
+    """
+
+    hidden_dim: int
+    use_bias: bool = True
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dim = x.shape[-1]
+        half = (int(self.hidden_dim * 2 / 3) + 7) // 8 * 8
+        hidden = dense(2 * half, self.dtype, name="w12", use_bias=self.use_bias)(x)
+        gate, value = jnp.split(checkpoint_name(hidden, "hidden"), 2, axis=-1)
+        return dense(dim, self.dtype, name="w3", use_bias=self.use_bias)(nn.silu(gate) * value)
+
+
+FFNS = {"mlp": Mlp, "swiglu": SwiGlu}
+
+
+class LayerScale(nn.Module):
+    """Learned factor per channel of a residual branch (CaiT, arXiv:2103.17239, Section 2)."""
+
+    initial: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
+        return x * gamma.astype(x.dtype)
 
 
 def attention_weights(queries: jax.Array, keys: jax.Array) -> jax.Array:
@@ -145,14 +173,17 @@ class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
     num_heads: int
+    qkv_bias: bool = True
+    proj_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights)."""
         batch, tokens, dim = x.shape
-        qkv = checkpoint_name(dense(3 * dim, self.dtype, name="qkv")(x), "qkv")
+        qkv = dense(3 * dim, self.dtype, name="qkv", use_bias=self.qkv_bias)(x)
         # All queries, then all keys, then all values; the heads are contiguous inside each.
+        qkv = checkpoint_name(qkv, "qkv")
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         queries, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         weights = attention_weights(queries, keys)
@@ -163,39 +194,4 @@ class Attention(nn.Module):
             precision=matmul_precision(self.dtype),
         )
         mixed = checkpoint_name(mixed.reshape(batch, tokens, dim), "attention")
-        return dense(dim, self.dtype, name="proj")(mixed), weights
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block: x += attention(norm1(x)); x += mlp(norm2(x)).
-
-    Both branches have stochastic depth while the caller provides a "drop_path" RNG.
-    """
-
-    num_heads: int
-    mlp_ratio: float
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, drop_rate: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Moves the tokens through one layer.
-
-        Args:
-          x: [B, N, D] tokens.
-          drop_rate: scalar, probability of dropping a sample's branch.
-
-        Returns:
-          [B, N, D] tokens and [B, H, N, N] attention weights.
-        """
-        hidden_dim = int(x.shape[-1] * self.mlp_ratio)
-        attention = Attention(self.num_heads, self.dtype, name="attention")
-        mixed, weights = attention(layer_norm(self.dtype, name="norm1")(x))
-        x = checkpoint_name(x + self._stochastic(mixed, drop_rate), "residual")
-        mlp = Mlp(hidden_dim, self.dtype, name="mlp")
-        x = x + self._stochastic(mlp(layer_norm(self.dtype, name="norm2")(x)), drop_rate)
-        return x, weights
-
-    def _stochastic(self, branch: jax.Array, rate: jax.Array) -> jax.Array:
-        if not self.has_rng("drop_path"):
-            return branch
-        return drop_path(branch, rate, self.make_rng("drop_path"))
+        return dense(dim, self.dtype, name="proj", use_bias=self.proj_bias)(mixed), weights

@@ -20,7 +20,8 @@ class Network(nn.Module):
     statistics of the batch.
 
     Attributes:
-      backbone: maps images to {"cls": [B, D], "patches": [B, N, D]}.
+      backbone: maps images to {"cls": [B, D], "patches": [B, N, D]}, a ViT with registers also to
+        {"registers": [B, R, D]}.
       heads: projection heads by name, each maps [..., D] to [..., K] logits.
       mean: of every channel, for images in [0, 1].
       std: of every channel, for images in [0, 1].
@@ -31,9 +32,23 @@ class Network(nn.Module):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, images: jax.Array) -> Features:
-        """[B, H, W, C] images, uint8 or already normalised floats, to cls and patch tokens."""
-        return self.backbone(self.normalize(images))
+    def __call__(
+        self,
+        images: jax.Array,
+        masks: jax.Array | None = None,
+        drop_path_permutations: jax.Array | None = None,
+    ) -> Features:
+        """Features of images.
+
+        Args:
+          images: [B, H, W, C], uint8 or already normalised floats.
+          masks: bool [B, N], patches that the mask token of a ViT replaces.
+          drop_path_permutations: repeats a recorded draw of stochastic depth in a ViT, see
+            `stochastic_depth.choose_subsets`.
+        """
+        options = {"masks": masks, "drop_path_permutations": drop_path_permutations}
+        given = {name: value for name, value in options.items() if value is not None}
+        return self.backbone(self.normalize(images), **given)
 
     def project(self, head: str, x: jax.Array) -> jax.Array:
         """[..., D] features to [..., K] logits of one head."""
@@ -44,7 +59,7 @@ class Network(nn.Module):
         return self.backbone.intermediate(self.normalize(images), layers, normalize)
 
     def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
-        """[B, heads, 1 + N, 1 + N] attention weights of one block."""
+        """Attention weights of one block; see `VisionTransformer.attention`."""
         return self.backbone.attention(self.normalize(images), layer)
 
     def normalize(self, images: jax.Array) -> jax.Array:

@@ -1,4 +1,7 @@
-"""Vision Transformer (arXiv:2010.11929) as in DINO (arXiv:2104.14294): any patch and image size."""
+"""Vision Transformer (arXiv:2010.11929) of DINO (arXiv:2104.14294) and DINOv2 (arXiv:2304.07193).
+
+Any patch and image size; register tokens as in arXiv:2309.16588.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.models.layers import Block, Dtype, PatchEmbed, layer_norm, linear_init
+from dino_jax.models.block import Block
+from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
 from dino_jax.models.position import Grid, resize_position_embedding
+from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
 
 Features = dict[str, jax.Array]
 
@@ -31,18 +36,20 @@ SIZES = {
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
-    "names": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "residual", "fc1"),
+    "names": jax.checkpoint_policies.save_only_these_names(
+        "qkv", "attention", "residual", "hidden"
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,
 }
 
 
 class Encoded(NamedTuple):
-    """Everything that one pass can return.
+    """Everything that one pass can return; T = 1 + R + N tokens: cls, registers, patches.
 
     Attributes:
-      tokens: [B, 1 + N, D] after the final LayerNorm, cls first.
-      layers: [L, B, 1 + N, D] tokens after the requested blocks, before the final LayerNorm.
-      attention: [A, B, H, 1 + N, 1 + N] attention weights of the requested blocks.
+      tokens: [B, T, D] after the final LayerNorm.
+      layers: [L, B, T, D] tokens after the requested blocks, before the final LayerNorm.
+      attention: [A, B, H, T, T] attention weights of the requested blocks.
     """
 
     tokens: jax.Array
@@ -51,10 +58,10 @@ class Encoded(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """Maps [B, H, W, C] normalised images to cls and patch tokens.
+    """Maps [B, H, W, C] normalised images to cls, register and patch tokens.
 
     Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
-    active while the caller provides a "drop_path" RNG.
+    active while the caller provides a "drop_path" RNG or permutations.
 
     Attributes:
       embed_dim: D, width of the tokens.
@@ -64,7 +71,20 @@ class VisionTransformer(nn.Module):
       image_size: (H, W) in pixels that the position table is made for; any other size is resampled.
       in_channels: channels of an image.
       mlp_ratio: hidden width of the MLP over `embed_dim`.
-      drop_path_rate: stochastic depth rate of the last block; rates grow linearly from 0.
+      ffn: "mlp" or "swiglu", a key of `layers.FFNS`.
+      layer_scale: first value of the LayerScale factors; 0 for none.
+      registers: R, number of register tokens.
+      has_mask_token: whether there is a token for masked patches.
+      token_std: of the first values of the cls and register tokens (DINO 0.02, DINOv2 1e-6).
+      qkv_bias: bias of the queries, keys and values.
+      proj_bias: bias of the output of the attention.
+      ffn_bias: biases of the FFN.
+      drop_path_rate: stochastic depth rate of the last block.
+      drop_path_schedule: rates over depth, see `stochastic_depth.drop_rates`.
+      drop_path_kind: "per_sample" or "subset", see `stochastic_depth`; a subset needs the "uniform"
+        schedule, because its size is a shape.
+      drop_path_group: samples of a group that a subset is drawn from; must divide the samples of
+        every call. None: all samples are one group.
       position_kernel: "bicubic" (DINO, DINOv2) or "antialiased" (DINOv2 with registers).
       dtype: of the activations; parameters are float32.
       remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
@@ -78,7 +98,18 @@ class VisionTransformer(nn.Module):
     image_size: Grid
     in_channels: int = 3
     mlp_ratio: float = 4.0
+    ffn: str = "mlp"
+    layer_scale: float = 0.0
+    registers: int = 0
+    has_mask_token: bool = False
+    token_std: float = 0.02
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    ffn_bias: bool = True
     drop_path_rate: float = 0.0
+    drop_path_schedule: str = "linear"
+    drop_path_kind: str = "per_sample"
+    drop_path_group: int | None = None
     position_kernel: str = "bicubic"
     dtype: Dtype = jnp.float32
     remat: str = "none"
@@ -90,36 +121,75 @@ class VisionTransformer(nn.Module):
 
     def setup(self):
         dim, patch = self.embed_dim, self.patch_size
+        token_init = nn.initializers.normal(self.token_std)
         self.patch_embed = PatchEmbed(patch, dim, self.dtype)
-        self.cls_token = self.param("cls_token", linear_init, (1, 1, dim))
+        self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
         positions = 1 + self.table_grid[0] * self.table_grid[1]
         self.pos_embed = self.param("pos_embed", linear_init, (1, positions, dim))
+        if self.registers:
+            shape = (1, self.registers, dim)
+            self.register_tokens = self.param("register_tokens", token_init, shape)
+        if self.has_mask_token:
+            self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
         block = Block
         if self.remat != "none":
             block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        self.blocks = block(self.num_heads, self.mlp_ratio, self.dtype)
+        self.blocks = block(
+            num_heads=self.num_heads,
+            mlp_ratio=self.mlp_ratio,
+            ffn=self.ffn,
+            layer_scale=self.layer_scale,
+            qkv_bias=self.qkv_bias,
+            proj_bias=self.proj_bias,
+            ffn_bias=self.ffn_bias,
+            dtype=self.dtype,
+        )
         self.norm = layer_norm(self.dtype)
 
-    def __call__(self, images: jax.Array) -> Features:
-        """[B, H, W, C] -> {"cls": [B, D], "patches": [B, N, D]}, both after the final LayerNorm."""
-        return _split(self.encode(images).tokens)
+    def __call__(
+        self,
+        images: jax.Array,
+        masks: jax.Array | None = None,
+        drop_path_permutations: jax.Array | None = None,
+    ) -> Features:
+        """Features after the final LayerNorm.
+
+        Args:
+          images: [B, H, W, C]
+          masks: bool [B, N], patches that the mask token replaces.
+          drop_path_permutations: repeat a recorded draw of subsets, see
+            `stochastic_depth.choose_subsets`; no "drop_path" RNG is needed then.
+
+        Returns:
+          {"cls": [B, D], "patches": [B, N, D]} and "registers": [B, R, D] if there are any.
+        """
+        encoded = self.encode(images, masks=masks, drop_path_permutations=drop_path_permutations)
+        return self._split(encoded.tokens)
 
     def intermediate(
         self, images: jax.Array, layers: Sequence[int], normalize: bool = True
     ) -> tuple[Features, ...]:
         """Features after the given blocks (negative: from the end), through the final LayerNorm."""
         outputs = self.encode(images, layers=layers).layers
-        return tuple(_split(self.norm(x) if normalize else x) for x in outputs)
+        return tuple(self._split(self.norm(x) if normalize else x) for x in outputs)
 
     def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
-        """[B, H, W, C] -> [B, heads, 1 + N, 1 + N] attention weights of one block; cls is row 0."""
+        """[B, H, W, C] -> [B, heads, T, T] attention weights of one block.
+
+        Row 0 is the cls token, rows 1 to R the registers, the rest the patches.
+        """
         return self.encode(images, attention=(layer,)).attention[0]
 
     def encode(
-        self, images: jax.Array, layers: Sequence[int] = (), attention: Sequence[int] = ()
+        self,
+        images: jax.Array,
+        layers: Sequence[int] = (),
+        attention: Sequence[int] = (),
+        masks: jax.Array | None = None,
+        drop_path_permutations: jax.Array | None = None,
     ) -> Encoded:
         """Runs all blocks and keeps what the given block indices ask for."""
-        tokens = self.embed(images)
+        tokens = self.embed(images, masks)
         batch, count, dim = tokens.shape
         weights_shape = (len(attention), batch, self.num_heads, count, count)
         kept = {
@@ -127,14 +197,17 @@ class VisionTransformer(nn.Module):
             "attention": jnp.zeros(weights_shape, jnp.float32),
         }
         per_block = {
-            "drop_rate": jnp.linspace(0.0, self.drop_path_rate, self.depth, dtype=jnp.float32),
+            "drop_rate": self._drop_rates(),
+            "samples": self._kept_samples(batch, drop_path_permutations),
             "layers": jnp.asarray(_slots(layers, self.depth)),
             "attention": jnp.asarray(_slots(attention, self.depth)),
         }
+        if attention and per_block["samples"] is not None:
+            raise ValueError("attention weights of all samples need a pass without drop_path")
 
         def run_block(block: Block, carry, inputs):
             tokens, kept = carry
-            tokens, weights = block(tokens, inputs["drop_rate"])
+            tokens, weights = block(tokens, inputs["drop_rate"], inputs["samples"])
             # A block that nobody asked for has a slot past the end: its write is dropped.
             if layers:
                 kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
@@ -153,16 +226,60 @@ class VisionTransformer(nn.Module):
         (tokens, kept), _ = scan(self.blocks, (tokens, kept), per_block)
         return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
 
-    def embed(self, images: jax.Array) -> jax.Array:
-        """[B, H, W, C] -> [B, 1 + N, D] tokens with positions; a part of a patch is cut off."""
+    def embed(self, images: jax.Array, masks: jax.Array | None = None) -> jax.Array:
+        """[B, H, W, C] -> [B, T, D] tokens with positions; a part of a patch is cut off.
+
+        Masked patches have a position; registers have none.
+        """
         batch, height, width, _ = images.shape
         grid = (height // self.patch_size, width // self.patch_size)
-        tokens = self.patch_embed(images)
-        cls = jnp.broadcast_to(self.cls_token, (batch, 1, self.embed_dim)).astype(self.dtype)
+        patches = self.patch_embed(images)
+        if masks is not None:
+            self._check_masks(masks, patches)
+            patches = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), patches)
         positions = resize_position_embedding(
             self.pos_embed, self.table_grid, grid, (height, width), self.position_kernel
-        )
-        return jnp.concatenate([cls, tokens], axis=1) + positions.astype(self.dtype)
+        ).astype(self.dtype)
+        tokens = jnp.concatenate([self._repeat(self.cls_token, batch), patches], axis=1) + positions
+        if not self.registers:
+            return tokens
+        registers = self._repeat(self.register_tokens, batch)
+        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+
+    def _repeat(self, token: jax.Array, batch: int) -> jax.Array:
+        return jnp.broadcast_to(token, (batch, *token.shape[1:])).astype(self.dtype)
+
+    def _check_masks(self, masks: jax.Array, patches: jax.Array) -> None:
+        if not self.has_mask_token:
+            raise ValueError("masks need network.backbone.has_mask_token=True")
+        if masks.shape != patches.shape[:2] or masks.dtype != bool:
+            raise ValueError(
+                f"masks must be bool {patches.shape[:2]} (images, patches), "
+                f"got {masks.dtype} {masks.shape}"
+            )
+
+    def _split(self, tokens: jax.Array) -> Features:
+        cls, registers, patches = jnp.split(tokens, (1, 1 + self.registers), axis=1)
+        features = {"cls": cls[:, 0], "patches": patches}
+        return features | ({"registers": registers} if self.registers else {})
+
+    def _drop_rates(self) -> jax.Array | None:
+        """[depth] rates for blocks that drop per sample; None: they do not."""
+        per_sample = self.drop_path_kind == "per_sample" and self.has_rng("drop_path")
+        if not per_sample or not self.drop_path_rate:
+            return None
+        return jnp.asarray(drop_rates(self.drop_path_schedule, self.drop_path_rate, self.depth))
+
+    def _kept_samples(self, batch: int, permutations: jax.Array | None) -> jax.Array | None:
+        """[depth, 2, G, k] samples that the branches run on; None: all of them."""
+        subsets = self.drop_path_kind == "subset" and self.drop_path_rate > 0
+        if permutations is not None and not subsets:
+            raise ValueError("permutations need drop_path_kind='subset' and drop_path_rate > 0")
+        if not subsets or (permutations is None and not self.has_rng("drop_path")):
+            return None
+        draw = permutations if permutations is not None else self.make_rng("drop_path")
+        group = self.drop_path_group or batch
+        return choose_subsets(draw, batch, self.depth, group, self.drop_path_rate)
 
 
 def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:
@@ -180,7 +297,3 @@ def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:
     slots = np.full(depth, len(blocks), np.int32)
     slots[blocks] = np.arange(len(blocks))
     return slots
-
-
-def _split(tokens: jax.Array) -> Features:
-    return {"cls": tokens[:, 0], "patches": tokens[:, 1:]}

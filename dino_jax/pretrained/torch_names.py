@@ -1,9 +1,11 @@
 """Official PyTorch names to our variables and back; NumPy in, NumPy out, no torch.
 
-Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its head
-("backbone.…", "head.…"), each perhaps behind "module.". Our blocks are scanned, so the tensors of
-all blocks are stacked along a new first axis; linear weights are transposed; a convolution goes
-from [out, in, h, w] to [h, w, in, out].
+Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its heads
+("backbone.…" and "head.…" or, in DINOv2, "dino_head.…" and "ibot_head.…"), each perhaps behind
+"module.". DINOv2 trains with chunks of blocks, which put the number of the chunk in front of the
+number of the block. ResNets have the names of torchvision. Our ViT blocks are scanned, so the
+tensors of all blocks are stacked along a new first axis; linear weights are transposed; a
+convolution goes from [out, in, h, w] to [h, w, in, out].
 """
 
 import re
@@ -45,15 +47,23 @@ _BLOCK_MODULES = {
     ("attention", "proj"): ("attn.proj", _LINEAR_LEAVES),
     ("mlp", "fc1"): ("mlp.fc1", _LINEAR_LEAVES),
     ("mlp", "fc2"): ("mlp.fc2", _LINEAR_LEAVES),
+    ("mlp", "w12"): ("mlp.w12", _LINEAR_LEAVES),
+    ("mlp", "w3"): ("mlp.w3", _LINEAR_LEAVES),
+    ("layer_scale1",): ("ls1", {"gamma": ("gamma", SAME)}),
+    ("layer_scale2",): ("ls2", {"gamma": ("gamma", SAME)}),
 }
 _BACKBONE_TENSORS = {
     ("cls_token",): ("cls_token", SAME),
     ("pos_embed",): ("pos_embed", SAME),
+    ("register_tokens",): ("register_tokens", SAME),
+    ("mask_token",): ("mask_token", SAME),
     ("patch_embed", "kernel"): ("patch_embed.proj.weight", CONVOLUTION),
     ("patch_embed", "bias"): ("patch_embed.proj.bias", SAME),
     ("norm", "scale"): ("norm.weight", SAME),
     ("norm", "bias"): ("norm.bias", SAME),
 }
+_RESNET_MODULE = re.compile(r"(layer\d+_\d+/)?(conv\d|bn\d|downsample_[01])")
+_CONVOLUTION_LEAVES = {"kernel": ("weight", CONVOLUTION)}
 # Not tensors of the model: torch counts batches, our running statistics need no count.
 _IGNORED = re.compile(r"num_batches_tracked$")
 
@@ -63,7 +73,7 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
 
     Args:
       state_dict: official names to float arrays, with or without "module." and "backbone." in
-        front.
+        front. A head named "dino" is "dino_head." there, or "head." if it is the only one.
       like: our variables {"params": …[, "batch_stats": …]} or their `jax.ShapeDtypeStruct`s, as
         `jax.eval_shape(partial(network.init, method="init_all"), key, images)` returns them. A
         network without heads takes a backbone file. Only names and shapes are used.
@@ -74,9 +84,12 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
     Raises:
       ValueError: if a tensor is missing, unused or of another shape; the message lists all of them.
     """
-    tensors = {_plain_name(name): np.asarray(value) for name, value in state_dict.items()}
-    tensors = {name: value for name, value in tensors.items() if not _IGNORED.search(name)}
     wanted: dict[Path, Any] = flatten_dict(like)
+    tensors = {
+        _plain_name(name, wanted): np.asarray(value)
+        for name, value in state_dict.items()
+        if not _IGNORED.search(name)
+    }
     problems, used, result = [], set(), {}
     for path, leaf in wanted.items():
         names, conversion = _torch_tensors(path, leaf.shape, wanted)
@@ -114,7 +127,8 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
 def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     """Inverse of `from_torch`: arrays in torch's layouts under "backbone.…" and "head.…".
 
-    A head whose gains are not trained gets weight_g = 1, as in the official checkpoints.
+    Several heads are "dino_head.…" and so on. A head whose gains are not trained gets
+    weight_g = 1, as in the official checkpoints.
     """
     leaves: dict[Path, Any] = flatten_dict(jax.device_get(variables))
     state_dict = {}
@@ -129,12 +143,29 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def _plain_name(name: str) -> str:
-    """Official name with exactly one of the prefixes "backbone." and "head."."""
+def _plain_name(name: str, tree: Mapping[Path, Any]) -> str:
+    """Official name with exactly one prefix: "backbone." or that of a head of our variables."""
     name = name.removeprefix("module.")
-    if name.startswith(("backbone.", "head.")):
-        return name
-    return f"head.{name}" if re.match(r"(mlp|last_layer)\.", name) else f"backbone.{name}"
+    if re.match(r"(mlp|last_layer)\.", name):
+        name = f"head.{name}"
+    elif not re.match(r"(backbone|(\w+_)?head)\.", name):
+        name = f"backbone.{name}"
+    for head in _heads(tree):
+        name = re.sub(rf"^{head}_head\.", f"{_head_prefix(head, tree)}.", name)
+    return re.sub(r"\.blocks\.\d+\.(\d+)\.", r".blocks.\1.", name)  # without the chunk
+
+
+def _heads(tree: Mapping[Path, Any]) -> list[str]:
+    """Names of our heads."""
+    return sorted({path[1].removeprefix("heads_") for path in tree if _is_head(path)})
+
+
+def _head_prefix(head: str, tree: Mapping[Path, Any]) -> str:
+    return "head" if len(_heads(tree)) == 1 else f"{head}_head"
+
+
+def _is_head(path: Path) -> bool:
+    return path[1].startswith("heads_")
 
 
 def _is_block(path: Path) -> bool:
@@ -148,13 +179,25 @@ def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any])
         module, leaves = _lookup(_BLOCK_MODULES, tuple(rest[1:-1]), path)
         leaf, conversion = _lookup(leaves, rest[-1], path)
         return [f"backbone.blocks.{i}.{module}.{leaf}" for i in range(shape[0])], conversion
+    if part == "backbone" and _RESNET_MODULE.fullmatch("/".join(rest[:-1])):
+        name, conversion = _resnet_tensor(rest, path)
+        return [f"backbone.{name}"], conversion
     if part == "backbone":
         name, conversion = _lookup(_BACKBONE_TENSORS, tuple(rest), path)
         return [f"backbone.{name}"], conversion
-    if part.startswith("heads_"):
+    if _is_head(path):
         name, conversion = _head_tensor(part, rest, path, tree)
-        return [f"head.{name}"], conversion
+        return [f"{_head_prefix(part.removeprefix('heads_'), tree)}.{name}"], conversion
     raise ValueError(f"no official name is known for {'/'.join(path)}")
+
+
+def _resnet_tensor(rest: list[str], path: Path):
+    *modules, leaf = rest
+    is_convolution = modules[-1].startswith("conv") or modules[-1] == "downsample_0"
+    leaves = _CONVOLUTION_LEAVES if is_convolution else _NORM_LEAVES
+    leaf_name, conversion = _lookup(leaves, leaf, path)
+    names = [module.replace("_", ".") for module in modules]
+    return ".".join([*names, leaf_name]), conversion
 
 
 def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any]):
@@ -176,11 +219,12 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
 
 def _fixed_gains(tensors: Mapping[str, np.ndarray], wanted: Mapping[Path, Any]) -> list[str]:
     """Gains in the file that our variables do not hold because they stay at 1."""
-    has_head = any(path[-1] == "prototypes" for path in wanted)
-    trains_gain = any(path[-1] == "gain" for path in wanted)
-    return ["head.last_layer.weight_g"] * (
-        has_head and not trains_gain and "head.last_layer.weight_g" in tensors
-    )
+    fixed = [
+        f"{_head_prefix(head, wanted)}.last_layer.weight_g"
+        for head in _heads(wanted)
+        if ("params", f"heads_{head}", "last_layer", "gain") not in wanted
+    ]
+    return [name for name in fixed if name in tensors]
 
 
 def _lookup(table, key, path: Path):

@@ -9,8 +9,9 @@ import pytest
 
 from dino_jax.models.vit import VisionTransformer
 from dino_jax.pretrained import from_torch, to_torch
+from tests.models.sketch import assert_gradients_equal
 
-SIZES = ("s64", "s32", "r48x80", "r32x128", "odd50x83")
+SIZES = ("s64", "s32", "r32x128", "odd50x83")
 
 
 def tiny_vit(**changes) -> VisionTransformer:
@@ -48,7 +49,7 @@ def test_forward_equals_official(golden, size):
             tokens(features), arrays[f"{size}/inter_{index}"], rtol=0, atol=2e-5
         )
     np.testing.assert_allclose(
-        vit.apply(variables, images, method="attention"),
+        vit.apply(variables, images, method="attention")[:, :, ::8],  # every 8th query is recorded
         arrays[f"{size}/last_attn"],
         rtol=0,
         atol=2e-5,
@@ -68,14 +69,10 @@ def test_gradients_equal_official_through_position_resize(golden, changes):
     np.testing.assert_allclose(
         grad_images, channels_last(arrays["s32/grad_x"]), rtol=1e-4, atol=2e-5
     )
-    official = {n[9:]: arrays[n] for n in arrays.files if n.startswith("s32/grad/")}
     ours = to_torch({"params": {"backbone": grads["params"]}})
-    assert {f"backbone.{name}" for name in official} == set(ours)
-    for name, expected in official.items():
-        scale = max(1.0, float(np.abs(expected).max()))
-        np.testing.assert_allclose(
-            ours[f"backbone.{name}"], expected, rtol=0, atol=2e-5 * scale, err_msg=name
-        )
+    ours = {name.removeprefix("backbone."): value for name, value in ours.items()}
+    assert {f"s32/grad/{name}" for name in ours} == {n for n in arrays.files if "/grad/" in n}
+    assert_gradients_equal(ours, arrays, "s32/grad/")
 
 
 def test_stochastic_depth_is_off_without_rng_and_keeps_the_mean_with_one():

@@ -1,0 +1,101 @@
+"""ResNet (arXiv:1512.03385) with bottlenecks as in torchvision: stride in the 3x3 ("v1.5")."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
+
+EXPANSION = 4  # output channels of a bottleneck over its width
+
+# Blocks per stage (arXiv:1512.03385, Table 1).
+DEPTHS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
+
+
+def convolution(
+    features: int, kernel: int, stride: int, dtype: Dtype, name: str | None = None
+) -> nn.Conv:
+    """A convolution without bias, with torch's padding and He initialisation over its outputs."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        precision=matmul_precision(dtype),
+        name=name,
+    )
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution around a shortcut: [B, H, W, C] -> [B, H/s, W/s, 4 * width].
+
+    The module names are torchvision's, but for "_" in the place of "."
+    """
+
+    width: int
+    stride: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        out_dim = EXPANSION * self.width
+        shortcut = x
+        if self.stride != 1 or x.shape[-1] != out_dim:
+            shortcut = convolution(out_dim, 1, self.stride, self.dtype, name="downsample_0")(x)
+            shortcut = BatchNorm(dtype=self.dtype, name="downsample_1")(shortcut)
+        x = convolution(self.width, 1, 1, self.dtype, name="conv1")(x)
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x))
+        x = convolution(self.width, 3, self.stride, self.dtype, name="conv2")(x)
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(x))
+        x = convolution(out_dim, 1, 1, self.dtype, name="conv3")(x)
+        return nn.relu(BatchNorm(dtype=self.dtype, name="bn3")(x) + shortcut)
+
+
+class ResNet(nn.Module):
+    """Maps [B, H, W, C] normalised images to a pooled vector and the last feature map.
+
+    BatchNorm uses and tracks the statistics of the batch while "batch_stats" is mutable, and the
+    running ones otherwise. There is no stochastic depth.
+
+    Attributes:
+      depths: blocks per stage; every stage but the first halves height and width.
+      width: channels of the stem and of the first stage's 3x3 convolutions.
+      in_channels: channels of an image.
+      dtype: of the activations; parameters and statistics are float32.
+    """
+
+    depths: Sequence[int] = DEPTHS["50"]
+    width: int = 64
+    in_channels: int = 3
+    dtype: Dtype = jnp.float32
+
+    @property
+    def embed_dim(self) -> int:
+        """D, channels of the last feature map."""
+        return EXPANSION * self.width * 2 ** (len(self.depths) - 1)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels per cell of the last feature map along one axis."""
+        return 2 ** (len(self.depths) + 1)
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
+        """[B, H, W, C] -> {"cls": [B, D] mean over the map, "patches": [B, N, D] row by row}."""
+        x = convolution(self.width, 7, 2, self.dtype, name="conv1")(images)
+        x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x))
+        x = nn.pool(x, -jnp.inf, jax.lax.max, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, depth in enumerate(self.depths):
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                block = Bottleneck(
+                    self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}"
+                )
+                x = block(x)
+        patches = x.reshape(x.shape[0], -1, x.shape[-1])
+        return {"cls": jnp.mean(patches, axis=1), "patches": patches}

@@ -1,0 +1,118 @@
+"""Stochastic depth (arXiv:1603.09382), as DINO and as DINOv2 train with it.
+
+DINO drops a residual branch sample by sample: every sample is computed, some are thrown away.
+DINOv2 (arXiv:2304.07193, Section 5) draws a subset of the samples and computes the branch for these
+only. The official code draws it from the batch of one GPU, so that its meaning changes with the
+number of GPUs; here it is drawn from groups of `group` samples, whatever the devices. A subset
+costs no communication while every group lies on one device, that is, while `group` divides the
+samples of a device: with V crops of one size per image and B images per device, these are B * V
+samples.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+KINDS = ("per_sample", "subset")
+SCHEDULES = ("linear", "uniform")
+
+
+def drop_rates(schedule: str, rate: float, depth: int) -> np.ndarray:
+    """[depth] float32 drop rates: "linear" from 0 to `rate` (DINO) or "uniform" (DINOv2)."""
+    first = {"linear": 0.0, "uniform": rate}[schedule]
+    return np.linspace(first, rate, depth, dtype=np.float32)
+
+
+def drop_path(x: jax.Array, rate: jax.Array, rng: jax.Array) -> jax.Array:
+    """Zeroes samples, scales the others by 1 / (1 - rate).
+
+    Args:
+      x: [B, ...] output of a residual branch.
+      rate: scalar probability of dropping a sample, in [0, 1).
+      rng: key of the draw.
+    """
+    keep = 1.0 - rate
+    kept = jax.random.bernoulli(rng, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
+    return jnp.where(kept, x / keep.astype(x.dtype), 0)
+
+
+def subset_size(group: int, rate: float) -> int:
+    """Samples of a group that a branch runs on; rounds down in double precision, as officially."""
+    return max(int(group * (1 - rate)), 1)
+
+
+def choose_subsets(draw: jax.Array, batch: int, depth: int, group: int, rate: float) -> jax.Array:
+    """The samples that each branch of each block runs on.
+
+    Official recordings count the crops of one size view by view: row v * B + i there is row
+    i * V + v of our [B, V] crops.
+
+    Args:
+      draw: a typed key; or, to repeat a recorded run, int [depth, 2, G, >= k] permutations: for
+        each block, for its attention and its FFN and for each group, indices into the group of
+        which the first k are kept.
+      batch: samples of all groups.
+      depth: number of blocks.
+      group: samples of a group.
+      rate: share of the samples that are dropped.
+
+    Returns:
+      int32 [depth, 2, G, k] different indices into each group.
+
+    Raises:
+      ValueError: if `group` does not divide `batch`, or the permutations have another shape.
+    """
+    if batch % group:
+        raise ValueError(
+            f"drop_path_group ({group}) must divide the {batch} samples (images x views of one "
+            "size) of every pass"
+        )
+    draws, size = (depth, 2, batch // group), subset_size(group, rate)
+    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        draw = jnp.argsort(jax.random.bits(draw, (*draws, group)), axis=-1)
+    if draw.shape[:3] != draws or draw.shape[3] < size:
+        raise ValueError(
+            f"drop-path permutations must have shape {draws} + ({size} or more,) for blocks, "
+            f"branches, groups and samples, got {draw.shape}"
+        )
+    return draw[..., :size].astype(jnp.int32)
+
+
+def take_subset(x: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """The samples that a branch runs on.
+
+    Args:
+      x: [B, ...], consecutive samples form the G groups.
+      kept: [G, k] different indices in [0, B / G) per group; None for all samples.
+
+    Returns:
+      [G * k, ...]
+    """
+    if kept is None:
+        return x
+    take = jax.vmap(
+        lambda samples, index: samples.at[index].get(unique_indices=True, mode="promise_in_bounds")
+    )
+    return take(_in_groups(x, kept), kept).reshape(kept.size, *x.shape[1:])
+
+
+def add_subset(x: jax.Array, branch: jax.Array, kept: jax.Array) -> jax.Array:
+    """Adds a branch that ran on a subset, scaled so that its mean is that of the whole branch.
+
+    Args:
+      x: [B, ...] all samples.
+      branch: [G * k, ...] output of the branch for `take_subset(x, kept)`.
+      kept: [G, k]
+    """
+    samples = _in_groups(x, kept)
+    branch = (branch * (samples.shape[1] / kept.shape[1])).reshape(*kept.shape, *x.shape[1:])
+    add = jax.vmap(
+        lambda samples, index, rows: samples.at[index].add(
+            rows, unique_indices=True, mode="promise_in_bounds"
+        )
+    )
+    return add(samples, kept, branch).reshape(x.shape)
+
+
+def _in_groups(x: jax.Array, kept: jax.Array) -> jax.Array:
+    return x.reshape(kept.shape[0], -1, *x.shape[1:])
