@@ -35,8 +35,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dino_jax.command_line import UsageError, fail, load_config, mendable
-from dino_jax.data.build_plan import Options, absolute_folder, open_folder
-from dino_jax.data.build_report import Selection, select_images, summarize, write_report
+from dino_jax.data.build_plan import Options, absolute_folder, open_folder, write_text
+from dino_jax.data.build_report import REPORT, Selection, report_lines, select_images
 from dino_jax.data.build_workers import Stopped, run_tasks, stop_on_signals
 from dino_jax.data.inspection import (
     Scan,
@@ -88,12 +88,19 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
 
     scan = scan_source(source, options, out, workers)
     selection = select_images(source, scan, options.drop_duplicates, max_unreadable)
-    for line in summarize(selection):
+    lines = report_lines(
+        source,
+        int(selection.kept.sum()),
+        selection.errors,
+        selection.copies,
+        options.drop_duplicates,
+    )
+    for line in lines[: lines.index("")]:
         say(line)
 
     shards = options.shards or min(MAX_SHARDS, -(-scan.size // SHARD_BYTES))
     counts = write_shards(source, scan, selection, out, shards, workers)
-    write_report(source, selection, out)
+    write_text(f"{out}/{REPORT}", "\n".join(lines) + "\n")
     mean, std = None, None
     if options.compute_stats:
         mean, std = mean_and_std(scan.moments[selection.kept])

@@ -1,10 +1,10 @@
 """Which images of a source are written, and the report on the others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dino_jax.data.build_plan import write_text
 from dino_jax.data.inspection import Scan, find_originals
 from dino_jax.data.sources import ImageSource
 
@@ -17,20 +17,13 @@ class Selection:
 
     Attributes:
       kept: [images] bool.
-      originals: [images] int64 index of the first image with the same bytes.
-      errors: why an image can't be used, by index.
-      dropped_duplicates: whether copies are left out.
+      errors: (index, reason) of every image that can't be used, in order.
+      copies: (index, first) of every image with the same bytes as an earlier one, in order.
     """
 
     kept: np.ndarray
-    originals: np.ndarray
-    errors: dict[int, str]
-    dropped_duplicates: bool
-
-    @property
-    def duplicates(self) -> np.ndarray:
-        """Indices of the images that are copies of an earlier one."""
-        return np.flatnonzero(self.originals != np.arange(len(self.originals)))
+    errors: list[tuple[int, str]]
+    copies: list[tuple[int, int]]
 
 
 def select_images(
@@ -41,41 +34,65 @@ def select_images(
     Raises:
       ValueError: if more than `max_unreadable` of all images, or all of them, can't be used.
     """
-    unreadable = np.flatnonzero(~scan.readable).tolist()
-    errors = dict(zip(unreadable, scan.errors, strict=True))
-    if len(errors) > max_unreadable * len(scan.readable) or len(errors) == len(scan.readable):
-        examples = [f"  {source.name(index)}: {errors[index]}" for index in unreadable[:5]]
-        raise ValueError(
-            f"{len(errors):,} of {len(scan.readable):,} images can't be read, such as\n"
-            + "\n".join(examples)
-            + f"\nIf that is so, allow it with --max-unreadable (now {max_unreadable:g} of all)"
-        )
+    images = len(scan.readable)
+    errors = list(zip(np.flatnonzero(~scan.readable).tolist(), scan.errors, strict=True))
+    check_share(source, errors[:5], len(errors), images, max_unreadable)
     originals = find_originals(scan.digests, scan.readable)
-    is_copy = originals != np.arange(len(originals))
+    copies = np.flatnonzero(originals != np.arange(images))
+    kept = scan.readable.copy()
+    if drop_duplicates:
+        kept[copies] = False
     return Selection(
-        kept=scan.readable & ~(is_copy & drop_duplicates),
-        originals=originals,
+        kept=kept,
         errors=errors,
-        dropped_duplicates=drop_duplicates,
+        copies=list(zip(copies.tolist(), originals[copies].tolist(), strict=True)),
     )
 
 
-def summarize(selection: Selection) -> list[str]:
-    """Lines for the screen and the head of the report."""
-    copies = "left out" if selection.dropped_duplicates else "kept"
-    return [
-        f"images      {selection.kept.sum():,} of {len(selection.kept):,} are written",
-        f"unreadable  {len(selection.errors):,} left out",
-        f"duplicates  {len(selection.duplicates):,} {copies}",
+def check_share(
+    source: ImageSource,
+    examples: Sequence[tuple[int, str]],
+    unreadable: int,
+    images: int,
+    max_unreadable: float,
+) -> None:
+    """Stops a build that would lose too many images.
+
+    Raises:
+      ValueError: if more than `max_unreadable` of all images, or all of them, can't be used.
+    """
+    if unreadable > max_unreadable * images or unreadable == images:
+        lines = "".join(f"\n  {source.name(index)}: {error}" for index, error in examples)
+        raise ValueError(
+            f"{unreadable:,} of {images:,} images can't be read, such as{lines}\n"
+            f"If that is so, allow it with --max-unreadable (now {max_unreadable:g} of all)"
+        )
+
+
+def report_lines(
+    source: ImageSource,
+    written: int,
+    errors: Sequence[tuple[int, str]],
+    copies: Sequence[tuple[int, int]],
+    dropped: bool,
+) -> list[str]:
+    """The lines of report.txt: counts, then one line for each unreadable image and each copy.
+
+    Args:
+      source: gives the names.
+      written: images in the shards.
+      errors: (index, reason), in order.
+      copies: (index, first with the same bytes), in order.
+      dropped: whether copies are left out.
+    """
+    lines = [
+        f"images      {written:,} of {len(source):,} are written",
+        f"unreadable  {len(errors):,} left out",
+        f"duplicates  {len(copies):,} {'left out' if dropped else 'kept'}",
+        "",
+        "unreadable images: name, reason",
     ]
-
-
-def write_report(source: ImageSource, selection: Selection, out: str) -> None:
-    """Writes report.txt: the counts, then one line for each unreadable image and each copy."""
-    lines = summarize(selection)
-    lines += ["", "unreadable images: name, reason"]
-    lines += [f"{source.name(index)}\t{error}" for index, error in selection.errors.items()]
+    lines += [f"{source.name(index)}\t{error}" for index, error in errors]
     lines += ["", "duplicates: name, first image with the same bytes"]
-    for index in selection.duplicates.tolist():
-        lines.append(f"{source.name(index)}\t{source.name(int(selection.originals[index]))}")
-    write_text(f"{out}/{REPORT}", "\n".join(lines) + "\n")
+    lines += [f"{source.name(index)}\t{source.name(first)}" for index, first in copies]
+    return lines

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.record_format import encode_image
 
 DIGEST_BYTES = 32  # SHA-256
+_ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in Pillow's messages; differs from run to run
 _LEVELS = np.arange(256) / 255.0
 
 
@@ -68,7 +70,8 @@ def inspect_image(source: ImageSource, index: int, max_pixels: int, moments: boo
         data = encode_image(image)
         pixels = image if isinstance(image, np.ndarray) else decode_image(image, max_pixels)
     except (OSError, UnreadableImageError) as error:
-        return Inspection(bytes(DIGEST_BYTES), 0, None, str(error) or repr(error))
+        reason = _ADDRESS.sub("", str(error) or repr(error))
+        return Inspection(bytes(DIGEST_BYTES), 0, None, reason)
     return Inspection(
         digest=hashlib.sha256(data).digest(),
         size=len(data),
