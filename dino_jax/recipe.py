@@ -116,8 +116,8 @@ def check_crops(augment: Any, patch_size: int) -> None:
             )
         if min(crop.size) < patch_size:
             raise ValueError(
-                f"augment.{name}.size {crop.size} is smaller than one patch of {patch_size} pixels; use "
-                "larger crops or a smaller --config.network.backbone.patch_size"
+                f"augment.{name}.size {crop.size} is less than one patch of {patch_size} pixels; "
+                "use larger ones or a smaller --config.network.backbone.patch_size"
             )
     if sum(crop.count for crop in drawn.values()) < 2:
         raise ValueError(

@@ -91,7 +91,9 @@ class Train:
         code = self._process.wait()
         self._lines += self._process.stdout.readlines()
         self._err.seek(0)
-        return Finished(code, "".join(self._lines), self._err.read())
+        # A slow disk makes Orbax say so when every step is saved.
+        err = [line for line in self._err if "Waiting for previous save" not in line]
+        return Finished(code, "".join(self._lines), "".join(err))
 
     def leftovers(self) -> list[str]:
         """Processes of the group that still live some seconds after the end of the first one."""

@@ -32,7 +32,7 @@ WRONG_CONFIGS = {
         {"network.backbone.kind": "swin"},
         "unknown network.backbone 'swin'; known: ['vit']",
     ),
-    "small crop": ({"augment.local.size": "(4, 4)"}, "(4, 4) is smaller than one patch of 8"),
+    "small crop": ({"augment.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
     "one side": ({"augment.local.size": 16}, "try --config.augment.local.size='(16, 16)'"),
     "small image": (
         {"network.backbone.image_size": "(32, 4)"},

@@ -225,7 +225,7 @@ def test_every_config_file_is_tested_and_has_a_command_that_names_it():
         (lambda c: c.update(epochs=0.0), r"config.epochs \(0.0\) gives no steps"),
         (lambda c: c.update(seed=-1), "config.seed must be at least 0, got -1"),
         (lambda c: c.teacher.update(momentum=1.5), "must be at most 1"),
-        (lambda c: c.augment.local.update(size=(16, 4)), "smaller than one patch of 8 pixels"),
+        (lambda c: c.augment.local.update(size=(16, 4)), "less than one patch of 8 pixels"),
         (
             lambda c: c.augment.local.update(size=(16,)),
             r"augment.local.size='\(16, 16\)'",
