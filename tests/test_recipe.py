@@ -1,38 +1,24 @@
 """Every config: the official command line, the released recipes, and parts that can be built."""
 
+import importlib
 import json
 from pathlib import Path
 
 import jax
 import pytest
 
-from configs import (
-    quickstart,
-    vitb8_released,
-    vitb16_released,
-    vits8_released,
-    vits16_boosted,
-    vits16_released,
-    vits16_vanilla,
-)
+from configs import quickstart, vits16_boosted, vits16_vanilla
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.recipe import build_recipe, describe_recipe
 from dino_jax.workdir import config_to_json
 
 IMAGENET_IMAGES = 1_281_167
-CONFIGS = Path(__file__).parent.parent / "configs"
-MODULES = {
-    module.__name__.rpartition(".")[2]: module
-    for module in (
-        quickstart,
-        vits16_vanilla,
-        vits16_boosted,
-        vits16_released,
-        vits8_released,
-        vitb16_released,
-        vitb8_released,
-    )
-}
+CONFIGS = {path.stem: path for path in (Path(__file__).parent.parent / "configs").glob("*.py")}
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
 
 # Flag of the official main_dino.py -> our values, one or several, that it stands for.
 FLAGS = {
@@ -148,7 +134,7 @@ RELEASED = {
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_a_released_recipe_has_the_values_of_its_checkpoint(name):
-    config = MODULES[name].get_config()
+    config = load(name)
     ours = {flag: FLAGS[flag](config) for flag in COLUMNS}
     assert ours == dict(zip(COLUMNS, RELEASED[name], strict=True))
     assert config.batch_size == 1024
@@ -174,10 +160,10 @@ def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_config_builds_and_says_what_it_is(name):
-    config = MODULES[name].get_config()
-    images = 1438 if name == "quickstart" else IMAGENET_IMAGES
+    config = load(name)
+    images = 1438 if config.data.kind == "digits" else IMAGENET_IMAGES
     recipe = build_recipe(config, images)
     state = jax.eval_shape(recipe.init, jax.random.key(0))
     crops = build_multi_crop(config.augment)
@@ -204,15 +190,13 @@ def test_the_sizes_of_the_specification_have_their_parameters():
         assert count(state.student["params"]["backbone"]) == expected
 
 
-def test_every_config_file_is_tested_and_has_a_command_that_names_it():
-    files = {path.stem: path.read_text() for path in CONFIGS.glob("*.py")}
-    for name, text in files.items():
-        assert name in MODULES
-        docstring = text.split('"""')[1]
-        command = f"python -m dino_jax.train --config=configs/{name}.py --workdir=runs/{name}"
-        assert command in docstring
-        for word in ("Paper: ", "Expected", "Hardware and time: ", "Command:"):
-            assert word in docstring, f"{name} lacks {word}"
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
+    docstring = CONFIGS[name].read_text().split('"""')[1]
+    assert f"--config=configs/{name}.py" in docstring
+    assert f"--workdir=runs/{name}" in docstring
+    for words in ("Paper: ", "Expected", "Hardware and time: ", "python -m dino_jax.train"):
+        assert words in docstring
 
 
 @pytest.mark.parametrize(
@@ -234,7 +218,7 @@ def test_every_config_file_is_tested_and_has_a_command_that_names_it():
             lambda c: c.augment.update({"global_1": {"count": 0}, "local": {"count": 0}}),
             "at least 2",
         ),
-        (lambda c: c.optimizer.update(warmup_epochs=17.0), "longer than the run"),
+        (lambda c: c.optimizer.update(warmup_epochs=1e3), "longer than the run"),
         (lambda c: c.optimizer.update(kind="adam"), "unknown optimizer kind 'adam'; known: adamw"),
         (lambda c: c.network.backbone.update(kind="swin"), "unknown network.backbone 'swin'"),
         (lambda c: c.objectives.update(moco={"head": "dino"}), "unknown objective 'moco'; known:"),
