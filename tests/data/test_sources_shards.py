@@ -13,6 +13,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import quickstart
+from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, ParquetSource, TarSource, build_source
 from dino_jax.data.sources import parquet as parquet_module
 from dino_jax.data.sources.record_format import (
@@ -285,3 +288,45 @@ def test_records_keep_names_of_any_encoding_and_arrays_as_png():
     np.testing.assert_array_equal(np.array(Image.open(BytesIO(record["image"]))), pixels)
     with pytest.raises(ValueError, match="dino_jax image records"):
         decode_record(b"\x01")
+
+
+def test_worker_processes_read_the_same_images_from_all_kinds_of_shards(tmp_path):
+    _write_tar(tmp_path / "a.tar", *((f"{level}.png", _png(level)) for level in range(5)))
+    _write_parquet(tmp_path / "a.parquet", [_png(10 + level) for level in range(5)])
+    _write_array_records(tmp_path / "set", [[_record(20 + level) for level in range(5)]])
+    sources = {
+        "tar": {"kind": "tar", "path": f"{tmp_path}/a.tar"},
+        "parquet": {
+            "kind": "parquet",
+            "path": f"{tmp_path}/a.parquet",
+            "image_column": "",
+            "label_column": "",
+        },
+        "records": {"kind": "arrayrecord", "path": f"{tmp_path}/set"},
+    }
+    for entry in sources.values():
+        entry["weight"] = 1.0
+    source = build_source(ConfigDict({"kind": "mixture", "sources": sources}))
+    multi_crop = build_multi_crop(quickstart.get_config().augment)
+
+    def batches(workers):
+        stream = build_train_stream(
+            source,
+            multi_crop,
+            seed=0,
+            batch_size=15,
+            start_step=0,
+            host=0,
+            hosts=1,
+            workers=workers,
+            threads=2,
+            max_pixels=100,
+        )
+        batch = next(stream)
+        stream.close()
+        return batch
+
+    expected, actual = batches(0), batches(1)
+    assert (expected["unreadable"] == -1).all()
+    for key in expected:
+        np.testing.assert_array_equal(actual[key], expected[key])

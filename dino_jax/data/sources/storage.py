@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-MAX_OPEN_FILES = 500  # of one source in one process; the usual limit of a process is 1,024
+MAX_OPEN_FILES = 200  # of one source in one process, of the usual 1,024; opening takes 0.1 ms
 _OPENING_THREADS = 16
 _WILDCARDS = frozenset("*?[")
 
