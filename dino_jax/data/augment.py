@@ -1,15 +1,12 @@
-"""One random crop of the DINO augmentation, with torchvision's distributions and PIL's arithmetic.
+"""What is random about the crops of the DINO augmentation, with torchvision's distributions.
 
-Sampling the parameters and applying them are separate steps, so that another back end can apply the
-same parameters.
+Applying it is another step: `geometry.py`, then `photometric.py` here or on the device.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 _BOX_TRIES = 10  # torchvision RandomResizedCrop.get_params
 _DECISIONS = 14  # uniform numbers a crop takes beside those of its box
@@ -126,32 +123,6 @@ def sample_crop_parameters(
     )
 
 
-def apply_crop(image: Image.Image, parameters: CropParameters, config: CropConfig) -> np.ndarray:
-    """Cuts, resizes and recolors in the official order: crop, flip, jitter, gray, blur, solarize.
-
-    Args:
-      image: RGB, of any size that holds the box.
-      parameters: from `sample_crop_parameters`.
-      config: gives the size and the solarize threshold.
-
-    Returns:
-      [config.height, config.width, 3] uint8, in memory of its own.
-    """
-    crop = image.crop(parameters.box)
-    crop = crop.resize((config.width, config.height), Image.Resampling.BICUBIC)
-    if parameters.flip:
-        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    for operation, factor in parameters.jitter:
-        crop = _JITTER_OPERATIONS[operation](crop, factor)
-    if parameters.grayscale:
-        crop = crop.convert("L").convert("RGB")
-    if parameters.blur_radius is not None:
-        crop = crop.filter(ImageFilter.GaussianBlur(parameters.blur_radius))
-    if parameters.solarize:
-        crop = ImageOps.solarize(crop, config.solarize_threshold)
-    return np.array(crop)
-
-
 def _sample_box(
     draws: list[float], config: CropConfig, height: int, width: int
 ) -> tuple[int, int, int, int]:
@@ -193,34 +164,6 @@ def _sample_jitter(
     permutation = sorted(range(len(order)), key=order.__getitem__)
     chosen = (operations[index] for index in permutation)
     return tuple((name, factor) for name, strength, factor in chosen if strength > 0)
-
-
-def _adjust_brightness(image: Image.Image, factor: float) -> Image.Image:
-    return ImageEnhance.Brightness(image).enhance(factor)
-
-
-def _adjust_contrast(image: Image.Image, factor: float) -> Image.Image:
-    return ImageEnhance.Contrast(image).enhance(factor)
-
-
-def _adjust_saturation(image: Image.Image, factor: float) -> Image.Image:
-    return ImageEnhance.Color(image).enhance(factor)
-
-
-def _adjust_hue(image: Image.Image, factor: float) -> Image.Image:
-    """Turns the uint8 hue of PIL's HSV by int(255 * factor), with wrap, as torchvision does."""
-    shift = int(255 * factor)
-    hue, saturation, value = image.convert("HSV").split()
-    hue = hue.point([(level + shift) % 256 for level in range(256)])
-    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
-
-
-_JITTER_OPERATIONS: dict[str, Callable[[Image.Image, float], Image.Image]] = {
-    "brightness": _adjust_brightness,
-    "contrast": _adjust_contrast,
-    "saturation": _adjust_saturation,
-    "hue": _adjust_hue,
-}
 
 
 def _between(bounds: tuple[float, float], draw: float) -> float:

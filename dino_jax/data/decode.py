@@ -1,9 +1,13 @@
-"""Turns encoded images into RGB pixels, exactly as torchvision's ImageFolder does."""
+"""Turns encoded images into RGB pixels, with the result of torchvision's ImageFolder."""
 
 from io import BytesIO
 
 import numpy as np
+import simplejpeg
 from PIL import Image
+
+_JPEG = b"\xff\xd8\xff"
+_PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
 
 
 class UnreadableImageError(ValueError):
@@ -30,6 +34,26 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     """
     if not data:
         raise UnreadableImageError("the file is empty (0 bytes)")
+    if data.startswith(_JPEG):
+        image = _decode_plain_jpeg(data, max_pixels)
+        if image is not None:
+            return image
+    return _decode_with_pillow(data, max_pixels)
+
+
+def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+    """None for whatever Pillow may treat differently: CMYK, damaged and oversized files."""
+    limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
+    try:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
+        if int(height) * int(width) <= limit and colors in _PLAIN_COLORS:
+            return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # of any kind, even mere warnings, for Pillow to judge
+        pass
+    return None
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     try:
         with Image.open(BytesIO(data)) as image:
             if image.width * image.height > max_pixels:

@@ -1,13 +1,30 @@
 """The global and local crops of one image (SwAV, arXiv:2006.09882; DINO, arXiv:2104.14294 3.1)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from dino_jax.data.augment import CropConfig, apply_crop, sample_crop_parameters
+from dino_jax.data.augment import CropConfig, CropParameters, sample_crop_parameters
+from dino_jax.data.geometry import resize_crops, split_columns
+from dino_jax.data.photometric import blur_taps, encode_photometric
+from dino_jax.data.recolor import BLUR, interleave_crops, recolor_crops
+
+Batch = dict[str, np.ndarray]
+
+BACKENDS = ("host", "device")
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Global or local crops: one config per crop, (height, width), number of blur weights."""
+
+    name: str
+    configs: tuple[CropConfig, ...]
+    size: tuple[int, int]
+    taps: int
 
 
 @dataclass(frozen=True)
@@ -17,61 +34,132 @@ class MultiCrop:
     Attributes:
       global_crops: the kinds of global crops, one size for all.
       local_crops: the kinds of local crops, one size for all; may be empty or have count 0.
+      backend: who recolors the crops: "host", that is `fill`, with an order of the color jitter for
+        every crop; or "device", that is `dino_jax.photometric`, with one order for all images of a
+        step.
     """
 
     global_crops: tuple[CropConfig, ...]
     local_crops: tuple[CropConfig, ...]
+    backend: str = "host"
 
     def __post_init__(self):
         _check_one_size("global", self.global_crops)
         _check_one_size("local", self.local_crops)
         if sum(config.count for config in self.global_crops) == 0:
             raise ValueError("augmentation: there are no global crops; set a global count to 1")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"unknown augment.backend {self.backend!r}; known: {BACKENDS}")
 
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Augments one image.
+    def allocate(self, images: int, step_rng: np.random.Generator) -> Batch:
+        """Makes room for the crops of some images.
 
         Args:
-          image: [H, W, 3] uint8 RGB.
-          rng: the randomness of this image.
+          images: b.
+          step_rng: the randomness that all images of a step share.
 
         Returns:
-          "global_crops": [G, H, W, 3] uint8; "local_crops": [L, h, w, 3] uint8, if there are any.
+          "global_crops": [b, G, H, W, 3] uint8; "local_crops": [b, L, h, w, 3] uint8, if there are
+          any. With the device back end also "global_photometric": [b, G, P] float32 and
+          "global_jitter_order": [b, G, 4] uint8, the same in every row, and likewise "local_…";
+          their columns are those of `dino_jax.data.photometric`.
         """
-        source = Image.fromarray(image)
-        views = {"global_crops": _draw(source, self.global_crops, rng)}
-        if any(config.count for config in self.local_crops):
-            views["local_crops"] = _draw(source, self.local_crops, rng)
-        return views
+        batch = {}
+        for kind in self._kinds:
+            rows = (images, len(kind.configs))
+            batch[f"{kind.name}_crops"] = np.empty((*rows, *kind.size, 3), np.uint8)
+            if self.backend == "device":
+                columns = BLUR + kind.taps
+                batch[f"{kind.name}_photometric"] = np.empty((*rows, columns), np.float32)
+                order = np.stack([step_rng.permutation(4) for _ in kind.configs])
+                batch[f"{kind.name}_jitter_order"] = np.tile(order.astype(np.uint8), (images, 1, 1))
+        return batch
+
+    def fill(self, batch: Batch, row: int, image: np.ndarray, rng: np.random.Generator) -> None:
+        """Writes the crops of one image into a batch.
+
+        Args:
+          batch: from `allocate`.
+          row: of the batch.
+          image: [H, W, 3] uint8 RGB.
+          rng: the randomness of this image.
+        """
+        columns = split_columns(image)
+        height, width = image.shape[:2]
+        for kind in self._kinds:
+            parameters = [
+                sample_crop_parameters(rng, config, height, width) for config in kind.configs
+            ]
+            crops = _resize(columns, parameters, *kind.size)
+            photometric = encode_photometric(parameters, kind.configs, kind.taps)
+            if self.backend == "host":
+                recolor_crops(crops, photometric, batch[f"{kind.name}_crops"][row])
+            else:
+                interleave_crops(crops, batch[f"{kind.name}_crops"][row])
+                batch[f"{kind.name}_photometric"][row] = photometric.values
+
+    @cached_property
+    def _kinds(self) -> tuple["_Kind", ...]:
+        kinds = []
+        for name, configs in (("global", self.global_crops), ("local", self.local_crops)):
+            each = tuple(config for config in configs for _ in range(config.count))
+            if each:
+                size = (each[0].height, each[0].width)
+                kinds.append(_Kind(name, each, size, blur_taps(each)))
+        return tuple(kinds)
+
+
+def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig) -> np.ndarray:
+    """Cuts, resizes and recolors in the official order: crop, flip, jitter, gray, blur, solarize.
+
+    Args:
+      image: [H, W, 3] uint8 RGB, of any size that holds the box.
+      parameters: from `sample_crop_parameters`.
+      config: gives the size and the solarize threshold.
+
+    Returns:
+      [config.height, config.width, 3] uint8.
+    """
+    crop = np.empty((1, config.height, config.width, 3), np.uint8)
+    resized = _resize(split_columns(image), [parameters], config.height, config.width)
+    photometric = encode_photometric([parameters], [config], blur_taps([config]))
+    recolor_crops(resized, photometric, crop)
+    return crop[0]
+
+
+def compile_kernels(multi_crop: MultiCrop) -> None:
+    """Compiles what `fill` needs, or loads it from disk, so that worker processes find it there."""
+    rng = np.random.default_rng(0)
+    multi_crop.fill(multi_crop.allocate(1, rng), 0, np.zeros((8, 8, 3), np.uint8), rng)
 
 
 def build_multi_crop(augment: Any) -> MultiCrop:
     """Builds the augmentation of a config.
 
     Args:
-      augment: ConfigDict (any mapping) with "global_1", "global_2" and "local", each with exactly
-        the fields of `CropConfig`.
+      augment: ConfigDict (any mapping) with "backend", and "global_1", "global_2" and "local", each
+        with exactly the fields of `CropConfig`.
 
     Raises:
       ValueError: for a missing or unknown entry, a value out of range, or global (local) crops
         of different sizes.
     """
-    _check_names("augment", augment, ("global_1", "global_2", "local"))
+    backend = augment.get("backend", "host")
+    names = ("global_1", "global_2", "local")
+    _check_names("augment", {name: augment[name] for name in augment if name != "backend"}, names)
     return MultiCrop(
         global_crops=(_crop_config("global_1", augment), _crop_config("global_2", augment)),
         local_crops=(_crop_config("local", augment),),
+        backend=backend,
     )
 
 
-def _draw(
-    image: Image.Image, configs: tuple[CropConfig, ...], rng: np.random.Generator
+def _resize(
+    columns: np.ndarray, parameters: Sequence[CropParameters], height: int, width: int
 ) -> np.ndarray:
-    crops = []
-    for config in configs:
-        for _ in range(config.count):
-            parameters = sample_crop_parameters(rng, config, image.height, image.width)
-            crops.append(apply_crop(image, parameters, config))
-    return np.stack(crops)
+    boxes = np.array([one.box for one in parameters])
+    flips = np.array([one.flip for one in parameters])
+    return resize_crops(columns, boxes, flips, height, width)
 
 
 def _crop_config(name: str, augment: Any) -> CropConfig:

@@ -20,10 +20,8 @@ from absl import flags
 from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError, decode_image
-from dino_jax.data.multi_crop import MultiCrop
+from dino_jax.data.multi_crop import Batch, MultiCrop, compile_kernels
 from dino_jax.data.sources import UNLABELED, ImageSource
-
-Batch = dict[str, np.ndarray]
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
@@ -64,8 +62,8 @@ def build_train_stream(
       max_pixels: larger images count as unreadable.
 
     Yields:
-      "global_crops": [b, G, H, W, 3] uint8; "local_crops": [b, L, h, w, 3] uint8, if there are any;
-      "unreadable": [b] int64 source index of the image that had to be replaced, else -1.
+      The entries of `MultiCrop.allocate`, and "unreadable": [b] int64 source index of the image
+      that had to be replaced, else -1.
 
     Raises:
       ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,
@@ -83,12 +81,14 @@ def build_train_stream(
             f"{seed}, {start_step}, {workers}, {threads}"
         )
     # Hashed because grain adds the epoch: seed 1 would be seed 0 one epoch later.
-    order_seed, augment_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    order_seed, image_seed, step_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
     rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
     batches = rows.map_with_index(_pair).batch(batch_size // hosts)[host::hosts][start_step:]
-    dataset = batches.map(_TrainBatch(source, multi_crop, augment_seed, max_pixels))
+    make = _TrainBatch(source, multi_crop, batch_size, image_seed, step_seed, max_pixels)
+    dataset = batches.map(make)
     dataset = dataset.to_iter_dataset(_read_options(threads))
     if workers:
+        compile_kernels(multi_crop)  # once, and not in every worker
         if not flags.FLAGS.is_parsed():  # grain reads one of its flags; a notebook parses none
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
@@ -198,20 +198,20 @@ class _TrainBatch:
 
     source: ImageSource
     multi_crop: MultiCrop
-    seed: int
+    batch_size: int
+    image_seed: int
+    step_seed: int
     max_pixels: int
 
     def __call__(self, pairs: np.ndarray) -> Batch:
-        batch: Batch = {"unreadable": np.full(len(pairs), READABLE, np.int64)}
+        step = int(pairs[0, 0]) // self.batch_size
+        batch = self.multi_crop.allocate(len(pairs), _generator(self.step_seed, step))
+        batch["unreadable"] = np.full(len(pairs), READABLE, np.int64)
         for row, (position, index) in enumerate(pairs.tolist()):
             image, used = self._read_readable(index)
             if used != index:
                 batch["unreadable"][row] = index
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
-            for key, crops in self.multi_crop(image, rng).items():
-                if key not in batch:
-                    batch[key] = np.empty((len(pairs), *crops.shape), crops.dtype)
-                batch[key][row] = crops
+            self.multi_crop.fill(batch, row, image, _generator(self.image_seed, position))
         return batch
 
     def _read_readable(self, index: int) -> tuple[np.ndarray, int]:
@@ -258,6 +258,10 @@ class _EvalBatch:
             batch["image"][row] = resize_for_evaluation(image, self.image_size)
             batch["label"][row], batch["valid"][row] = label, True
         return batch
+
+
+def _generator(seed: int, count: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed, count]))
 
 
 def _pair(position: int, index: int) -> np.ndarray:

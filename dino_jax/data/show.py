@@ -20,10 +20,10 @@ from ml_collections import config_flags
 from PIL import Image
 
 from dino_jax.command_line import UsageError, fail, mendable
-from dino_jax.data.augment import apply_crop, sample_crop_parameters
+from dino_jax.data.augment import sample_crop_parameters
 from dino_jax.data.contact_sheet import Row, View, draw_sheet
 from dino_jax.data.decode import UnreadableImageError
-from dino_jax.data.multi_crop import MultiCrop, build_multi_crop
+from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
 from dino_jax.data.pipeline import read_image
 from dino_jax.data.sources import ImageSource, build_source
 
@@ -78,13 +78,12 @@ def draw_views(image: np.ndarray, multi_crop: MultiCrop, rng: np.random.Generato
       multi_crop: the augmentation.
       rng: the randomness of this image.
     """
-    pixels = Image.fromarray(image)
     views = []
     for is_global, configs in ((True, multi_crop.global_crops), (False, multi_crop.local_crops)):
         for config in configs:
             for _ in range(config.count):
                 parameters = sample_crop_parameters(rng, config, *image.shape[:2])
-                views.append(View(is_global, parameters, apply_crop(pixels, parameters, config)))
+                views.append(View(is_global, parameters, apply_crop(image, parameters, config)))
     return views
 
 

@@ -6,8 +6,12 @@ import pickle
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
-from dino_jax.data.multi_crop import MultiCrop, build_multi_crop
+from dino_jax.data.augment import CropParameters, sample_crop_parameters
+from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
+from dino_jax.data.recolor import BLUR
+from tests import plain_augment
 
 CROP = {
     "count": 1,
@@ -29,13 +33,19 @@ CROP = {
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
-def _augment(**local):
+def _augment(backend="host", **local):
     local = {**CROP, "count": 3, "size": (4, 6), **local}
-    return ConfigDict({"global_1": CROP, "global_2": CROP, "local": local})
+    return ConfigDict({"global_1": CROP, "global_2": CROP, "local": local, "backend": backend})
+
+
+def _draw(multi_crop, seed=0):
+    batch = multi_crop.allocate(1, np.random.default_rng(7))
+    multi_crop.fill(batch, 0, IMAGE, np.random.default_rng(seed))
+    return {name: rows[0] for name, rows in batch.items()}
 
 
 def test_crops_have_the_configured_counts_and_sizes():
-    views = build_multi_crop(_augment())(IMAGE, np.random.default_rng(0))
+    views = _draw(build_multi_crop(_augment()))
     shapes = {name: (crops.shape, crops.dtype) for name, crops in views.items()}
     assert shapes == {
         "global_crops": ((2, 8, 8, 3), np.uint8),
@@ -43,23 +53,80 @@ def test_crops_have_the_configured_counts_and_sizes():
     }
 
 
-def test_without_local_crops_the_key_is_absent():
-    assert set(build_multi_crop(_augment(count=0))(IMAGE, np.random.default_rng(0))) == {
-        "global_crops"
+def test_the_device_back_end_adds_parameters_and_an_order_per_crop():
+    views = _draw(build_multi_crop(_augment(backend="device")))
+    shapes = {name: (crops.shape, crops.dtype) for name, crops in views.items()}
+    assert shapes == {
+        "global_crops": ((2, 8, 8, 3), np.uint8),
+        "global_photometric": ((2, BLUR + 3), np.float32),
+        "global_jitter_order": ((2, 4), np.uint8),
+        "local_crops": ((3, 4, 6, 3), np.uint8),
+        "local_photometric": ((3, BLUR + 3), np.float32),
+        "local_jitter_order": ((3, 4), np.uint8),
     }
+
+
+def test_a_crop_is_cut_flipped_and_recolored_as_the_official_code_does(golden):
+    image = golden("v1/aug_pil")["img"]
+    rng = np.random.default_rng(0)
+    config = build_multi_crop(_augment()).local_crops[0]
+    for _ in range(50):
+        parameters = sample_crop_parameters(rng, config, *image.shape[:2])
+        expected = plain_augment.apply_crop(
+            Image.fromarray(image), parameters, config, plain_augment.resize_horizontally_first
+        )
+        np.testing.assert_array_equal(apply_crop(image, parameters, config), expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "box"),
+    [("crop_resize", (7, 11, 57, 72)), ("crop_resize_up", (20, 30, 41, 47))],
+)
+def test_crop_and_resize_equal_the_recorded_ones_bit_by_bit(golden, key, box):
+    arrays = golden("v1/aug_pil")
+    config = dataclasses.replace(build_multi_crop(_augment()).local_crops[0], size=64)
+    crop = apply_crop(arrays["img"], CropParameters(box, False, (), False, None, False), config)
+    np.testing.assert_array_equal(crop, arrays[key])
+
+
+def test_the_crops_of_an_image_are_drawn_one_after_the_other():
+    multi_crop = build_multi_crop(_augment())
+    rng = np.random.default_rng(5)
+    expected = {
+        name: [
+            apply_crop(IMAGE, sample_crop_parameters(rng, config, 20, 30), config)
+            for config in configs
+            for _ in range(config.count)
+        ]
+        for name, configs in (
+            ("global_crops", multi_crop.global_crops),
+            ("local_crops", multi_crop.local_crops),
+        )
+    }
+    for name, crops in _draw(multi_crop, seed=5).items():
+        np.testing.assert_array_equal(crops, expected[name])
+
+
+def test_without_local_crops_the_key_is_absent():
+    assert set(_draw(build_multi_crop(_augment(count=0)))) == {"global_crops"}
 
 
 def test_the_same_generator_state_gives_the_same_crops_after_pickling():
     multi_crop = build_multi_crop(_augment())
-    first = multi_crop(IMAGE, np.random.default_rng(3))
-    second = pickle.loads(pickle.dumps(multi_crop))(IMAGE, np.random.default_rng(3))
+    first = _draw(multi_crop)
+    second = _draw(pickle.loads(pickle.dumps(multi_crop)))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
 
 
 def test_crops_of_one_image_differ_from_each_other():
-    views = build_multi_crop(_augment())(IMAGE, np.random.default_rng(0))["local_crops"]
+    views = _draw(build_multi_crop(_augment()))["local_crops"]
     assert len({view.tobytes() for view in views}) == 3
+
+
+def test_an_unknown_back_end_is_an_error():
+    with pytest.raises(ValueError, match=r"augment.backend 'gpu'; known: \('host', 'device'\)"):
+        build_multi_crop(_augment(backend="gpu"))
 
 
 def test_global_crops_of_two_sizes_are_an_error():

@@ -1,5 +1,6 @@
 """The streams: what they yield, and that hosts, workers and resumes change nothing."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -35,6 +36,7 @@ CROP = CropConfig(
     solarize_threshold=128,
 )
 MULTI_CROP = MultiCrop((CROP,), (CropConfig(**{**vars(CROP), "count": 3, "size": 4}),))
+BACKENDS = (MULTI_CROP, dataclasses.replace(MULTI_CROP, backend="device"))
 # Crops that leave a plain image as it is, so that they show which image they come from.
 PLAIN = MultiCrop(
     (
@@ -120,10 +122,13 @@ def test_batches_have_the_promised_shapes_and_dtypes():
     assert (batch["unreadable"] == -1).all()
 
 
+@pytest.mark.parametrize("multi_crop", BACKENDS, ids=lambda multi_crop: multi_crop.backend)
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_the_rows_of_all_hosts_together_are_the_global_batch(hosts):
-    expected = _take(_stream(NoiseSource(20)), 4)
-    per_host = [_take(_stream(NoiseSource(20), hosts=hosts, host=h), 4) for h in range(hosts)]
+def test_the_rows_of_all_hosts_together_are_the_global_batch(hosts, multi_crop):
+    expected = _take(_stream(NoiseSource(20), multi_crop), 4)
+    per_host = [
+        _take(_stream(NoiseSource(20), multi_crop, hosts=hosts, host=h), 4) for h in range(hosts)
+    ]
     joined = [
         {name: np.concatenate([rows[step][name] for rows in per_host]) for name in expected[0]}
         for step in range(4)
@@ -131,18 +136,29 @@ def test_the_rows_of_all_hosts_together_are_the_global_batch(hosts):
     _assert_equal(joined, expected)
 
 
-@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (1, 1), (3, 0)])
-def test_workers_and_threads_change_nothing(workers, threads):
-    expected = _take(_stream(NoiseSource(20), hosts=2, host=1), 7)
-    ours = _take(_stream(NoiseSource(20), hosts=2, host=1, workers=workers, threads=threads), 7)
+@pytest.mark.parametrize("multi_crop", BACKENDS, ids=lambda multi_crop: multi_crop.backend)
+@pytest.mark.parametrize(("workers", "threads"), [(0, 3), (1, 1), (2, 0), (3, 0)])
+def test_workers_and_threads_change_nothing(workers, threads, multi_crop):
+    options = {"multi_crop": multi_crop, "hosts": 2, "host": 1}
+    expected = _take(_stream(NoiseSource(20), **options), 7)
+    ours = _take(_stream(NoiseSource(20), **options, workers=workers, threads=threads), 7)
     _assert_equal(ours, expected)
 
 
+@pytest.mark.parametrize("multi_crop", BACKENDS, ids=lambda multi_crop: multi_crop.backend)
 @pytest.mark.parametrize(("start_step", "workers"), [(1, 0), (5, 0), (5, 2)])
-def test_a_stream_started_later_continues_exactly(start_step, workers):
-    expected = _take(_stream(NoiseSource(20)), 8)[start_step:]
-    ours = _stream(NoiseSource(20), start_step=start_step, workers=workers)
+def test_a_stream_started_later_continues_exactly(start_step, workers, multi_crop):
+    expected = _take(_stream(NoiseSource(20), multi_crop), 8)[start_step:]
+    ours = _stream(NoiseSource(20), multi_crop, start_step=start_step, workers=workers)
     _assert_equal(_take(ours, 8 - start_step), expected)
+
+
+def test_the_jitter_order_is_one_per_step_and_crop():
+    batches = _take(_stream(NoiseSource(20), BACKENDS[1]), 30)
+    orders = np.stack([batch["local_jitter_order"] for batch in batches])
+    assert (orders == orders[:, :1]).all()
+    assert (np.sort(orders, axis=-1) == np.arange(4)).all()
+    assert len(np.unique(orders[:, 0].reshape(-1, 4), axis=0)) == 24
 
 
 def test_a_stream_can_start_after_millions_of_steps():

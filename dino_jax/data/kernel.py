@@ -1,0 +1,37 @@
+"""Compiles loops over pixels with numba; the result is kept on disk and loaded by every worker."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from numba import njit
+
+# No reassociation and no fused multiply-add: every CPU computes the same bits. The three flags only
+# promise that no NaN, infinity or negative zero decides anything, so that min and max vectorize.
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"nnan", "ninf", "nsz"},
+}
+
+
+def kernel(function: Callable) -> Callable:
+    """Compiles a function for the CPU it runs on, at its first call.
+
+    The machine code lands in `__pycache__` beside the source, in the user's cache folder or in
+    NUMBA_CACHE_DIR, whichever can be written first; without any of them every process compiles
+    anew. Numba notices a change of the file that holds the function, not of other files: keep what
+    a kernel calls, and its constants, in its own file.
+
+    Args:
+      function: on NumPy arrays and numbers; indices must not be negative, nothing is checked.
+    """
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError as error:
+        warnings.warn(
+            f"the compiled image kernels can't be kept ({error}), so every process compiles them "
+            "for some seconds; set NUMBA_CACHE_DIR to a folder that can be written",
+            stacklevel=2,
+        )
+        return njit(**_OPTIONS)(function)
