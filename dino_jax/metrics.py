@@ -28,7 +28,7 @@ class MetricsWriter:
 
     One line of metrics.jsonl is one `write`: {"step": 10, "loss": 5.1, ...}, strict JSON, on disk
     when `write` returns. A number that is not finite is `null` there (JSON has no NaN; pandas reads
-    null as NaN) and itself in TensorBoard. Processes other than 0 write nothing.
+    null as NaN) and left out in TensorBoard. Processes other than 0 write nothing.
     """
 
     def __init__(self, workdir: epath.PathLike, start_step: int):
@@ -74,8 +74,9 @@ class MetricsWriter:
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
-        for name, number in numbers.items():
-            self._events.add_scalar(name, number, int(step))
+        for name, number in finite.items():
+            if number is not None:
+                self._events.add_scalar(name, number, int(step))
 
     def close(self) -> None:
         """Writes out the events; more than one call is fine."""
@@ -290,10 +291,10 @@ class Progress:
 
 
 def format_number(value: float) -> str:
-    """Four decimals from 0.01 to 10,000, scientific beyond: 5.1234, 1.25e-04, 0.0000, nan."""
+    """Four decimals from 0.01 to 10,000, scientific beyond: 5.1234, 1.25e-04, 0, nan."""
     size = abs(float(value))
     plain = not math.isfinite(size) or size == 0 or 0.01 <= size < 1e4
-    return f"{float(value):.4f}" if plain else f"{float(value):.2e}"
+    return "0" if size == 0 else f"{float(value):.4f}" if plain else f"{float(value):.2e}"
 
 
 def format_duration(seconds: float) -> str:

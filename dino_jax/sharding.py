@@ -62,8 +62,8 @@ def describe_mesh(mesh: Mesh) -> str:
     """One line for the log."""
     device = mesh.devices.flat[0]
     return (
-        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} "
-        f"{device.device_kind} devices of {jax.process_count()} processes"
+        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} x "
+        f"{device.device_kind}, {jax.process_count()} process(es)"
     )
 
 

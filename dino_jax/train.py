@@ -30,7 +30,6 @@ from dino_jax.evaluation.online import OnlineKnn
 from dino_jax.interruption import Interruption
 from dino_jax.metrics import MetricsWriter, Progress
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
-from dino_jax.schedules import epochs_to_steps
 from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
@@ -66,7 +65,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         source = build_source(config.data)
         recipe = build_recipe(config, len(source))
         multi_crop = build_multi_crop(config.augment)
-        knn_steps = epochs_to_steps(config.knn.every_epochs, recipe.steps_per_epoch)
+        knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
         knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
 
     # 2. The state lives on the mesh from the start; a checkpoint may come from another mesh.

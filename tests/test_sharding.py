@@ -22,7 +22,7 @@ def test_the_mesh_has_all_devices(fsdp):
     mesh = make_mesh(fsdp)
     assert dict(mesh.shape) == {"data": 4 // fsdp, "fsdp": fsdp}
     assert set(mesh.devices.flat) == set(jax.devices())
-    assert f"data {4 // fsdp} x fsdp {fsdp} on 4 cpu devices" in describe_mesh(mesh)
+    assert f"data {4 // fsdp} x fsdp {fsdp} on 4 x cpu" in describe_mesh(mesh)
 
 
 @pytest.mark.parametrize("fsdp", [0, 3, 8, -1])

@@ -88,7 +88,7 @@ def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert "config.batch_size = 16 (command line; file has 64)" in lines
-    assert "mesh        data 1 x fsdp 1 on 1 cpu devices of 1 processes" in lines
+    assert "mesh        data 1 x fsdp 1 on 1 x cpu, 1 process(es)" in lines
     assert "data        1,438 images, digits" in lines
     assert "length      4 epochs x 2 steps = 8 steps of 16 images" in lines
     assert any("base 0.004 x batch 16 / 256 = 0.00025" in line for line in lines)
@@ -129,7 +129,7 @@ def test_a_run_resumes_on_another_mesh(whole, killed, small, tmp_path, fsdp):
     copy = shutil.copytree(killed[0], tmp_path / "copy")
     code, out, err = run(*small(copy, **{"runtime.fsdp": fsdp}), devices=4)
     assert (code, err) == (0, "")
-    assert f"mesh        data {4 // fsdp} x fsdp {fsdp} on 4 cpu devices" in out
+    assert f"mesh        data {4 // fsdp} x fsdp {fsdp} on 4 x cpu" in out
     close_state(copy, whole[0])
     close_metrics(copy, whole[0])
 
@@ -173,7 +173,7 @@ def test_two_processes_equal_one(whole, small, tmp_path):
     with first, second:
         first, second = first.finish(), second.finish()
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
-    assert "mesh        data 4 x fsdp 1 on 4 cpu devices of 2 processes" in first.out
+    assert "mesh        data 4 x fsdp 1 on 4 x cpu, 2 process(es)" in first.out
     assert first.out.splitlines()[-1] == f"done: step 8 of 8, checkpoints in {tmp_path}"
     assert all(line.startswith("[Gloo]") for line in second.out.splitlines()), second.out
     assert (first.err, second.err) == ("", "")
