@@ -110,7 +110,11 @@ def get_config() -> ConfigDict:
             teacher_temperature=0.04,
             warmup_teacher_temperature=0.04,
             warmup_teacher_temperature_epochs=0,
-            center_momentum=0.9,
+            warmup_teacher_temperature_every="epoch",  # epoch | step
+            centering="center",  # center | sinkhorn
+            center_momentum=0.9,  # center
+            sinkhorn_iterations=3,  # sinkhorn
+            least_local_pairs=0,  # the mean over pairs counts at least so many with a local crop
         )
     )
 
@@ -134,6 +138,7 @@ def get_config() -> ConfigDict:
     )
     config.teacher = ConfigDict(dict(momentum=0.996, momentum_end=1.0))
     config.max_skipped_in_a_row = 10  # steps that are not finite before the run stops
+    config.max_unreadable_share = 0.05  # of the images seen, before the run stops
 
     config.knn = ConfigDict(
         dict(

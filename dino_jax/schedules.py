@@ -17,6 +17,8 @@ Step = int | np.integer | np.ndarray | jax.Array
 # Returns float64 (NumPy) for a host step and a float32 jax.Array for a jax.Array.
 Schedule = Callable[[Step], Any]
 
+LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # exponents of the batch size
+
 
 def _evaluate(formula: Callable[[Any, Any], Any], step: Step) -> Any:
     """Runs `formula(xp, step)` in float32 (jax.numpy) for a jax.Array, else in float64 (NumPy)."""
@@ -92,41 +94,46 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class TeacherTemperature:
-    """Temperature that moves once per epoch, from `warmup` to `final`, then stays.
+    """Temperature that moves from `warmup` to `final` in equal moves, then stays.
 
-    The table is `np.linspace(warmup, final, warmup_epochs)` with its endpoint, as in the official
-    code: `final` is reached in epoch `warmup_epochs - 1`.
+    The table is `np.linspace(warmup, final, warmup_moves)` with its endpoint, as in the official
+    codes: move `warmup_moves - 1` gives `final`. DINO moves once per epoch, DINOv2 at every step.
     """
 
     warmup: float
     final: float
-    warmup_epochs: int
-    steps_per_epoch: int
+    warmup_moves: int
+    steps_per_move: int
 
     def __call__(self, step: Step) -> Any:
         def formula(xp: Any, s: Any) -> Any:
-            epoch = s // self.steps_per_epoch
-            fraction = epoch / max(self.warmup_epochs - 1, 1)
+            move = s // self.steps_per_move
+            fraction = move / max(self.warmup_moves - 1, 1)
             warmup = self.warmup + (self.final - self.warmup) * fraction
-            return xp.where(epoch < self.warmup_epochs, warmup, self.final)
+            return xp.where(move < self.warmup_moves, warmup, self.final)
 
         return _evaluate(formula, step)
 
 
-def scale_learning_rate(base_lr: float, batch_size: int, reference_batch: int = 256) -> float:
-    """Scales a base learning rate linearly with the global batch (arXiv:1706.02677).
+def scale_learning_rate(
+    base_lr: float, batch_size: int, reference_batch: int = 256, rule: str = "linear"
+) -> float:
+    """Scales a base learning rate with the global batch.
 
     Args:
       base_lr: Learning rate at `reference_batch`, >= 0.
       batch_size: Images per update over all devices and accumulation steps.
       reference_batch: Batch for which `base_lr` is meant.
+      rule: "linear" (arXiv:1706.02677; DINO) or "sqrt" (DINOv2, with a reference of 1024).
 
     Raises:
-      ValueError: if `base_lr` is negative or a batch is not positive.
+      ValueError: if `base_lr` is negative, a batch is not positive or the rule is unknown.
     """
     _check_not_negative(base_lr=base_lr)
     _check_positive(batch_size=batch_size, reference_batch=reference_batch)
-    return base_lr * batch_size / reference_batch
+    if rule not in LR_SCALINGS:
+        raise ValueError(f"unknown lr_scaling {rule!r}; known: {sorted(LR_SCALINGS)}")
+    return base_lr * (batch_size / reference_batch) ** LR_SCALINGS[rule]
 
 
 def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
@@ -180,25 +187,34 @@ def build_warmup_cosine(
 
 
 def build_teacher_temperature(
-    warmup: float, final: float, *, warmup_epochs: int, total_steps: int, steps_per_epoch: int
+    warmup: float,
+    final: float,
+    *,
+    warmup_epochs: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    every: str = "epoch",
 ) -> TeacherTemperature:
-    """Builds the per-epoch schedule of the teacher's softmax temperature.
+    """Builds the schedule of the teacher's softmax temperature.
 
     Args:
-      warmup: Temperature of the first epoch, > 0.
+      warmup: Temperature of the first step, > 0.
       final: Temperature after the warm-up, > 0.
-      warmup_epochs: A whole number of epochs; 0 gives `final` throughout.
+      warmup_epochs: 0 gives `final` throughout; a whole number if it moves once per epoch.
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates per epoch.
+      every: "epoch" (DINO) or "step" (DINOv2), when the temperature moves.
 
     Raises:
-      ValueError: if a temperature is not positive, or `warmup_epochs` is negative, not a whole
-        number or longer than the run.
+      ValueError: if a temperature is not positive, `every` is unknown, or `warmup_epochs` is
+        negative, not a whole number of moves or longer than the run.
     """
     _check_positive(warmup_teacher_temperature=warmup, teacher_temperature=final)
     _check_positive(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     _check_not_negative(warmup_epochs=warmup_epochs)
-    if warmup_epochs != int(warmup_epochs):
+    if every not in ("epoch", "step"):
+        raise ValueError(f"the teacher temperature moves every {every!r}; known: ['epoch', 'step']")
+    if every == "epoch" and warmup_epochs != int(warmup_epochs):
         raise ValueError(
             f"the teacher temperature moves once per epoch: its warmup_epochs must be a whole "
             f"number, got {warmup_epochs:g}; use {int(warmup_epochs)} or {int(warmup_epochs) + 1}"
@@ -210,6 +226,8 @@ def build_teacher_temperature(
             f"({epochs:g} epochs, {total_steps} steps); lower it to at most {int(epochs)} or train "
             f"for at least {warmup_epochs:g} epochs"
         )
+    if every == "step":
+        return TeacherTemperature(warmup, final, epochs_to_steps(warmup_epochs, steps_per_epoch), 1)
     return TeacherTemperature(warmup, final, int(warmup_epochs), steps_per_epoch)
 
 

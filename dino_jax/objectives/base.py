@@ -44,8 +44,15 @@ class Outcome(NamedTuple):
 class Objective(Protocol):
     """A loss with explicit state; pure, so that a train step is a pure function too."""
 
-    weight: float
-    prototypes: int
+    @property
+    def weight(self) -> float:
+        """Of this loss in the sum of all."""
+        ...
+
+    @property
+    def prototypes(self) -> int:
+        """K of its head; 0 without a head."""
+        ...
 
     def init(self) -> ObjectiveState:
         """State before the first step."""

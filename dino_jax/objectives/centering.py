@@ -1,7 +1,94 @@
-"""Centering and sharpening of teacher logits (arXiv:2104.14294, Section 3.1)."""
+"""How teacher logits become targets that do not collapse: DINO's center, or Sinkhorn-Knopp."""
+
+import dataclasses
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+
+CenteringState = Any
+
+
+class Centering(Protocol):
+    """Turns teacher logits into targets, with explicit state."""
+
+    def init(self, prototypes: int) -> CenteringState:
+        """State before the first step, for K = `prototypes`."""
+        ...
+
+    def targets(
+        self,
+        logits: jax.Array,
+        state: CenteringState,
+        temperature: jax.Array,
+        valid: jax.Array | None = None,
+    ) -> tuple[jax.Array, CenteringState]:
+        """Makes the targets of one step, without gradient.
+
+        Args:
+          logits: [..., K] float32 teacher logits; all leading axes together are the samples.
+          state: of the last step.
+          temperature: scalar, > 0.
+          valid: [...] bool, False for padding, which changes nothing; None if there is none.
+
+        Returns:
+          [..., K] float32 targets, each with sum 1 (padding: finite, of no meaning), and the next
+          state.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Center:
+    """DINO's center, an EMA of the mean logits (arXiv:2104.14294, Section 3.1).
+
+    The center of a step is that of the batches before it. So it is in DINOv2 too: its code only
+    delays the update until the next step needs it, which gives the same targets.
+
+    Attributes:
+      momentum: share of the old center in the next one, in [0, 1).
+    """
+
+    momentum: float
+
+    def init(self, prototypes: int) -> dict[str, jax.Array]:
+        return {"center": jnp.zeros((prototypes,), jnp.float32)}
+
+    def targets(
+        self,
+        logits: jax.Array,
+        state: dict[str, jax.Array],
+        temperature: jax.Array,
+        valid: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        targets = center_and_sharpen(logits, state["center"], temperature)
+        return targets, {"center": update_center(state["center"], logits, self.momentum, valid)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sinkhorn:
+    """Sinkhorn-Knopp over all samples of the pass, as in SwAV and DINOv2; no state.
+
+    With `accumulate_steps` > 1 a pass is a part of the batch, and every part is balanced by itself.
+
+    Attributes:
+      iterations: normalisations over samples and prototypes, at least 1; DINOv2 uses 3.
+    """
+
+    iterations: int = 3
+
+    def init(self, prototypes: int) -> dict[str, jax.Array]:
+        del prototypes
+        return {}
+
+    def targets(
+        self,
+        logits: jax.Array,
+        state: dict[str, jax.Array],
+        temperature: jax.Array,
+        valid: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        return sinkhorn_knopp(logits, temperature, self.iterations, valid), state
 
 
 def center_and_sharpen(logits: jax.Array, center: jax.Array, temperature: jax.Array) -> jax.Array:
@@ -18,8 +105,10 @@ def center_and_sharpen(logits: jax.Array, center: jax.Array, temperature: jax.Ar
     return jax.nn.softmax(jax.lax.stop_gradient(logits - center) / temperature, axis=-1)
 
 
-def update_center(center: jax.Array, logits: jax.Array, momentum: float) -> jax.Array:
-    """EMA of the batch mean of the raw teacher logits (Eq. 4).
+def update_center(
+    center: jax.Array, logits: jax.Array, momentum: float, valid: jax.Array | None = None
+) -> jax.Array:
+    """EMA of the batch mean of the raw teacher logits (arXiv:2104.14294, Eq. 4).
 
     Under jit the mean is the mean over the global batch.
 
@@ -27,12 +116,74 @@ def update_center(center: jax.Array, logits: jax.Array, momentum: float) -> jax.
       center: [K] float32.
       logits: [..., K] float32 teacher logits, neither centered nor divided by a temperature.
       momentum: share of the old center, in [0, 1).
+      valid: [...] bool, the samples that count; None for all.
 
     Returns:
-      [K] the next center.
+      [K] the next center; the old one if no sample counts.
     """
-    mean = jnp.mean(jax.lax.stop_gradient(logits), axis=tuple(range(logits.ndim - 1)))
-    return momentum * center + (1.0 - momentum) * mean
+    logits = jax.lax.stop_gradient(logits)
+    axes = tuple(range(logits.ndim - 1))
+    if valid is None:
+        return momentum * center + (1.0 - momentum) * jnp.mean(logits, axis=axes)
+    count = jnp.sum(valid, dtype=jnp.float32)
+    mean = jnp.sum(logits * valid[..., None], axis=axes) / jnp.maximum(count, 1.0)
+    return jnp.where(count > 0, momentum * center + (1.0 - momentum) * mean, center)
+
+
+def sinkhorn_knopp(
+    logits: jax.Array,
+    temperature: jax.Array | float,
+    iterations: int,
+    valid: jax.Array | None = None,
+) -> jax.Array:
+    """Balances teacher logits into soft assignments, without gradient.
+
+    Normalises in turn over samples, so that all prototypes get the same share of the global batch,
+    and over prototypes (SwAV, arXiv:2006.09882, Eq. 3; DINOv2, arXiv:2304.07193, Section 4). The
+    matrix exp(logits / temperature) is scaled by one factor per prototype and one per sample; only
+    their logarithms are iterated on. The numbers of samples and prototypes, by which the official
+    code divides, cancel.
+
+    Args:
+      logits: [..., K] float32; all leading axes together are the samples.
+      temperature: > 0.
+      iterations: normalisations of both kinds; without any, only the mean sum of an assignment
+        is 1.
+      valid: [...] bool, the samples that take part; None for all.
+
+    Returns:
+      [..., K] float32 assignments, each with sum 1; 0 where not valid.
+    """
+    scores = jax.lax.stop_gradient(logits) / temperature
+    samples = tuple(range(logits.ndim - 1))
+    takes_part = jnp.ones((*logits.shape[:-1], 1), bool) if valid is None else valid[..., None]
+    per_sample = jnp.zeros(takes_part.shape, jnp.float32)
+    # Read only without iterations; otherwise XLA drops it.
+    per_prototype = jnp.log(jnp.sum(takes_part)) - jax.nn.logsumexp(scores, where=takes_part)
+    for _ in range(iterations):
+        per_prototype = -jax.nn.logsumexp(scores + per_sample, axis=samples, where=takes_part)
+        per_sample = -jax.nn.logsumexp(scores + per_prototype, axis=-1, keepdims=True)
+    return jnp.where(takes_part, jnp.exp(scores + per_prototype + per_sample), 0.0)
+
+
+def describe_targets(targets: jax.Array, valid: jax.Array | None = None) -> dict[str, jax.Array]:
+    """What shows a collapse: how sharp the targets are, and how evenly they use the prototypes.
+
+    Args:
+      targets: [..., K] float32.
+      valid: [...] bool, the samples that count; None for all.
+
+    Returns:
+      Scalars in nats: "teacher_entropy", the mean entropy of a target, and "mean_teacher_entropy",
+      the entropy of the mean target.
+    """
+    weights = jnp.ones(targets.shape[:-1]) if valid is None else valid.astype(jnp.float32)
+    weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
+    mean_target = jnp.sum(targets * weights[..., None], axis=tuple(range(weights.ndim)))
+    return {
+        "teacher_entropy": jnp.sum(weights * entropy(targets)),
+        "mean_teacher_entropy": entropy(mean_target),
+    }
 
 
 def entropy(probabilities: jax.Array) -> jax.Array:

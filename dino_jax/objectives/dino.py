@@ -6,11 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.objectives.base import Branch, Outcome
-from dino_jax.objectives.centering import center_and_sharpen, entropy, update_center
+from dino_jax.objectives.centering import Center, Centering, CenteringState, describe_targets
 from dino_jax.schedules import Schedule
 
 
-def dino_loss(student: jax.Array, targets: jax.Array, temperature: float) -> jax.Array:
+def dino_losses(
+    student: jax.Array, targets: jax.Array, temperature: float, least_local_pairs: int = 0
+) -> tuple[jax.Array, jax.Array]:
     """Mean cross-entropy over all (teacher view, student view) pairs of different views (Eq. 3).
 
     Targets sum to 1, so the cross-entropy of a pair is logsumexp(s) - <target, s> with s = student
@@ -20,62 +22,76 @@ def dino_loss(student: jax.Array, targets: jax.Array, temperature: float) -> jax
       student: [B, V, K] float32 student logits, global views first.
       targets: [B, G, K] float32 teacher probabilities of the G global views.
       temperature: of the student's softmax, > 0.
+      least_local_pairs: the mean counts at least this many pairs with a local view.
 
     Returns:
-      Scalar: mean over the images of the global batch and the pairs, all with equal weight.
+      Two scalars whose sum is the mean over the images of the global batch and the pairs, all with
+      equal weight: the share of the pairs of global views and that of the pairs with a local view.
     """
     logits = student / temperature
     log_partition = jax.nn.logsumexp(logits, axis=-1)
     agreement = jnp.einsum("bgk,bvk->bgv", targets, logits, precision="highest")
     cross_entropy = jnp.mean(log_partition[:, None, :] - agreement, axis=0)
     teachers, views = cross_entropy.shape
-    different = 1.0 - jnp.eye(teachers, views)
-    return jnp.sum(cross_entropy * different) / jnp.sum(different)
+    different = cross_entropy * (1.0 - jnp.eye(teachers, views))
+    global_pairs, local_pairs = teachers * (teachers - 1), teachers * (views - teachers)
+    pairs = global_pairs + max(local_pairs, least_local_pairs)
+    return jnp.sum(different[:, :teachers]) / pairs, jnp.sum(different[:, teachers:]) / pairs
 
 
 @dataclasses.dataclass(frozen=True)
 class DinoObjective:
-    """The DINO objective with its center as state.
+    """The DINO objective; its state is that of its centering.
 
     Attributes:
       head: name of the projection head.
       prototypes: K of that head.
       student_temperature: of the student's softmax.
       teacher_temperature: schedule of the teacher's.
-      center_momentum: share of the old center in the next one.
+      centering: how teacher logits become targets; a number is the momentum of a `Center`.
       weight: of this objective in the total loss.
+      least_local_pairs: see `dino_losses`; 0 in DINO. DINOv2 counts 1 if there are no local crops,
+        which makes its loss of two global crops smaller by a third.
     """
 
     head: str
     prototypes: int
     student_temperature: float
     teacher_temperature: Schedule
-    center_momentum: float
+    centering: Centering
     weight: float = 1.0
+    least_local_pairs: int = 0
 
-    def init(self) -> dict[str, jax.Array]:
-        return {"center": jnp.zeros((self.prototypes,), jnp.float32)}
+    def __post_init__(self):
+        if isinstance(self.centering, float):
+            object.__setattr__(self, "centering", Center(self.centering))
+
+    def init(self) -> CenteringState:
+        return self.centering.init(self.prototypes)
 
     def __call__(
         self,
         student: Branch,
         teacher: Branch,
         batch: dict[str, jax.Array],
-        state: dict[str, jax.Array],
+        state: CenteringState,
         step: jax.Array,
     ) -> Outcome:
-        """Loss with the old center; the center moves afterwards, by the raw logits."""
+        """Loss of all views; "global_loss" and "local_loss" are what DINOv2 logs."""
         del batch
         student_logits = student.project(self.head, student.cls_tokens())
         teacher_logits = teacher.project(self.head, teacher.cls_tokens())
         temperature = self.teacher_temperature(step)
-        targets = center_and_sharpen(teacher_logits, state["center"], temperature)
-        loss = dino_loss(student_logits, targets, self.student_temperature)
-        center = update_center(state["center"], teacher_logits, self.center_momentum)
+        targets, state = self.centering.targets(teacher_logits, state, temperature)
+        global_loss, local_loss = dino_losses(
+            student_logits, targets, self.student_temperature, self.least_local_pairs
+        )
+        loss = global_loss + local_loss
         metrics = {
             "loss": loss,
-            "teacher_entropy": jnp.mean(entropy(targets)),
-            "mean_teacher_entropy": entropy(jnp.mean(targets, axis=(0, 1))),
+            "global_loss": global_loss,
+            "local_loss": local_loss,
+            **describe_targets(targets),
             "teacher_temperature": temperature,
         }
-        return Outcome(loss, {"center": center}, metrics)
+        return Outcome(loss, state, metrics)

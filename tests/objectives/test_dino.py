@@ -5,26 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.objectives.base import Branch
-from dino_jax.objectives.centering import entropy, update_center
-from dino_jax.objectives.dino import DinoObjective, dino_loss
-from dino_jax.schedules import TeacherTemperature
-
-
-def log_softmax(x):
-    shifted = x - x.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-
-
-def image_major(x, images):
-    """The official code stacks crop after crop; ours keeps the views of an image together."""
-    return x.reshape(-1, images, x.shape[-1]).transpose(1, 0, 2)
-
-
-def as_branch(logits):
-    """A branch whose features already are the logits."""
-    views = tuple({"cls": logits[:, view]} for view in range(logits.shape[1]))
-    return Branch(views, lambda head, x: x)
+from dino_jax.objectives.centering import Center, Sinkhorn
+from dino_jax.objectives.dino import DinoObjective, dino_losses
+from dino_jax.schedules import Constant, TeacherTemperature
+from tests.objectives.branches import as_branch, image_major, log_softmax
 
 
 def test_loss_center_and_gradients_equal_official_over_five_steps(golden):
@@ -35,7 +19,7 @@ def test_loss_center_and_gradients_equal_official_over_five_steps(golden):
         prototypes=512,
         student_temperature=0.1,
         teacher_temperature=TeacherTemperature(0.04, 0.07, 3, steps_per_epoch),
-        center_momentum=0.9,
+        centering=Center(0.9),
     )
     state = objective.init()
     for index, epoch in enumerate(arrays["epochs"]):
@@ -67,7 +51,7 @@ def test_loss_is_the_mean_over_pairs_of_different_views(views, teachers):
         for j in range(views)
         if i != j
     ]
-    np.testing.assert_allclose(dino_loss(student, targets, 0.1), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(sum(dino_losses(student, targets, 0.1)), np.mean(pairs), rtol=1e-5)
 
 
 def test_no_array_is_made_per_pair():
@@ -76,27 +60,15 @@ def test_no_array_is_made_per_pair():
         jax.ShapeDtypeStruct((images, views, prototypes), jnp.float32),
         jax.ShapeDtypeStruct((images, teachers, prototypes), jnp.float32),
     )
-    jaxpr = jax.make_jaxpr(lambda s, t: dino_loss(s, t, 0.1))(*shapes)
+    jaxpr = jax.make_jaxpr(lambda s, t: dino_losses(s, t, 0.1))(*shapes)
     largest = max(
         variable.aval.size for equation in jaxpr.jaxpr.eqns for variable in equation.outvars
     )
     assert largest <= images * views * prototypes
 
 
-def test_center_moves_toward_batch_mean():
-    logits = np.random.default_rng(1).normal(size=(5, 2, 6)).astype(np.float32)
-    center = np.arange(6, dtype=np.float32)
-    expected = 0.9 * center + 0.1 * logits.reshape(10, 6).mean(0)
-    np.testing.assert_allclose(update_center(center, logits, 0.9), expected, rtol=1e-6)
-
-
-def test_entropy_of_uniform_is_log_k_and_of_one_hot_zero():
-    np.testing.assert_allclose(entropy(jnp.full((3, 256), 1 / 256)), np.log(256), rtol=1e-6)
-    np.testing.assert_array_equal(entropy(jnp.eye(4)), np.zeros(4))
-
-
 def test_teacher_gets_no_gradient():
-    objective = DinoObjective("dino", 8, 0.1, lambda step: jnp.float32(0.04), 0.9)
+    objective = DinoObjective("dino", 8, 0.1, Constant(0.04), Center(0.9))
     logits = jax.random.normal(jax.random.key(0), (2, 2, 8))
 
     def loss(teacher):
@@ -104,3 +76,56 @@ def test_teacher_gets_no_gradient():
         return objective(as_branch(logits), as_branch(teacher), {}, state, jnp.asarray(0)).loss
 
     np.testing.assert_array_equal(jax.grad(loss)(logits), np.zeros((2, 2, 8)))
+
+
+def test_a_number_as_centering_is_the_momentum_of_a_center():
+    assert DinoObjective("dino", 8, 0.1, Constant(0.04), 0.9).centering == Center(0.9)
+
+
+def run_on_v2_logits(arrays, centering, **changes):
+    """Outcome and gradient of the recorded v2 logits: 2 global and 4 local crops of 6 images."""
+    student = np.concatenate(
+        [image_major(arrays[f"dino/student_{kind}"], 6) for kind in ("global", "local")], axis=1
+    )
+    # Recorded with the halves swapped, so that a row of the teacher meets the student's other crop.
+    teacher = image_major(arrays["dino/teacher_logits_1"], 6)[:, ::-1]
+    temperature = Constant(float(arrays["dino/teacher_temp"]))
+    objective = DinoObjective("dino", 64, 0.1, temperature, centering, **changes)
+
+    def loss_fn(student):
+        state = objective.init()
+        outcome = objective(as_branch(student), as_branch(teacher), {}, state, jnp.asarray(0))
+        return outcome.loss, outcome
+
+    grads, outcome = jax.grad(loss_fn, has_aux=True)(jnp.asarray(student))
+    return outcome, grads
+
+
+def test_loss_and_gradient_equal_official_v2_with_sinkhorn(golden):
+    arrays = golden("v2/b_losses")
+    outcome, grads = run_on_v2_logits(arrays, Sinkhorn())
+    # DINOv2 divides by the 2 * 4 local and the 2 global pairs; its global loss counts twice.
+    wanted_global = arrays["dino/loss_global_raw"] * 2 / 10
+    wanted_local = arrays["dino/loss_local_raw"] / 10
+    np.testing.assert_allclose(outcome.metrics["global_loss"], wanted_global, rtol=1e-5)
+    np.testing.assert_allclose(outcome.metrics["local_loss"], wanted_local, rtol=1e-5)
+    np.testing.assert_allclose(outcome.loss, wanted_global + wanted_local, rtol=1e-5)
+    wanted_grads = np.concatenate(
+        [
+            image_major(arrays["dino/grad_student_global"], 6) * 2 / 10,
+            image_major(arrays["dino/grad_student_local"], 6) / 10,
+        ],
+        axis=1,
+    )
+    np.testing.assert_allclose(grads, wanted_grads, rtol=0, atol=1e-6)
+    assert outcome.state == {}
+
+
+def test_without_local_crops_v2_divides_two_pairs_by_three():
+    rng = np.random.default_rng(3)
+    student = rng.normal(size=(3, 2, 7)).astype(np.float32)
+    targets = rng.dirichlet(np.ones(7), size=(3, 2)).astype(np.float32)
+    v1_global, v1_local = dino_losses(student, targets, 0.1)
+    v2_global, v2_local = dino_losses(student, targets, 0.1, least_local_pairs=1)
+    np.testing.assert_allclose(v2_global, v1_global * 2 / 3, rtol=1e-6)
+    assert v1_local == v2_local == 0

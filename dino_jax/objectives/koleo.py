@@ -1,0 +1,73 @@
+"""KoLeo (arXiv:1806.03198, Eq. 2): the cls tokens of a group of images spread over the sphere."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dino_jax.objectives.base import Branch, Outcome
+
+EPSILON = 1e-8  # official; below what float16 can hold, so everything here is float32
+
+
+def koleo_loss(features: jax.Array) -> jax.Array:
+    """Minus the mean log distance to the nearest neighbour of the same group.
+
+    Duplicates have distance 1e-8, not 0, so the loss and its gradient are finite; the only member
+    of a group is its own neighbour and gets no gradient.
+
+    Args:
+      features: [..., n, D] float32, groups of n vectors of any length.
+
+    Returns:
+      Scalar: mean over all vectors.
+    """
+    squares = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
+    unit = features / jnp.sqrt(jnp.maximum(squares, EPSILON**2))
+    fixed = jax.lax.stop_gradient(unit)
+    # In bfloat16, the default on a TPU, near neighbours cannot be told apart.
+    similarity = jnp.einsum("...id,...jd->...ij", fixed, fixed, precision="highest")
+    others = jnp.where(jnp.eye(features.shape[-2], dtype=bool), -1.0, similarity)
+    nearest = jnp.argmax(others, axis=-1)
+    neighbours = jnp.take_along_axis(unit, nearest[..., None], axis=-2)
+    distance = jnp.sqrt(jnp.sum(jnp.square(unit - neighbours + EPSILON), axis=-1))
+    return -jnp.mean(jnp.log(distance + EPSILON))
+
+
+@dataclasses.dataclass(frozen=True)
+class KoleoObjective:
+    """KoLeo of the student's cls tokens before the head, each global view by itself, as in DINOv2.
+
+    A group is `group_size` successive images of the batch. In the official code it is what a device
+    holds, so that the loss depends on the number of devices.
+
+    Attributes:
+      weight: of this objective in the total loss.
+      group_size: images among which neighbours are searched; 0 for all of the pass.
+      prototypes: 0, there is no head.
+    """
+
+    weight: float
+    group_size: int
+    prototypes: int = 0
+
+    def init(self) -> dict[str, jax.Array]:
+        return {}
+
+    def __call__(
+        self,
+        student: Branch,
+        teacher: Branch,
+        batch: dict[str, jax.Array],
+        state: Any,
+        step: jax.Array,
+    ) -> Outcome:
+        """Sum over the global views; "logged_loss" is DINOv2's, half of the weighted sum."""
+        del batch, step
+        views = len(teacher.features)
+        cls = jnp.stack([view["cls"] for view in student.features[:views]])
+        images, dim = cls.shape[1:]
+        groups = cls.reshape(views, -1, self.group_size or images, dim).astype(jnp.float32)
+        loss = views * koleo_loss(groups)
+        return Outcome(loss, state, {"loss": loss, "logged_loss": self.weight * loss / 2})

@@ -1,0 +1,25 @@
+"""Branches without a network: the features already are the logits."""
+
+import numpy as np
+
+from dino_jax.objectives.base import Branch
+
+
+def as_branch(cls=None, patches=None):
+    """A branch from cls tokens [B, V, D] and, or, patch tokens [B, V, N, D]."""
+    given = {"cls": cls, "patches": patches}
+    given = {name: x for name, x in given.items() if x is not None}
+    count = next(iter(given.values())).shape[1]
+    views = tuple({name: x[:, view] for name, x in given.items()} for view in range(count))
+    return Branch(views, lambda head, x: x)
+
+
+def image_major(x, images):
+    """The official code stacks crop after crop; ours keeps the views of an image together."""
+    return x.reshape(-1, images, *x.shape[1:]).swapaxes(0, 1)
+
+
+def log_softmax(x):
+    x = np.asarray(x, np.float64)
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

@@ -1,0 +1,81 @@
+"""The same losses, gradients and states on meshes of 1 x 1, 4 x 1 and 2 x 2 devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dino_jax.data.masking import Masking
+from dino_jax.objectives.centering import Center, Sinkhorn
+from dino_jax.objectives.dino import DinoObjective
+from dino_jax.objectives.ibot import IbotObjective
+from dino_jax.objectives.koleo import KoleoObjective
+from dino_jax.schedules import Constant
+from dino_jax.sharding import batch_sharding, make_mesh
+from tests.objectives.branches import as_branch
+
+IMAGES, GLOBALS, VIEWS, PROTOTYPES = 16, 2, 5, 24
+MASKING = Masking((4, 4), GLOBALS, 4, 0.5, (0.2, 0.5))
+MESHES = {"1x1": (1, 1), "4x1": (4, 1), "2x2": (4, 2)}
+COMMON = ("head", PROTOTYPES, 0.1, Constant(0.07))
+OBJECTIVES = {
+    "dino, center": DinoObjective(*COMMON, Center(0.9)),
+    "dino, sinkhorn": DinoObjective(*COMMON, Sinkhorn()),
+    "ibot, center": IbotObjective(*COMMON, Center(0.9)),
+    "ibot, sinkhorn": IbotObjective(*COMMON, Sinkhorn()),
+    "koleo, groups": KoleoObjective(weight=0.1, group_size=4),
+    "koleo, all": KoleoObjective(weight=0.1, group_size=0),
+}
+
+
+def make_inputs():
+    rng = np.random.default_rng(0)
+    drawn = [MASKING(0, 0, group) for group in range(IMAGES // MASKING.group_size)]
+    batch = {name: np.concatenate([group[name] for group in drawn]) for name in drawn[0]}
+
+    def tokens(*shape):
+        return rng.normal(size=(IMAGES, *shape, PROTOTYPES)).astype(np.float32)
+
+    student = {"cls": tokens(VIEWS), "patches": tokens(VIEWS, 16)}
+    teacher = {"cls": tokens(GLOBALS), "patches": tokens(GLOBALS, 16)}
+    return student, teacher, batch
+
+
+def place(mesh_name):
+    count, fsdp = MESHES[mesh_name]
+    mesh = make_mesh(fsdp, jax.devices()[:count])
+    return jax.device_put(make_inputs(), batch_sharding(mesh))
+
+
+@functools.cache
+def compiled(name):
+    objective = OBJECTIVES[name]
+
+    def loss_fn(student, teacher, batch):
+        state = objective.init()
+        branches = as_branch(**student), as_branch(**teacher)
+        outcome = objective(*branches, batch, state, jnp.asarray(0))
+        return outcome.loss, outcome
+
+    return jax.jit(jax.grad(loss_fn, has_aux=True))
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_results_do_not_depend_on_the_mesh(name):
+    alone = compiled(name)(*place("1x1"))
+    for mesh in ("4x1", "2x2"):
+        jax.tree.map(
+            lambda got, want: np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6),
+            compiled(name)(*place(mesh)),
+            alone,
+        )
+
+
+@pytest.mark.parametrize("name", ["dino, sinkhorn", "ibot, sinkhorn", "koleo, groups"])
+def test_groups_and_sinkhorn_move_sums_between_devices_but_no_tokens(name):
+    program = compiled(name).lower(*place("4x1")).compile().as_text()
+    assert "all-reduce" in program
+    for movement in ("all-gather", "all-to-all", "collective-permute"):
+        assert movement not in program
