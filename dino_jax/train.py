@@ -1,7 +1,8 @@
 """Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
 
-The same command on the same workdir resumes. Exit codes: 0 done, 1 stopped because of numbers that
-are not finite, 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
+The same command on the same workdir resumes. Exit codes: 0 done, 1 given up (numbers that are not
+finite, images that cannot be read), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the
+same command again).
 """
 
 import contextlib
@@ -42,7 +43,7 @@ from dino_jax.sharding import (
     state_sharding,
 )
 from dino_jax.train_state import TrainState
-from dino_jax.watch import NotFiniteError, Watch
+from dino_jax.watch import LostRunError, Watch
 from dino_jax.workdir import describe_overrides, open_workdir
 
 Metrics = dict[str, float]
@@ -116,7 +117,13 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 progress.say(line)
             if knn and not resumed:
                 writer.write(0, evaluate(knn, state, progress, first=True))
-            watch = Watch(source, progress, config.max_skipped_in_a_row)
+            watch = Watch(
+                source,
+                progress,
+                folder,
+                max_skipped_in_a_row=config.max_skipped_in_a_row,
+                max_unreadable_share=config.max_unreadable_share,
+            )
             for step in range(start + 1, recipe.total_steps + 1):
                 with mendable():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
@@ -197,7 +204,7 @@ def main(argv: list[str]) -> None:
         code = train(_CONFIG.value, str(_WORKDIR.value), overrides)
     except UsageError as error:
         fail(error)
-    except NotFiniteError as error:
+    except LostRunError as error:
         print(f"stopped: {error}", file=sys.stderr)
         code = 1
     sys.exit(code)

@@ -206,12 +206,14 @@ def test_a_broken_image_is_named_counted_and_replaced(small, tmp_path):
     broken.write_bytes(broken.read_bytes()[:300])
     data = {"data.kind": "folder", "data.path": folder, "batch_size": 10, "epochs": 3.0}
     data |= {"steps_per_epoch": 0, "knn.every_epochs": 0.0, "runtime.log_every_steps": 2}
+    data |= {"max_unreadable_share": 0.2}
     code, out, err = run(*small(tmp_path / "run", **data))
     assert (code, err) == (0, "")
     # Every epoch of 2 steps shows every image once.
     assert [line["unreadable_images"] for line in read_metrics(tmp_path / "run")] == [1, 1, 1]
     assert f"unreadable image, replaced by the next one: {broken}" in out.splitlines()
     assert out.count(str(broken)) == 1
+    assert (tmp_path / "run" / "bad_images.txt").read_text() == f"{broken}\n"
 
 
 def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):

@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
+from etils import epath
 
 from dino_jax.metrics import Progress
-from dino_jax.watch import RUN_AHEAD, NotFiniteError, Watch
+from dino_jax.watch import RUN_AHEAD, NotFiniteError, UnreadableImagesError, Watch
 
 READABLE = np.array([-1, -1, -1, -1])
 
@@ -32,8 +33,10 @@ def screen():
 
 
 @pytest.fixture
-def watch(screen):
-    return Watch(Names(), Progress(0, 100, 4, stream=screen), max_skipped_in_a_row=3)
+def watch(screen, tmp_path):
+    progress = Progress(0, 100, 4, stream=screen)
+    limits = dict(max_skipped_in_a_row=3, max_unreadable_share=0.25)
+    return Watch(Names(), progress, epath.Path(tmp_path), **limits)
 
 
 def numbers(loss=1.0, grad_norm=2.0, in_a_row=0):
@@ -86,4 +89,26 @@ def test_too_many_bad_steps_in_a_row_end_the_run(watch, screen, bad):
     watch.add(5, numbers(**bad, in_a_row=2), READABLE)
     watch.add(6, numbers(**bad, in_a_row=3), READABLE)
     with pytest.raises(NotFiniteError, match=r"3 steps in a row up to step 6 .*lr.*clip_grad"):
+        watch.wait()
+
+
+def test_unreadable_images_are_listed_once_also_over_restarts(watch, screen, tmp_path):
+    listed = tmp_path / "bad_images.txt"
+    watch.add(1, numbers(), np.array([-1, 7, -1, 7]))
+    watch.wait()
+    assert listed.read_text() == "image-7.jpg\n"
+    limits = dict(max_skipped_in_a_row=3, max_unreadable_share=0.25)
+    progress = Progress(0, 100, 4, stream=screen)
+    again = Watch(Names(), progress, epath.Path(tmp_path), **limits)
+    again.add(2, numbers(), np.array([9, 7, -1, -1]))
+    again.wait()
+    assert listed.read_text() == "image-7.jpg\nimage-9.jpg\n"
+
+
+def test_too_many_unreadable_images_end_the_run_once_enough_were_seen(watch):
+    for step in range(1, 25):  # 96 of the 100 images of the source
+        watch.add(step, numbers(), np.array([7, 8, -1, -1]))
+    watch.wait()
+    watch.add(25, numbers(), np.array([-1, -1, -1, -1]))
+    with pytest.raises(UnreadableImagesError, match=r"48.0 % .* 0.25\).*bad_images.txt"):
         watch.wait()
