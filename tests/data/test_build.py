@@ -1,8 +1,11 @@
 """python -m dino_jax.data.build: any source to ArrayRecord shards."""
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +21,7 @@ from PIL import Image
 from dino_jax.data import build as build_module
 from dino_jax.data import build_workers
 from dino_jax.data.build import main
-from dino_jax.data.sources import ArrayRecordSource, DigitsSource, FolderSource
+from dino_jax.data.sources import ArrayRecordSource, DigitsSource, FolderSource, shard_writer
 from dino_jax.data.sources.storage import written_whole
 
 
@@ -311,6 +314,35 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         Path(path).write_text("whole")
     assert target.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_full_disk_is_an_os_error_that_names_the_shard(tmp_path, monkeypatch):
+    source = FolderSource(_folder(tmp_path / "in", 2))
+    digests = np.stack(
+        [np.frombuffer(hashlib.sha256(_png(level)).digest(), np.uint8) for level in range(2)]
+    )
+    full = contextlib.nullcontext("/dev/full")
+    monkeypatch.setattr(shard_writer, "written_whole", lambda target: full)
+    with pytest.raises(OSError, match=r"out/x can't be written: .*No space left"):
+        shard_writer.write_shard(source, [0, 1], digests, "out/x", lambda: None)
+
+
+def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(build_workers, "LINE_SECONDS", 0.0)
+    progress = build_workers.Progress("scan", 2000)
+    progress.show(1500)
+    progress.close()
+    assert re.match(r"scan +1,500 of 2,000 images, [\d,]+/s\n", capsys.readouterr().out)
+
+
+def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    progress = build_workers.Progress("scan", 2000)
+    progress.show(1500)
+    progress.close()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert re.search(r"scan: +75%.*1.50k/2.00k", output.err)
 
 
 def test_wrong_numbers_and_missing_sources_are_one_line(tmp_path, capsys):

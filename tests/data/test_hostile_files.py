@@ -20,7 +20,7 @@ from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, FolderSource
 
 SIDE = 16  # of all images but some; crops show the whole image at this size
-MAX_PIXELS = 10_000_000
+MAX_PIXELS = 2_000_000
 HUGE = 20_000
 
 
@@ -90,7 +90,7 @@ READABLE = {
     "cmyk.jpg": lambda: _jpeg(6, "CMYK"),
     "gray.jpg": lambda: _jpeg(7, "L"),
     "gray-alpha.png": lambda: _encode(Image.fromarray(_pixels(8)).convert("LA"), "PNG"),
-    "large.png": lambda: _one_bit_png(3000),
+    "large.png": lambda: _one_bit_png(1400),
     "one-pixel.png": lambda: _encode(Image.fromarray(_pixels(9)[:1, :1]), "PNG"),
     "palette.png": lambda: _encode(Image.fromarray(_pixels(10)).quantize(7), "PNG", transparency=0),
     "plain.JPEG": lambda: _jpeg(11),

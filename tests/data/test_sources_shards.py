@@ -87,6 +87,12 @@ def test_tar_shards_are_a_file_a_folder_or_a_pattern(tmp_path):
             TarSource(path)
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(tmp_path):
+    (tmp_path / "set [1]").mkdir()
+    _write_tar(tmp_path / "set [1]/a.tar", ("1.png", _png(0)))
+    assert len(TarSource(f"{tmp_path}/set [1]/")) == 1
+
+
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_tar_headers_of_all_formats_are_read_as_tarfile_reads_them(tmp_path, format):
     names = ["x" * 60 + "/" + "y" * 60 + "/1.png", "ünï/2.png"]

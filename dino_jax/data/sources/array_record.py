@@ -4,7 +4,7 @@ from typing import Any
 
 from dino_jax.data.sources.base import Blocks, Record
 from dino_jax.data.sources.record_format import SHARD_SUFFIX, decode_record, read_description
-from dino_jax.data.sources.storage import MAX_OPEN_FILES, HandleCache, find_shards
+from dino_jax.data.sources.storage import MAX_OPEN_FILES, HandleCache, find_shards, is_pattern
 
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # array_record's advice: random access
 _READ_BUFFER_BYTES = 32 * 1024
@@ -37,7 +37,8 @@ class ArrayRecordSource:
         names = [shard.rpartition("/")[2] for shard in self._shards]
         unknown = sorted(set(names) - set(description.shards))
         missing = sorted(set(description.shards) - set(names))
-        if unknown or (missing and path.rstrip("/") == folder):
+        whole_folder = not (is_pattern(path) or path.endswith(SHARD_SUFFIX))
+        if unknown or (missing and whole_folder):
             raise ValueError(
                 f"the shards in {folder} are not those of its description: missing "
                 f"{missing[:5]}, unknown {unknown[:5]}; copy the whole folder, or build it again"

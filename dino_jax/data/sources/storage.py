@@ -63,13 +63,10 @@ def find_shards(path: str, suffix: str) -> list[str]:
       FileNotFoundError: if there are none.
     """
     path = path if is_remote(path) else str(Path(path).expanduser())
-    if is_pattern(path):
-        shards = match_files(path)
-    elif path.lower().endswith(suffix) and not _is_folder(path):
-        shards = [path] if match_files(glob.escape(path)) else []
+    if _is_folder(path):
+        shards = match_files(f"{glob.escape(path.rstrip('/'))}/*{suffix}")
     else:
-        folder = path if is_remote(path) else glob.escape(path)
-        shards = match_files(f"{folder.rstrip('/')}/*{suffix}")
+        shards = match_files(glob.escape(path)) or match_files(path)
     if not shards:
         raise FileNotFoundError(
             f"no shards at {path!r}: pass a {suffix} file, a folder that holds {suffix} files, or "
