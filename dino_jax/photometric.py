@@ -1,0 +1,147 @@
+"""The device back end of the augmentation: color jitter, grayscale, blur and solarization in jit.
+
+The workers send cut and resized uint8 crops, and for each of them a row of numbers
+(`dino_jax.data.recolor` names its columns). What Pillow would make of them is computed here, up to
+the rounding of float32, for every image on the device that holds it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from dino_jax.data.recolor import (
+    BLUR,
+    BRIGHTNESS,
+    CONTRAST,
+    GRAYSCALE,
+    HUE,
+    ONE,
+    SATURATION,
+    SOLARIZE,
+)
+
+Batch = dict[str, jax.Array]
+
+
+def apply_photometric(batch: Batch) -> Batch:
+    """Recolors the crops of a batch as its parameters say; pure, for use inside jit.
+
+    Sharding the batch axis of every entry needs no communication but for the jitter order, a few
+    bytes: it is the same in all rows, and that of row 0 is used.
+
+    Args:
+      batch: "global_crops": [B, V, H, W, 3] uint8, "global_photometric": [B, V, P] float32 and
+        "global_jitter_order": [B, V, 4] uint8, likewise "local_…" if there are local crops, and
+        anything else. A batch of the host back end has no such parameters and comes back as it is.
+
+    Returns:
+      The batch without parameters; the crops are uint8 as before.
+    """
+    recolored = {}
+    for name, entry in batch.items():
+        kind, _, suffix = name.partition("_")
+        if suffix == "crops" and f"{kind}_photometric" in batch:
+            values = batch[f"{kind}_photometric"]
+            recolored[name] = _recolor(entry, values, batch[f"{kind}_jitter_order"][0])
+        elif suffix not in ("photometric", "jitter_order"):
+            recolored[name] = entry
+    return recolored
+
+
+def _recolor(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
+    """crops [B, V, H, W, 3] uint8, values [B, V, P], order [V, 4]; one view after the other."""
+    views = (jnp.moveaxis(crops, 1, 0), jnp.moveaxis(values, 1, 0), order)
+    return jnp.moveaxis(jax.lax.map(lambda view: _recolor_view(*view), views), 0, 1)
+
+
+def _recolor_view(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
+    """crops [B, H, W, 3] uint8, values [B, P], order [4]."""
+    columns = values.T[:, :, None, None]  # [P, B, 1, 1]
+    planes = jnp.moveaxis(crops, -1, 0)  # [3, B, H, W], uint8 after every operation
+    for operation in order:
+        planes = jax.lax.switch(operation, _JITTER, planes, columns)
+    planes = jnp.where(columns[GRAYSCALE] == 1, _gray(planes).astype(jnp.uint8), planes)
+    planes = _blur(planes, columns[BLUR:])
+    planes = jnp.where(planes < columns[SOLARIZE], planes, 255 - planes)
+    return jnp.moveaxis(planes, 0, -1)
+
+
+def _gray(planes: jax.Array) -> jax.Array:
+    """ITU-R 601-2 luma with 16 bits, as in Pillow: [B, H, W] int32."""
+    red, green, blue = planes.astype(jnp.int32)
+    return (19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16
+
+
+def _blend(base: jax.Array | int, planes: jax.Array, factor: jax.Array) -> jax.Array:
+    """Cuts the fraction off, as Pillow does."""
+    blended = base + factor * (planes.astype(jnp.int32) - base).astype(jnp.float32)
+    return jnp.clip(blended, 0, 255).astype(jnp.uint8)
+
+
+def _adjust_brightness(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    return _blend(0, planes, columns[BRIGHTNESS])
+
+
+def _adjust_contrast(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    gray = _gray(planes)
+    pixels = gray.shape[1] * gray.shape[2]
+    mean = (2 * gray.sum((1, 2), keepdims=True) + pixels) // (2 * pixels)
+    return _blend(mean, planes, columns[CONTRAST])
+
+
+def _adjust_saturation(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    return _blend(_gray(planes), planes, columns[SATURATION])
+
+
+def _adjust_hue(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    """PIL's uint8 HSV and back; a negative shift leaves the planes as they are."""
+    red, green, blue = planes.astype(jnp.float32)
+    value = jnp.maximum(jnp.maximum(red, green), blue)
+    low = jnp.minimum(jnp.minimum(red, green), blue)
+    span = value - low
+    part = (2 * value + low - red - green - blue) / jnp.maximum(span, 1)  # of value - middle
+    sextants = jnp.where(green == low, 5 - part, 3 + part)
+    sextants = jnp.where(green == value, jnp.where(red == low, 3 - part, 1 + part), sextants)
+    sextants = jnp.where(red == value, jnp.where(blue == low, 1 - part, part - 1), sextants)
+    turns = sextants / 6
+    hue = jnp.floor(jnp.where(turns < 0, turns + 1, turns) * 255) + columns[HUE]
+    hue = jnp.where(hue >= 256, hue - 256, hue)
+    saturation = jnp.floor(span / jnp.maximum(value, 1) * 255) / 255
+    turned = [_from_hsv(hue * 6 / 255 + offset, saturation, value) for offset in (5, 3, 1)]
+    return jnp.where(columns[HUE] < 0, planes, jnp.stack(turned))
+
+
+def _from_hsv(distance: jax.Array, saturation: jax.Array, value: jax.Array) -> jax.Array:
+    """One channel; `distance` along the color circle of circumference 6, below 12."""
+    distance = jnp.where(distance >= 6, distance - 6, distance)
+    part = jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
+    return jnp.floor(value * (1 - saturation * part) + 0.5).astype(jnp.uint8)
+
+
+_JITTER = (_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)  # by column
+
+
+def _blur(planes: jax.Array, weights: jax.Array) -> jax.Array:
+    """Three box filters along the rows, then three along the columns; weights [T, B, 1, 1].
+
+    Fixed-point numbers with rounding to uint8 after each, as in Pillow; edges are repeated.
+    """
+    weights = weights.astype(jnp.uint32)
+    for axis in (3, 2):
+        for _ in range(3):
+            planes = _filter(planes, weights, axis)
+    return planes
+
+
+def _filter(planes: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    reach, length = len(weights) - 1, planes.shape[axis]
+    padding = [(reach, reach) if index == axis else (0, 0) for index in range(planes.ndim)]
+    padded = jnp.pad(planes, padding, mode="edge")
+
+    def shifted(distance: int) -> jax.Array:
+        start = reach + distance
+        return jax.lax.slice_in_dim(padded, start, start + length, axis=axis).astype(jnp.uint32)
+
+    total = weights[0] * shifted(0) + ONE // 2
+    for distance in range(1, reach + 1):
+        total += weights[distance] * (shifted(distance) + shifted(-distance))
+    return (total >> 24).astype(jnp.uint8)
