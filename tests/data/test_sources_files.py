@@ -119,9 +119,16 @@ def test_build_source_builds_lists_and_patterns(tmp_path):
         build_source(ConfigDict({"kind": "list", "path": ""}))
 
 
+def test_minus_one_is_no_label():
+    class_names, labels = index_labels([-1, 1, None, "-1"])
+    assert class_names == ("0", "1")
+    assert labels.tolist() == [-1, 1, -1, -1]
+    assert index_labels([-1, -1])[0] == ()
+
+
 def test_class_indices_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="-1 to 4"):
-        index_labels([4, -1])
+    with pytest.raises(ValueError, match="-2 to 4"):
+        index_labels([4, -2])
     with pytest.raises(ValueError, match="10000000000"):
         index_labels(["10000000000"])
 

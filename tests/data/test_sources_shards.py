@@ -194,6 +194,9 @@ def test_hugging_face_class_names_are_found_in_the_schema(tmp_path):
     source = ParquetSource(str(tmp_path), "image", "label")
     assert source.class_names == ("cat", "dog", "emu")
     assert [record["label"] for record in _records(source)] == [1, 0]
+    unlabeled = table.set_column(1, "label", pa.array([-1, -1]))
+    pq.write_table(unlabeled, tmp_path / "a.parquet")
+    assert ParquetSource(str(tmp_path), "image", "label").class_names == ()
 
 
 def test_at_most_two_row_groups_stay_in_memory(tmp_path):

@@ -93,17 +93,18 @@ def index_labels(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], n
     names. Anything else is a name, and the sorted names are numbered.
 
     Args:
-      values: one per image; None for no label.
+      values: one per image; None or -1 for no label.
 
     Returns:
       The class names, () if no image has a label, and [len(values)] int32 labels.
 
     Raises:
-      ValueError: if a class index is negative or above a million.
+      ValueError: if a class index is below -1 or above a million.
     """
     labels = np.full(len(values), UNLABELED, np.int32)
-    places = [place for place, value in enumerate(values) if value is not None]
-    texts = [str(values[place]).strip() for place in places]
+    texts = ["-1" if value is None else str(value).strip() for value in values]
+    places = [place for place, text in enumerate(texts) if text != "-1"]
+    texts = [texts[place] for place in places]
     if not texts:
         return (), labels
     if all(text.lstrip("-").isdecimal() for text in texts):

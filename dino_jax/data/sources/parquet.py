@@ -53,7 +53,8 @@ class ParquetSource:
             raise ValueError(f"the {len(self._shards)} Parquet files at {path!r} have no rows")
         values = [value for _, labels in contents for value in labels]
         self.class_names, self._labels = index_labels(values or [None] * len(self._blocks))
-        self.class_names = _stored_class_names(schema, label_column) or self.class_names
+        if self.class_names:
+            self.class_names = _stored_class_names(schema, label_column) or self.class_names
 
     def __len__(self) -> int:
         return len(self._blocks)
