@@ -1,27 +1,37 @@
-"""The optimizers of DINO as one optax transform: adamw, sgd or lars, with the official rules.
+"""The optimizers of DINO and DINOv2 as one optax transform: adamw, sgd or lars.
 
 Three things differ from optax' own optimizers, all of them part of the official numerics
-(facebookresearch/dino): schedules read the `step` that `update(grads, opt_state, params,
+(facebookresearch/dino and dinov2): schedules read the `step` that `update(grads, opt_state, params,
 step=step)` is given, never a counter in the state (a step that is skipped rolls the state back,
-the clock goes on); every norm is of one tensor of one layer, also where `nn.scan` stacks the
-layers into one array; and while the last layer of a head is frozen, its moments and its Adam
-counter stand still.
+the clock goes on); rules apply to one tensor of one layer, also where `nn.scan` stacks the layers
+into one array (parameter_groups.py); and the last layer of a head is frozen for a while.
 """
 
 from collections.abc import Hashable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import optax
-from jax.tree_util import KeyPath, keystr, tree_map_with_path
 
 from dino_jax import schedules
+from dino_jax.parameter_groups import LAST_LAYER, label_last_layers
 from dino_jax.schedules import Schedule
+from dino_jax.transforms import (
+    add_decay,
+    clip_modules,
+    clip_tensors,
+    held_until,
+    scale_by_layer,
+    scale_by_rate,
+    scale_by_tensor_trust,
+    skipped_until,
+)
 
-STACK = "blocks"  # the module whose leaves carry a leading depth axis from nn.scan
-LAST_LAYER = "last_layer"  # the prototype layer of a projection head
 KINDS = ("adamw", "lars", "sgd")
+# Whose gradient's norm is limited: that of every tensor, or of the backbone and of each head.
+CLIPS = {"tensor": clip_tensors, "module": clip_modules}
+# A frozen last layer is as if it had no gradient, or as if its learning rate were 0; its gradient
+# counts in clipping both ways.
+FREEZES = {"skip": skipped_until, "zero_lr": held_until}
 
 Optimizer = optax.GradientTransformationExtraArgs
 
@@ -33,9 +43,10 @@ def build_optimizer(
 
     Args:
       config: ConfigDict with kind ("adamw", "sgd" or "lars"), the fields of `build_schedules`,
-        clip_grad (maximal L2 norm of each tensor's gradient, 0 for no clipping),
-        freeze_last_layer_epochs, and b1, b2, eps (adamw), momentum (sgd and lars),
-        trust_coefficient (lars).
+        clip_grad (maximal L2 norm of a gradient, 0 for no clipping), clip (of which gradients, see
+        `CLIPS`), freeze_last_layer_epochs, freeze (see `FREEZES`), layer_decay and
+        patch_embed_lr_multiplier (see `lr_multipliers`), and b1, b2, eps (adamw), momentum (sgd and
+        lars), trust_coefficient (lars).
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates per epoch.
       batch_size: Images per update over all devices and accumulation steps.
@@ -66,7 +77,15 @@ def build_optimizer(
         case kind:
             raise ValueError(f"unknown optimizer kind {kind!r}; known: {', '.join(KINDS)}")
     frozen_steps = schedules.epochs_to_steps(config.freeze_last_layer_epochs, steps_per_epoch)
-    return make_optimizer(rule, clip_norm=config.clip_grad, frozen_steps=frozen_steps)
+    return make_optimizer(
+        rule,
+        clip_norm=config.clip_grad,
+        clip=config.clip,
+        frozen_steps=frozen_steps,
+        freeze=config.freeze,
+        layer_decay=config.layer_decay,
+        patch_embed_lr_multiplier=config.patch_embed_lr_multiplier,
+    )
 
 
 def build_schedules(
@@ -75,8 +94,8 @@ def build_schedules(
     """Builds the schedules "lr" and "weight_decay" that the optimizer of `config.optimizer` uses.
 
     Args:
-      config: ConfigDict with lr (base, at reference_batch images), reference_batch, min_lr (not
-        scaled), warmup_epochs, weight_decay, weight_decay_end.
+      config: ConfigDict with lr (base, at reference_batch images), reference_batch, lr_scaling
+        ("linear" or "sqrt"), min_lr (not scaled), warmup_epochs, weight_decay, weight_decay_end.
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates per epoch.
       batch_size: Images per update over all devices and accumulation steps.
@@ -84,7 +103,9 @@ def build_schedules(
     Raises:
       ValueError: if a value is negative or the warm-up is longer than the run.
     """
-    peak = schedules.scale_learning_rate(config.lr, batch_size, config.reference_batch)
+    peak = schedules.scale_learning_rate(
+        config.lr, batch_size, config.reference_batch, config.lr_scaling
+    )
     return {
         "lr": schedules.build_warmup_cosine(
             peak,
@@ -100,29 +121,46 @@ def build_schedules(
 
 
 def make_optimizer(
-    rule: optax.GradientTransformation, *, clip_norm: float, frozen_steps: int
+    rule: optax.GradientTransformation,
+    *,
+    clip_norm: float,
+    frozen_steps: int,
+    clip: str = "tensor",
+    freeze: str = "skip",
+    layer_decay: float = 1.0,
+    patch_embed_lr_multiplier: float = 1.0,
 ) -> Optimizer:
-    """Adds per-tensor clipping and the frozen last layer to an update rule.
+    """Adds clipping, the frozen last layer and rates by layer to an update rule.
 
     Args:
       rule: What turns clipped gradients into updates; has one state for the last layers and one
         for the rest.
-      clip_norm: Maximal L2 norm of each tensor's gradient; 0 for no clipping.
+      clip_norm: Maximal L2 norm of a gradient; 0 for no clipping.
       frozen_steps: Steps at the start in which leaves under "last_layer" do not move.
+      clip: "tensor" (DINO) or "module" (DINOv2), see `CLIPS`.
+      freeze: "skip" (DINO) or "zero_lr" (DINOv2), see `FREEZES`.
+      layer_decay: See `lr_multipliers`; 1 for none.
+      patch_embed_lr_multiplier: See `lr_multipliers`; 1 for none.
 
     Raises:
-      ValueError: if a value is negative.
+      ValueError: if a name is unknown or a value out of range.
     """
     if not clip_norm >= 0:
         raise ValueError(f"clip_grad must be positive, or 0 for no clipping, got {clip_norm}")
     if frozen_steps < 0:
         raise ValueError(f"frozen_steps must not be negative, got {frozen_steps}")
+    _check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
+    clip_to, frozen_until = _lookup("clip", clip, CLIPS), _lookup("freeze", freeze, FREEZES)
     rules: dict[Hashable, optax.GradientTransformation] = {
         LAST_LAYER: frozen_until(rule, frozen_steps),
         "rest": rule,
     }
-    partitioned = optax.partition(rules, _label_last_layer)
-    return optax.chain(clip_tensors(clip_norm), partitioned) if clip_norm else partitioned
+    parts: list[optax.GradientTransformation] = [optax.partition(rules, label_last_layers)]
+    if clip_norm:
+        parts.insert(0, clip_to(clip_norm))
+    if layer_decay != 1.0 or patch_embed_lr_multiplier != 1.0:
+        parts.append(scale_by_layer(layer_decay, patch_embed_lr_multiplier))
+    return optax.chain(*parts) if len(parts) > 1 else optax.with_extra_args_support(parts[0])
 
 
 def make_adamw(
@@ -168,122 +206,10 @@ def make_lars(
     )
 
 
-def is_stacked(path: KeyPath) -> bool:
-    """Whether the leaf at `path` holds one tensor per layer along a leading depth axis."""
-    return STACK in _names(path)
-
-
-def tensor_rank(path: KeyPath, leaf: jax.Array) -> int:
-    """Number of dimensions of the leaf, not counting the depth axis of a stack."""
-    return jnp.ndim(leaf) - is_stacked(path)
-
-
-def tensor_norms(path: KeyPath, leaf: jax.Array) -> jax.Array:
-    """L2 norm of each tensor in a leaf: one for an ordinary leaf, one per layer for a stacked one.
-
-    Returns:
-      float32 with as many dimensions as `leaf`, all of size 1 but for the depth axis of a stack,
-      so that it broadcasts against the leaf.
-    """
-    axes = tuple(range(int(is_stacked(path)), leaf.ndim))
-    return jnp.sqrt(jnp.sum(jnp.square(leaf.astype(jnp.float32)), axis=axes, keepdims=True))
-
-
-def is_decayed(path: KeyPath, leaf: jax.Array) -> bool:
-    """Whether weight decay applies: to all but 1-D tensors and biases.
-
-    So also to tokens, positions, prototypes and their gains, as in the official code.
-    """
-    return tensor_rank(path, leaf) != 1 and not _names(path)[-1].endswith("bias")
-
-
-def clip_tensors(max_norm: float) -> optax.GradientTransformation:
-    """Scales every tensor's gradient to an L2 norm of at most `max_norm`, each on its own."""
-
-    def clip(path: KeyPath, grad: jax.Array) -> jax.Array:
-        # The official coefficient, with its 1e-6: a norm just below max_norm is scaled too.
-        return grad * jnp.minimum(max_norm / (tensor_norms(path, grad) + 1e-6), 1.0)
-
-    return optax.stateless(lambda grads, params: tree_map_with_path(clip, grads))
-
-
-def add_decay(weight_decay: Schedule) -> Optimizer:
-    """Adds `weight_decay(step) * param` to the updates of the decayed tensors."""
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        rate = weight_decay(_step(extra))
-
-        def decay(path: KeyPath, u: jax.Array, param: jax.Array) -> jax.Array:
-            return u + rate * param if is_decayed(path, param) else u
-
-        return tree_map_with_path(decay, updates, params), state
-
-    return Optimizer(optax.init_empty_state, update)
-
-
-def scale_by_rate(lr: Schedule) -> Optimizer:
-    """Multiplies the updates by `-lr(step)`."""
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        del params
-        rate = lr(_step(extra))
-        return jax.tree.map(lambda u: -rate * u, updates), state
-
-    return Optimizer(optax.init_empty_state, update)
-
-
-def scale_by_tensor_trust(trust_coefficient: float) -> optax.GradientTransformation:
-    """Scales by `trust_coefficient * ||param|| / ||update||` every tensor that is not 1-D.
-
-    A tensor with one of the norms 0 stays as it is.
-    """
-
-    def scale(path: KeyPath, u: jax.Array, param: jax.Array) -> jax.Array:
-        if tensor_rank(path, param) == 1:
-            return u
-        param_norm, update_norm = tensor_norms(path, param), tensor_norms(path, u)
-        both = (param_norm > 0) & (update_norm > 0)
-        ratio = trust_coefficient * param_norm / jnp.where(both, update_norm, 1.0)
-        return u * jnp.where(both, ratio, 1.0)
-
-    return optax.stateless(lambda updates, params: tree_map_with_path(scale, updates, params))
-
-
-def frozen_until(inner: optax.GradientTransformation, first_step: int) -> Optimizer:
-    """Gives zero updates and keeps the state of `inner` as it is for every `step < first_step`.
-
-    So `inner` starts at `first_step` as if the run began there: no decay, no moments and no count
-    before (torch skips a parameter whose gradient is None in the same way). The state is that of
-    `inner`.
-    """
-    inner = optax.with_extra_args_support(inner)
-    if first_step == 0:
-        return inner
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
-        active = _step(extra) >= first_step
-        moved, next_state = inner.update(updates, state, params, **extra)
-        moved = jax.tree.map(lambda u: jnp.where(active, u, jnp.zeros_like(u)), moved)
-        kept = jax.tree.map(lambda new, old: jnp.where(active, new, old), next_state, state)
-        return moved, kept
-
-    return Optimizer(inner.init, update)
-
-
-def _step(extra: dict[str, Any]) -> jax.Array:
-    if "step" not in extra:
-        raise TypeError("call update(grads, state, params, step=step) with the finished updates")
-    return jnp.asarray(extra["step"])
-
-
-def _names(path: KeyPath) -> list[str]:
-    return keystr(path, simple=True, separator="/").split("/")
-
-
-def _label_last_layer(params: Any) -> Any:
-    return tree_map_with_path(
-        lambda path, _: LAST_LAYER if LAST_LAYER in _names(path) else "rest", params
-    )
+def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise ValueError(f"unknown optimizer.{what} {name!r}; known: {sorted(table)}")
+    return table[name]
 
 
 def _check_fraction(**values: float) -> None:

@@ -9,8 +9,8 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from dino_jax import optimizer
-from dino_jax.schedules import Constant
+from dino_jax import optimizer, transforms
+from dino_jax.schedules import Constant, build_warmup_cosine
 
 DEPTH, DIM, STEPS, STEPS_PER_EPOCH, BATCH = 3, 4, 30, 10, 64
 # The official rule, spelled out for this tree: biases and 1-D tensors are not decayed.
@@ -26,12 +26,17 @@ def make_config(**changes):
             "kind": "adamw",
             "lr": 0.04,
             "reference_batch": 256,
+            "lr_scaling": "linear",
             "min_lr": 1e-5,
             "warmup_epochs": 1.0,
             "weight_decay": 0.04,
             "weight_decay_end": 0.4,
+            "layer_decay": 1.0,
+            "patch_embed_lr_multiplier": 1.0,
             "clip_grad": 0.3,
+            "clip": "tensor",
             "freeze_last_layer_epochs": 1.0,
+            "freeze": "skip",
             "b1": 0.9,
             "b2": 0.999,
             "eps": 1e-8,
@@ -274,41 +279,6 @@ def test_an_update_without_the_step_says_how_to_call_it():
         tx.update(params, tx.init(params), params)
 
 
-def test_decay_applies_to_everything_but_biases_and_one_dimensional_tensors():
-    mask = jax.tree_util.tree_map_with_path(optimizer.is_decayed, make_params())
-    leaves = jax.tree_util.tree_leaves_with_path(mask)
-    decayed = {"/".join(key.key for key in path) for path, leaf in leaves if leaf}
-    assert decayed == {
-        "backbone/cls_token",
-        "backbone/pos_embed",
-        "backbone/patch_embed/kernel",
-        "backbone/blocks/attention/qkv/kernel",
-        "heads_dino/linear_0/kernel",
-        "heads_dino/last_layer/prototypes",
-        "heads_dino/last_layer/gain",
-    }
-
-
-def test_a_bias_of_two_dimensions_is_not_decayed():
-    params = {"dense": {"kernel": jnp.ones((2, 3, 4)), "bias": jnp.ones((3, 4))}}
-    mask = jax.tree_util.tree_map_with_path(optimizer.is_decayed, params)
-    assert mask == {"dense": {"kernel": True, "bias": False}}
-
-
-def test_norms_are_per_layer_in_a_stack_and_broadcast_against_the_leaf():
-    params = make_params()
-    norms = jax.tree_util.tree_map_with_path(optimizer.tensor_norms, params)
-    stacked = params["backbone"]["blocks"]["attention"]["qkv"]["kernel"]
-    got = norms["backbone"]["blocks"]["attention"]["qkv"]["kernel"]
-    assert got.shape == (DEPTH, 1, 1)
-    want = [np.linalg.norm(np.asarray(layer).ravel()) for layer in stacked]
-    np.testing.assert_allclose(got.ravel(), want, rtol=1e-6)
-    kernel = params["backbone"]["patch_embed"]["kernel"]
-    assert norms["backbone"]["patch_embed"]["kernel"].shape == (1, 1, 1, 1)
-    want = np.linalg.norm(np.asarray(kernel).ravel())
-    np.testing.assert_allclose(norms["backbone"]["patch_embed"]["kernel"].item(), want, rtol=1e-6)
-
-
 def test_lars_leaves_a_tensor_that_is_zero_or_has_no_gradient_unscaled():
     lars = optimizer.make_lars(Constant(0.5), Constant(0.1), momentum=0.9, trust_coefficient=0.001)
     params = {"zero": {"kernel": jnp.zeros((2, 2))}, "still": {"kernel": jnp.full((2, 2), 3.0)}}
@@ -324,14 +294,99 @@ def test_lars_leaves_a_tensor_that_is_zero_or_has_no_gradient_unscaled():
     np.testing.assert_array_equal(updates["still"]["kernel"], 0.0)
 
 
-def test_a_frozen_wrapper_ignores_non_finite_gradients_until_its_first_step():
+def test_a_skipped_rule_ignores_non_finite_gradients_until_its_first_step():
     params = {"kernel": jnp.ones((2, 2))}
-    tx = optimizer.frozen_until(optax.trace(0.9), 2)
+    tx = transforms.skipped_until(optax.trace(0.9), 2)
     bad = {"kernel": jnp.full((2, 2), jnp.nan)}
     updates, state = tx.update(bad, tx.init(params), params, step=jnp.int32(1))
     np.testing.assert_array_equal(updates["kernel"], 0.0)
     updates, _ = tx.update({"kernel": jnp.ones((2, 2))}, state, params, step=jnp.int32(2))
     np.testing.assert_array_equal(updates["kernel"], 1.0)
+
+
+def replay_v2(params, gradients, clip, layer_decay, patch_embed):
+    """DINOv2: norms per module, rates by layer, a last layer whose rate is 0 in the first epoch."""
+    lrs, decays = official_tables()
+    factors = {f"{layer}/backbone/blocks": layer_decay ** (DEPTH - layer) for layer in range(DEPTH)}
+    factors |= {f"backbone/{x}": layer_decay ** (DEPTH + 1) for x in ("cls_token", "pos_embed")}
+    factors["backbone/patch_embed"] = layer_decay ** (DEPTH + 1) * patch_embed
+    tensors, memory = unstack(params), {}
+    for step, gradient in enumerate(gradients):
+        grads = unstack(gradient)
+        for module in ("backbone/", "heads_dino/"):
+            members = [name for name in grads if module in name]
+            norm = np.sqrt(sum(np.sum(grads[name] ** 2) for name in members))
+            for name in members:
+                grads[name] = grads[name] * min(clip / (norm + 1e-6), 1.0)
+        for name, g in grads.items():
+            lr = lrs[step] * next((f for x, f in factors.items() if name.startswith(x)), 1.0)
+            lr *= not (name in FROZEN and step < STEPS_PER_EPOCH)
+            decay = 0.0 if name.endswith(NOT_DECAYED) else decays[step]
+            tensors[name] = replay_adamw(tensors[name], g, memory.setdefault(name, {}), lr, decay)
+        yield dict(tensors)
+
+
+def test_thirty_steps_of_dinov2_equal_the_numpy_replay():
+    params = make_params()
+    gradients = make_gradients(params)
+    rules = dict(clip="module", freeze="zero_lr", clip_grad=1.5)
+    tx = build(**rules, layer_decay=0.7, patch_embed_lr_multiplier=0.2)
+    wanted = replay_v2(params, gradients, clip=1.5, layer_decay=0.7, patch_embed=0.2)
+    for (got, _), want in zip(run(tx, params, gradients), wanted, strict=True):
+        got = unstack(got)
+        for name, tensor in want.items():
+            np.testing.assert_allclose(got[name], tensor, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_a_module_is_clipped_as_a_whole_and_heads_each_by_themselves():
+    grads = {
+        "backbone": {"a": jnp.full((4,), 3.0), "blocks": {"b": jnp.full((2, 2), 4.0)}},
+        "heads_dino": {"kernel": jnp.full((1,), 0.5)},
+        "heads_ibot": {"kernel": jnp.full((1,), 20.0)},
+    }
+    clipped, _ = transforms.clip_modules(2.0).update(grads, optax.EmptyState())
+    np.testing.assert_allclose(clipped["backbone"]["a"], 3.0 * 2 / 10, rtol=1e-5)  # norm 10
+    np.testing.assert_allclose(clipped["backbone"]["blocks"]["b"], 4.0 * 2 / 10, rtol=1e-5)
+    np.testing.assert_array_equal(clipped["heads_dino"]["kernel"], 0.5)
+    np.testing.assert_allclose(clipped["heads_ibot"]["kernel"], 2.0, rtol=1e-5)
+
+
+def test_a_last_layer_at_rate_zero_stays_and_its_moments_move():
+    params = make_params()
+    steps = list(run(build(freeze="zero_lr"), params, make_gradients(params)))
+    moved, state = steps[STEPS_PER_EPOCH - 1]
+    start = params["heads_dino"]["last_layer"]["prototypes"]
+    np.testing.assert_array_equal(moved["heads_dino"]["last_layer"]["prototypes"], start)
+    assert adam_counts(state) == [10, 10]
+    moved, _ = steps[STEPS_PER_EPOCH]
+    assert np.all(np.asarray(moved["heads_dino"]["last_layer"]["prototypes"]) != np.asarray(start))
+
+
+def test_the_rate_of_a_last_layer_is_the_official_one_of_dinov2(golden):
+    recorded = golden("v2/d_schedules")
+    lr = build_warmup_cosine(
+        0.005656854249492381, 1e-6, warmup_epochs=3, total_steps=120, steps_per_epoch=10
+    )
+    tx = optimizer.make_optimizer(
+        transforms.scale_by_rate(lr), clip_norm=0.0, frozen_steps=10, freeze="zero_lr"
+    )
+    ones = {"rest": jnp.ones(()), "last_layer": jnp.ones(())}
+    state = tx.init(ones)
+    rates = jax.vmap(lambda step: tx.update(ones, state, ones, step=step)[0])(jnp.arange(125))
+    np.testing.assert_allclose(-rates["rest"], recorded["tiny/lr"], rtol=2e-6, atol=1e-9)
+    wanted = recorded["tiny/last_layer_lr"]
+    np.testing.assert_allclose(-rates["last_layer"], wanted, rtol=2e-6, atol=1e-9)
+
+
+def test_the_peak_grows_with_the_square_root_of_the_batch_if_asked():
+    rates = optimizer.build_schedules(
+        make_config(lr=4e-3, lr_scaling="sqrt", reference_batch=1024),
+        total_steps=STEPS,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        batch_size=2048,
+    )
+    peak = rates["lr"](STEPS_PER_EPOCH - 1)
+    np.testing.assert_allclose(peak, 0.005656854249492381, rtol=1e-12)  # official, recorded
 
 
 def test_schedules_of_the_config_are_those_the_optimizer_uses():
@@ -353,6 +408,11 @@ def test_an_unknown_kind_lists_the_known_ones():
     ("changes", "message"),
     [
         ({"clip_grad": -1.0}, "clip_grad must be positive, or 0 for no clipping, got -1"),
+        ({"clip": "global"}, r"unknown optimizer.clip 'global'; known: \['module', 'tensor'\]"),
+        ({"freeze": "stop"}, r"unknown optimizer.freeze 'stop'; known: \['skip', 'zero_lr'\]"),
+        ({"layer_decay": 0.0}, "layer_decay must be positive, got 0"),
+        ({"patch_embed_lr_multiplier": 0.0}, "patch_embed_lr_multiplier must be positive, got 0"),
+        ({"lr_scaling": "cube"}, r"unknown lr_scaling 'cube'; known: \['linear', 'sqrt'\]"),
         ({"b2": 1.0}, "b2 must be at least 0 and below 1, got 1"),
         ({"eps": 0.0}, "eps must be positive, got 0"),
         ({"kind": "sgd", "momentum": 1.5}, "momentum must be at least 0 and below 1, got 1.5"),

@@ -12,6 +12,29 @@ from dino_jax import schedules
 
 META = json.loads((Path(__file__).parent / "golden/v1/schedules_meta.json").read_text())
 SETTINGS = sorted(META)
+# DINOv2: epochs of 1250 steps (tiny: 10), batch, base rate, epochs, warm-ups, decay, momentum.
+V2 = {
+    "tiny": dict(epoch=10, batch=2048, lr=4e-3, epochs=12, warmup=3, hot=4, wd=0.4, m=0.992),
+    "vitl16_short": dict(
+        epoch=1250, batch=2048, lr=4e-3, epochs=100, warmup=10, hot=30, wd=0.4, m=0.992
+    ),
+    "vitl14": dict(epoch=1250, batch=3072, lr=2e-4, epochs=500, warmup=80, hot=30, wd=0.2, m=0.994),
+}
+
+
+def build_v2(case):
+    """The four schedules of DINOv2 by their recorded names."""
+    length = dict(total_steps=case["epochs"] * case["epoch"], steps_per_epoch=case["epoch"])
+    total = dict(total_steps=length["total_steps"])
+    peak = schedules.scale_learning_rate(case["lr"], case["batch"], 1024, "sqrt")
+    return {
+        "lr": schedules.build_warmup_cosine(peak, 1e-6, warmup_epochs=case["warmup"], **length),
+        "wd": schedules.build_cosine(0.04, case["wd"], **total),
+        "momentum": schedules.build_cosine(case["m"], 1.0, **total),
+        "teacher_temp": schedules.build_teacher_temperature(
+            0.04, 0.07, warmup_epochs=case["hot"], every="step", **length
+        ),
+    }
 
 
 def build_lr(meta):
@@ -51,6 +74,18 @@ def test_schedules_equal_the_official_tables(golden, setting):
     temperature = build_temperature(meta)(steps)
     per_step = np.repeat(recorded[f"{setting}/teacher_temp"], meta["niter_per_epoch"])
     np.testing.assert_allclose(temperature, per_step, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("setting", V2)
+def test_schedules_equal_those_of_dinov2_also_past_the_end(golden, setting):
+    recorded, case = golden("v2/d_schedules"), V2[setting]
+    names = recorded.files
+    steps = recorded[f"{setting}/iters"] if f"{setting}/iters" in names else np.arange(125)
+    for name, schedule in build_v2(case).items():
+        wanted = recorded[f"{setting}/{name}"]
+        np.testing.assert_allclose(schedule(steps), wanted, rtol=1e-9, atol=1e-12, err_msg=name)
+        traced = jax.jit(schedule)(jnp.asarray(steps))
+        np.testing.assert_allclose(traced, wanted, rtol=2e-6, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if META[s]["base_lr"] is not None])
