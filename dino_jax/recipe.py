@@ -106,7 +106,8 @@ def check_crops(augment: Any, patch_size: int) -> None:
     Raises:
       ValueError: names the crop that is no (height, width) or too small.
     """
-    drawn = {name: crop for name, crop in augment.items() if crop.count}
+    kinds = {name: augment[name] for name in ("global_1", "global_2", "local")}
+    drawn = {name: crop for name, crop in kinds.items() if crop.count}
     for name, crop in drawn.items():
         if len(crop.size) != 2:
             side = crop.size[0] if crop.size else patch_size

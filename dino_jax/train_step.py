@@ -8,6 +8,7 @@ import optax
 
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Branch, Objective
+from dino_jax.photometric import apply_photometric
 from dino_jax.schedules import Schedule
 from dino_jax.train_state import TrainState, Variables
 
@@ -74,11 +75,14 @@ def make_train_step(
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
 
     A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
-    normalised floats; the local crops may be missing. A step whose loss or gradient is not finite
+    normalised floats; the local crops may be missing, and photometric parameters of the device back
+    end may come along. A step whose loss or gradient is not finite
     leaves everything but the clock and the counts as it was.
     """
 
     def loss_and_grads(state: TrainState, batch: Batch, rng: jax.Array):
+        batch = apply_photometric(batch)
+
         def loss_fn(params):
             # The teacher has no stochastic depth; its BatchNorm uses batch statistics all the same.
             teacher, teacher_statistics = forward(network, state.teacher, global_views(batch), {})
