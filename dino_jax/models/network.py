@@ -1,6 +1,6 @@
 """A backbone with its projection heads, and the builders that turn a config into one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.models.heads import DinoHead
+from dino_jax.models.layers import FFNS
 from dino_jax.models.position import POSITION_KERNELS
+from dino_jax.models.resnet import DEPTHS, ResNet
+from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
 from dino_jax.models.vit import REMAT_POLICIES, SIZES, Features, VisionTransformer
 
 
@@ -55,12 +58,19 @@ class Network(nn.Module):
         return self.heads[head](x)
 
     def intermediate(self, images: jax.Array, layers, normalize: bool = True):
-        """Features after the given blocks; see `VisionTransformer.intermediate`."""
-        return self.backbone.intermediate(self.normalize(images), layers, normalize)
+        """Features after the given blocks of a ViT; see `VisionTransformer.intermediate`."""
+        return self._vit().intermediate(self.normalize(images), layers, normalize)
 
     def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
-        """Attention weights of one block; see `VisionTransformer.attention`."""
-        return self.backbone.attention(self.normalize(images), layer)
+        """Attention weights of one block of a ViT; see `VisionTransformer.attention`."""
+        return self._vit().attention(self.normalize(images), layer)
+
+    def _vit(self) -> VisionTransformer:
+        if not isinstance(self.backbone, VisionTransformer):
+            raise ValueError(
+                f"blocks and attention are those of a ViT, this is a {type(self.backbone).__name__}"
+            )
+        return self.backbone
 
     def normalize(self, images: jax.Array) -> jax.Array:
         """Maps uint8 to zero mean and unit variance; floats are taken as normalised already."""
@@ -83,7 +93,7 @@ def build_network(config: Any) -> Network:
       ValueError: if a name is unknown or sizes do not fit together.
     """
     dtype = _lookup("dtype", config.dtype, {"float32": jnp.float32, "bfloat16": jnp.bfloat16})
-    backbone = _lookup("backbone", config.backbone.kind, {"vit": build_vit})(config.backbone, dtype)
+    backbone = _lookup("backbone", config.backbone.kind, BACKBONES)(config.backbone, dtype)
     heads = {name: build_head(head, dtype) for name, head in config.heads.items()}
     if not len(config.mean) == len(config.std) == config.backbone.in_channels:
         raise ValueError(
@@ -95,39 +105,97 @@ def build_network(config: Any) -> Network:
 
 
 def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
-    """Builds a ViT; embed_dim, depth and num_heads that are None come from the named size."""
+    """Builds a ViT; embed_dim, depth and num_heads that are None come from the named size.
+
+    Raises:
+      ValueError: if a name is unknown or a number is out of range.
+    """
     size = _lookup("backbone.size", config.size, SIZES)
-    embed_dim = size.embed_dim if config.embed_dim is None else config.embed_dim
-    num_heads = size.num_heads if config.num_heads is None else config.num_heads
-    depth = size.depth if config.depth is None else config.depth
-    _lookup("backbone.position_kernel", config.position_kernel, POSITION_KERNELS)
-    _lookup("backbone.remat", config.remat, REMAT_POLICIES)
     height, width = config.image_size
-    if embed_dim % num_heads:
-        raise ValueError(f"embed_dim ({embed_dim}) must be a multiple of num_heads ({num_heads})")
-    if min(height, width) < config.patch_size:
-        raise ValueError(
-            f"image_size {height} x {width} is smaller than one patch of {config.patch_size} pixels"
-        )
-    if depth < 1 or not 0 <= config.drop_path_rate < 1:
-        raise ValueError(
-            f"depth ({depth}) must be at least 1 and drop_path_rate ({config.drop_path_rate}) "
-            "in [0, 1)"
-        )
-    return VisionTransformer(
-        embed_dim=embed_dim,
-        depth=depth,
-        num_heads=num_heads,
+    vit = VisionTransformer(
+        embed_dim=size.embed_dim if config.embed_dim is None else config.embed_dim,
+        depth=size.depth if config.depth is None else config.depth,
+        num_heads=size.num_heads if config.num_heads is None else config.num_heads,
         patch_size=config.patch_size,
         image_size=(height, width),
         in_channels=config.in_channels,
         mlp_ratio=config.mlp_ratio,
+        ffn=config.ffn,
+        layer_scale=config.layer_scale,
+        registers=config.registers,
+        has_mask_token=config.has_mask_token,
+        token_std=config.token_std,
+        qkv_bias=config.qkv_bias,
+        proj_bias=config.proj_bias,
+        ffn_bias=config.ffn_bias,
         drop_path_rate=config.drop_path_rate,
+        drop_path_schedule=config.drop_path_schedule,
+        drop_path_kind=config.drop_path_kind,
+        drop_path_group=config.drop_path_group,
         position_kernel=config.position_kernel,
         dtype=dtype,
         remat=config.remat,
         scan_unroll=config.scan_unroll,
     )
+    _check_vit(vit)
+    return vit
+
+
+def _check_vit(vit: VisionTransformer) -> None:
+    """Raises a ValueError if the attributes do not fit together."""
+    _check_name("backbone.ffn", vit.ffn, FFNS)
+    _check_name("backbone.position_kernel", vit.position_kernel, POSITION_KERNELS)
+    _check_name("backbone.remat", vit.remat, REMAT_POLICIES)
+    _check_name("backbone.drop_path_kind", vit.drop_path_kind, DROP_PATH_KINDS)
+    _check_name("backbone.drop_path_schedule", vit.drop_path_schedule, DROP_PATH_SCHEDULES)
+    dim, heads, (height, width) = vit.embed_dim, vit.num_heads, vit.image_size
+    if dim % heads:
+        raise ValueError(f"embed_dim ({dim}) must be a multiple of num_heads ({heads})")
+    if min(height, width) < vit.patch_size:
+        raise ValueError(
+            f"image_size {height} x {width} is smaller than one patch of {vit.patch_size} pixels"
+        )
+    if vit.depth < 1 or not 0 <= vit.drop_path_rate < 1:
+        raise ValueError(
+            f"depth ({vit.depth}) must be at least 1 and drop_path_rate ({vit.drop_path_rate}) "
+            "in [0, 1)"
+        )
+    if vit.registers < 0 or vit.layer_scale < 0 or vit.token_std < 0:
+        raise ValueError(
+            f"registers ({vit.registers}), layer_scale ({vit.layer_scale}) and token_std "
+            f"({vit.token_std}) must not be negative"
+        )
+    if vit.drop_path_group is not None and vit.drop_path_group < 1:
+        raise ValueError(f"drop_path_group ({vit.drop_path_group}) must be at least 1, or None")
+    if vit.drop_path_kind == "subset" and vit.drop_path_schedule != "uniform":
+        raise ValueError(
+            "drop_path_kind='subset' runs every block on equally many samples: it needs "
+            f"drop_path_schedule='uniform', got {vit.drop_path_schedule!r}"
+        )
+
+
+def build_resnet(config: Any, dtype: jnp.dtype) -> ResNet:
+    """Builds a ResNet.
+
+    Args:
+      config: ConfigDict with kind ("resnet"), size ("50" or "101"), in_channels, and depths (blocks
+        per stage; None: as `size`) and width (channels of the stem, officially 64). There are no
+        other fields.
+      dtype: of the activations.
+
+    Raises:
+      ValueError: if the size is unknown or a number is out of range.
+    """
+    size = _lookup("backbone.size", config.size, DEPTHS)
+    depths = tuple(size if config.depths is None else config.depths)
+    if not depths or min(*depths, config.width) < 1:
+        raise ValueError(
+            f"depths {depths} and width ({config.width}) of a ResNet must be at least 1"
+        )
+    return ResNet(depths, config.width, config.in_channels, dtype)
+
+
+BACKBONES = {"vit": build_vit, "resnet": build_resnet}
 
 
 def build_head(config: Any, dtype: jnp.dtype) -> DinoHead:
@@ -146,6 +214,10 @@ def build_head(config: Any, dtype: jnp.dtype) -> DinoHead:
 
 
 def _lookup(what: str, name: str, table: dict):
-    if name not in table:
-        raise ValueError(f"unknown network.{what} {name!r}; known: {sorted(table)}")
+    _check_name(what, name, table)
     return table[name]
+
+
+def _check_name(what: str, name: str, known: Collection[str]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown network.{what} {name!r}; known: {sorted(known)}")

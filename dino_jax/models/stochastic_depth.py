@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-KINDS = ("per_sample", "subset")
-SCHEDULES = ("linear", "uniform")
+DROP_PATH_KINDS = ("per_sample", "subset")
+DROP_PATH_SCHEDULES = ("linear", "uniform")
 
 
 def drop_rates(schedule: str, rate: float, depth: int) -> np.ndarray:

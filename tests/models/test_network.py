@@ -1,9 +1,13 @@
 """The builders of networks, and bfloat16 activations."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs import quickstart, vits16_vanilla
 from dino_jax.models.network import build_network
@@ -58,6 +62,12 @@ def test_explicit_numbers_override_the_named_size():
         ({"image_size": (4, 4)}, "4 x 4 is smaller than one patch of 8 pixels"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate \(1.0\) in \[0, 1\)"),
         ({"in_channels": 4}, "one value for each of the 4 channels"),
+        ({"ffn": "moe"}, r"unknown network.backbone.ffn 'moe'; known: \['mlp', 'swiglu'\]"),
+        ({"drop_path_kind": "rows"}, r"known: \['per_sample', 'subset'\]"),
+        ({"drop_path_schedule": "cosine"}, r"known: \['linear', 'uniform'\]"),
+        ({"drop_path_kind": "subset"}, "needs drop_path_schedule='uniform', got 'linear'"),
+        ({"drop_path_group": 0}, r"drop_path_group \(0\) must be at least 1"),
+        ({"registers": -1}, r"registers \(-1\), layer_scale"),
     ],
 )
 def test_a_wrong_backbone_is_a_clear_error(changes, message):
@@ -91,7 +101,8 @@ def test_attention_of_any_image_size_sums_to_one_over_the_keys():
     network = build_network(tiny_config())
     variables = init(network)
     images = np.zeros((2, 40, 24, 3), np.uint8)
-    weights = network.apply(variables, images, layer=0, method="attention")
+    attention = jax.jit(partial(network.apply, layer=0, method="attention"))
+    weights = attention(variables, images)
     assert weights.shape == (2, 3, 16, 16)
     np.testing.assert_allclose(np.sum(weights, -1), 1.0, rtol=1e-5)
 
@@ -100,7 +111,103 @@ def test_chosen_layers_come_in_the_asked_order_and_the_last_is_the_output():
     network = build_network(tiny_config())
     variables = init(network)
     images = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
-    last, first = network.apply(variables, images, layers=(-1, 0), method="intermediate")
-    output = network.apply(variables, images)
+    intermediate = jax.jit(partial(network.apply, layers=(-1, 0), method="intermediate"))
+    last, first = intermediate(variables, images)
+    output = jax.jit(network.apply)(variables, images)
     np.testing.assert_allclose(last["patches"], output["patches"], rtol=0, atol=1e-6)
     assert not np.allclose(first["cls"], last["cls"])
+
+
+def test_every_option_of_the_config_reaches_the_vit():
+    options = dict(
+        ffn="swiglu",
+        layer_scale=1e-5,
+        registers=4,
+        has_mask_token=True,
+        token_std=1e-6,
+        qkv_bias=False,
+        proj_bias=False,
+        ffn_bias=False,
+        drop_path_rate=0.3,
+        drop_path_schedule="uniform",
+        drop_path_kind="subset",
+        drop_path_group=8,
+    )
+    vit = build_network(tiny_config(**options)).backbone
+    assert {name: getattr(vit, name) for name in options} == options
+
+
+def test_masks_and_permutations_reach_the_backbone():
+    options = dict(has_mask_token=True, drop_path_rate=0.5, drop_path_schedule="uniform")
+    network = build_network(tiny_config(**options, drop_path_kind="subset"))
+    variables = init(network)
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    apply = jax.jit(network.apply)
+    plain = apply(variables, images)["patches"]
+    masked = apply(variables, images, np.eye(2, 16, dtype=bool))["patches"]
+    assert not np.allclose(masked, plain)
+    first_image_only = np.zeros((2, 2, 1, 1), np.int32)
+    dropped = apply(variables, images, None, first_image_only)["patches"]
+    assert not np.allclose(dropped[0], plain[0])
+    embedded = network.backbone.apply(
+        {"params": variables["params"]["backbone"]}, network.normalize(images), method="embed"
+    )
+    mean, var = embedded.mean(-1, keepdims=True), embedded.var(-1, keepdims=True)
+    untouched = ((embedded - mean) / np.sqrt(var + 1e-6))[1, 1:]
+    np.testing.assert_allclose(dropped[1], untouched, rtol=0, atol=1e-4)
+
+
+def resnet_config(**changes):
+    config = tiny_config()
+    config.backbone = ConfigDict(
+        dict(kind="resnet", size="50", depths=placeholder(tuple), width=64, in_channels=3)
+    )
+    config.backbone.update(changes)
+    return config
+
+
+@pytest.mark.parametrize(("size", "depths"), [("50", (3, 4, 6, 3)), ("101", (3, 4, 23, 3))])
+def test_a_resnet_has_the_depths_of_its_size(size, depths):
+    backbone = build_network(resnet_config(size=size)).backbone
+    assert (backbone.depths, backbone.width, backbone.embed_dim) == (depths, 64, 2048)
+
+
+def test_a_resnet_tracks_statistics_of_backbone_and_head_pass_by_pass():
+    network = build_network(resnet_config(depths=(1,), width=8))
+    variables = init(network)
+    assert set(variables["batch_stats"]) == {"backbone", "heads_dino"}
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+    @jax.jit
+    def train(variables):
+        bound = network.bind(variables, mutable=["batch_stats"])
+        cls = [bound(images)["cls"], bound(images[:, :16, :16])["cls"]]
+        bound.project("dino", jnp.concatenate(cls))
+        return bound.variables["batch_stats"]
+
+    before, after = variables["batch_stats"], train(variables)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, after)
+    assert all(jax.tree.leaves(moved))
+    still = jax.jit(network.apply)({**variables, "batch_stats": after}, images)
+    assert still["patches"].shape == (4, 8 * 8, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"size": "small"}, r"unknown network.backbone.size 'small'; known: \['101', '50'\]"),
+        ({"depths": (1, 0)}, r"depths \(1, 0\) and width \(64\)"),
+        ({"depths": ()}, r"depths \(\) and width"),
+        ({"width": 0}, r"width \(0\) of a ResNet"),
+    ],
+)
+def test_a_wrong_resnet_is_a_clear_error(changes, message):
+    with pytest.raises(ValueError, match=message):
+        build_network(resnet_config(**changes))
+
+
+def test_attention_of_a_resnet_is_a_clear_error():
+    network = build_network(resnet_config(depths=(1,), width=4))
+    images = np.zeros((1, 16, 16, 3), np.uint8)
+    with pytest.raises(ValueError, match="those of a ViT, this is a ResNet"):
+        jax.eval_shape(lambda: network.init(jax.random.key(0), images, method="attention"))
