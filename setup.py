@@ -4,6 +4,7 @@ from setuptools import find_packages, setup
 
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
 TFDS = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]
+PARQUET = ["pyarrow>=25,<27"]
 
 setup(
     name="dino_jax",
@@ -14,25 +15,33 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1,<3",
+        "array_record>=0.8.6,<0.9",
         "etils[epath]>=1.12,<2",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
         "ml-collections>=1.1,<2",
+        "msgpack>=1.2,<2",
+        "numba>=0.68,<0.69",
         "numpy>=2.0,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=11,<14",
         "scikit-learn>=1.6,<2",
+        "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
         "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "tfds": TFDS,
-        "gcs": ["gcsfs>=2024.6"],
+        "parquet": PARQUET,
+        "gcs": ["gcsfs"],  # not tested: no bucket was at hand
+        # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
+        "beam": ["apache-beam>=2.77,<3"],
         "test": [
             *TFDS,
+            *PARQUET,
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff==0.17.6",

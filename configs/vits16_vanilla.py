@@ -44,11 +44,17 @@ def images(kind: str, split: str):
     """Where images come from; a kind reads the fields that it needs."""
     return ConfigDict(
         dict(
-            kind=kind,  # folder (path) | tfds (name, split, data_dir) | digits (split)
+            # folder | list | glob | arrayrecord | tar | parquet (path), tfds (name, split,
+            # data_dir), digits (split), mixture (sources)
+            kind=kind,
             path="",
             name="imagenet2012",
             split=split,
             data_dir="",
+            image_column="",  # parquet; "": the only column that holds images
+            label_column="",  # parquet; "": no labels
+            sources=ConfigDict(),  # mixture: sources by name, each like this one
+            weight=1.0,  # as a part of a mixture
         )
     )
 
