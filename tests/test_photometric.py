@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dino_jax.data.augment import CropConfig, sample_crop_parameters
-from dino_jax.data.multi_crop import MultiCrop
+from dino_jax.data.multi_crop import MultiCrop, allocate
 from dino_jax.data.photometric import blur_taps, encode_photometric
 from dino_jax.data.recolor import Photometric, recolor_crops
 from dino_jax.photometric import apply_photometric
@@ -45,7 +45,8 @@ def _images(count):
 
 def _device_batch(config, count=16, seed=0):
     multi_crop = MultiCrop((config,), (dataclasses.replace(config, count=3, size=10),), "device")
-    batch = multi_crop.allocate(count, np.random.default_rng(seed))
+    batch = allocate(multi_crop, count)
+    multi_crop.begin(batch, np.random.default_rng(seed))
     for row, image in enumerate(_images(count)):
         multi_crop.fill(batch, row, image, np.random.default_rng(row))
     return batch

@@ -51,35 +51,45 @@ class MultiCrop:
         if self.backend not in BACKENDS:
             raise ValueError(f"unknown augment.backend {self.backend!r}; known: {BACKENDS}")
 
-    def allocate(self, images: int, step_rng: np.random.Generator) -> Batch:
-        """Makes room for the crops of some images.
+    def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shapes and dtypes of the crops of some images.
 
         Args:
           images: b.
-          step_rng: the randomness that all images of a step share.
 
         Returns:
           "global_crops": [b, G, H, W, 3] uint8; "local_crops": [b, L, h, w, 3] uint8, if there are
           any. With the device back end also "global_photometric": [b, G, P] float32 and
           "global_jitter_order": [b, G, 4] uint8, the same in every row, and likewise "local_…";
-          their columns are those of `dino_jax.data.photometric`.
+          their columns are those of `dino_jax.data.recolor`.
         """
-        batch = {}
+        entries = {}
         for kind in self._kinds:
             rows = (images, len(kind.configs))
-            batch[f"{kind.name}_crops"] = np.empty((*rows, *kind.size, 3), np.uint8)
+            entries[f"{kind.name}_crops"] = ((*rows, *kind.size, 3), np.dtype(np.uint8))
             if self.backend == "device":
                 columns = BLUR + kind.taps
-                batch[f"{kind.name}_photometric"] = np.empty((*rows, columns), np.float32)
-                order = np.stack([step_rng.permutation(4) for _ in kind.configs])
-                batch[f"{kind.name}_jitter_order"] = np.tile(order.astype(np.uint8), (images, 1, 1))
-        return batch
+                entries[f"{kind.name}_photometric"] = ((*rows, columns), np.dtype(np.float32))
+                entries[f"{kind.name}_jitter_order"] = ((*rows, 4), np.dtype(np.uint8))
+        return entries
+
+    def begin(self, batch: Batch, step_rng: np.random.Generator) -> None:
+        """Writes what all images of a step share.
+
+        Args:
+          batch: the arrays of `layout`.
+          step_rng: the randomness of the step.
+        """
+        if self.backend == "device":
+            for kind in self._kinds:
+                orders = [step_rng.permutation(4) for _ in kind.configs]
+                batch[f"{kind.name}_jitter_order"][:] = orders
 
     def fill(self, batch: Batch, row: int, image: np.ndarray, rng: np.random.Generator) -> None:
         """Writes the crops of one image into a batch.
 
         Args:
-          batch: from `allocate`.
+          batch: the arrays of `layout`.
           row: of the batch.
           image: [H, W, 3] uint8 RGB.
           rng: the randomness of this image.
@@ -127,10 +137,16 @@ def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig
     return crop[0]
 
 
+def allocate(multi_crop: MultiCrop, images: int) -> Batch:
+    """New arrays for the crops of some images, not initialized."""
+    layout = multi_crop.layout(images)
+    return {name: np.empty(shape, dtype) for name, (shape, dtype) in layout.items()}
+
+
 def compile_kernels(multi_crop: MultiCrop) -> None:
     """Compiles what `fill` needs, or loads it from disk, so that worker processes find it there."""
-    rng = np.random.default_rng(0)
-    multi_crop.fill(multi_crop.allocate(1, rng), 0, np.zeros((8, 8, 3), np.uint8), rng)
+    image = np.zeros((8, 8, 3), np.uint8)
+    multi_crop.fill(allocate(multi_crop, 1), 0, image, np.random.default_rng(0))
 
 
 def build_multi_crop(augment: Any) -> MultiCrop:

@@ -20,7 +20,8 @@ from absl import flags
 from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError, decode_image
-from dino_jax.data.multi_crop import Batch, MultiCrop, compile_kernels
+from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
+from dino_jax.data.slots import Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
 
 READABLE = -1  # in "unreadable": this row's image could be read
@@ -56,13 +57,13 @@ def build_train_stream(
       host: index of this host (process).
       hosts: number of hosts; host h gets rows h * b to (h + 1) * b, b = batch_size // hosts.
       workers: processes that build whole batches ahead; 0 builds them in this process. Up to
-        (threads + 2) batches per worker are held in memory.
+        2 * threads + 4 batches per worker are held in memory.
       threads: threads that build whole batches ahead, in this process or in each worker; 0 builds
         them when asked. One is right with workers: threads share Python's lock.
       max_pixels: larger images count as unreadable.
 
     Yields:
-      The entries of `MultiCrop.allocate`, and "unreadable": [b] int64 source index of the image
+      The entries of `MultiCrop.layout`, and "unreadable": [b] int64 source index of the image
       that had to be replaced, else -1.
 
     Raises:
@@ -84,7 +85,11 @@ def build_train_stream(
     order_seed, image_seed, step_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
     rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
     batches = rows.map_with_index(_pair).batch(batch_size // hosts)[host::hosts][start_step:]
-    make = _TrainBatch(source, multi_crop, batch_size, image_seed, step_seed, max_pixels)
+    slots = None
+    if workers and Slots.supported():
+        layout = multi_crop.layout(batch_size // hosts)
+        slots = Slots(layout, workers, per_worker=2 * threads + 4)
+    make = _TrainBatch(source, multi_crop, batch_size, image_seed, step_seed, max_pixels, slots)
     dataset = batches.map(make)
     dataset = dataset.to_iter_dataset(_read_options(threads))
     if workers:
@@ -93,7 +98,7 @@ def build_train_stream(
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
-    return _iterate(dataset)
+    return _iterate(dataset, slots)
 
 
 def build_eval_stream(
@@ -202,17 +207,25 @@ class _TrainBatch:
     image_seed: int
     step_seed: int
     max_pixels: int
+    slots: Slots | None
 
     def __call__(self, pairs: np.ndarray) -> Batch:
+        """The batch, or "slot" instead of the crops: the number of the slot that holds them."""
+        taken = self.slots.take() if self.slots else None
+        slot, batch = taken or (None, allocate(self.multi_crop, len(pairs)))
+        unreadable = self._fill(batch, pairs)
+        return {"unreadable": unreadable, **(batch if slot is None else {"slot": np.array(slot)})}
+
+    def _fill(self, batch: Batch, pairs: np.ndarray) -> np.ndarray:
         step = int(pairs[0, 0]) // self.batch_size
-        batch = self.multi_crop.allocate(len(pairs), _generator(self.step_seed, step))
-        batch["unreadable"] = np.full(len(pairs), READABLE, np.int64)
+        self.multi_crop.begin(batch, _generator(self.step_seed, step))
+        unreadable = np.full(len(pairs), READABLE, np.int64)
         for row, (position, index) in enumerate(pairs.tolist()):
             image, used = self._read_readable(index)
             if used != index:
-                batch["unreadable"][row] = index
+                unreadable[row] = index
             self.multi_crop.fill(batch, row, image, _generator(self.image_seed, position))
-        return batch
+        return unreadable
 
     def _read_readable(self, index: int) -> tuple[np.ndarray, int]:
         """Image `index` or the next one that can be read, and the index of that one."""
@@ -268,12 +281,16 @@ def _pair(position: int, index: int) -> np.ndarray:
     return np.array((position, index), np.int64)
 
 
-def _iterate(dataset: grain.IterDataset) -> Generator[Batch]:
+def _iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generator[Batch]:
     """A generator, so that closing or dropping it ends grain's threads and processes at once."""
     iterator = iter(dataset)
     atexit.register(iterator.close)  # while grain's modules still exist
     try:
-        yield from iterator
+        for batch in iterator:
+            if slots is not None and "slot" in batch:
+                batch |= slots.open(int(batch.pop("slot")))
+            yield batch
+            del batch  # frees the slot as soon as the caller has dropped it, too
     finally:
         atexit.unregister(iterator.close)
         iterator.close()
@@ -286,7 +303,8 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 def _init_worker(index: int, count: int):
     """Leaves Ctrl-C and SIGTERM to the parent, and ends with it even if it is killed."""
-    del index, count
+    del count
+    set_worker_index(index)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=_exit_with_parent, daemon=True).start()

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from dino_jax.data.augment import CropParameters, sample_crop_parameters
-from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
+from dino_jax.data.multi_crop import MultiCrop, allocate, apply_crop, build_multi_crop
 from dino_jax.data.recolor import BLUR
 from tests import plain_augment
 
@@ -39,7 +39,8 @@ def _augment(backend="host", **local):
 
 
 def _draw(multi_crop, seed=0):
-    batch = multi_crop.allocate(1, np.random.default_rng(7))
+    batch = allocate(multi_crop, 1)
+    multi_crop.begin(batch, np.random.default_rng(7))
     multi_crop.fill(batch, 0, IMAGE, np.random.default_rng(seed))
     return {name: rows[0] for name, rows in batch.items()}
 

@@ -14,7 +14,7 @@ from configs import quickstart, vits16_vanilla
 from dino_jax.data import contact_sheet, show
 from dino_jax.data.augment import CropParameters
 from dino_jax.data.contact_sheet import Row, View, draw_sheet
-from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.multi_crop import allocate, build_multi_crop
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -59,7 +59,7 @@ def test_views_are_the_crops_of_the_sampler_with_their_parameters():
     multi_crop = build_multi_crop(config.augment)
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     views = show.draw_views(image, multi_crop, np.random.default_rng(5))
-    batch = multi_crop.allocate(1, np.random.default_rng(0))
+    batch = allocate(multi_crop, 1)
     multi_crop.fill(batch, 0, image, np.random.default_rng(5))
     assert [view.is_global for view in views] == [True] * 2 + [False] * 8
     expected = [*batch["global_crops"][0], *batch["local_crops"][0]]
