@@ -147,3 +147,39 @@ def test_a_backbone_file_does_not_fit_a_network_with_a_head_nor_the_other_way():
         from_torch(to_torch(random_like(without)), with_head)
     with pytest.raises(ValueError, match=r"unused head\.last_layer\.weight_v"):
         from_torch(to_torch(random_like(with_head)), without)
+
+
+def two_heads():
+    """The variables of a network whose heads differ in width, with gains in one of them."""
+    one, other = shapes_of("two layers"), shapes_of("three layers")
+    dino, ibot = one["params"]["heads_dino"], other["params"]["heads_dino"]
+    backbone = one["params"]["backbone"]
+    return {"params": {"backbone": backbone, "heads_dino": dino, "heads_ibot": ibot}}
+
+
+def test_several_heads_have_the_names_of_dinov2_both_ways():
+    shapes = two_heads()
+    variables = random_like(shapes)
+    tensors = to_torch(variables)
+    prefixes = {name.partition(".")[0] for name in tensors}
+    assert prefixes == {"backbone", "dino_head", "ibot_head"}
+    assert_equal(from_torch(tensors, shapes), variables)
+    tensors["ibot_head.last_layer.weight_g"][0] = 2.0
+    with pytest.raises(ValueError, match=r"ibot_head\.last_layer\.weight_g is not 1"):
+        from_torch(tensors, shapes)
+
+
+def test_an_only_head_is_read_under_its_name_in_dinov2_too():
+    shapes = shapes_of("trained gain")
+    variables = random_like(shapes)
+    named = {name.replace("head.", "dino_head."): x for name, x in to_torch(variables).items()}
+    assert "dino_head.last_layer.weight_g" in named
+    assert_equal(from_torch(named, shapes), variables)
+
+
+def test_a_head_that_the_network_has_not_is_listed_as_unused():
+    tensors = to_torch(random_like(two_heads()))
+    with pytest.raises(ValueError, match=r"unused ibot_head\.last_layer\.weight_v") as caught:
+        from_torch(tensors, shapes_of("two layers"))
+    assert "dino_head" not in str(caught.value)
+    assert "missing" not in str(caught.value)
