@@ -14,8 +14,8 @@ EPSILON = 1e-8  # official; below what float16 can hold, so everything here is f
 def koleo_loss(features: jax.Array) -> jax.Array:
     """Minus the mean log distance to the nearest neighbour of the same group.
 
-    Duplicates have distance 1e-8, not 0, so the loss and its gradient are finite; the only member
-    of a group is its own neighbour and gets no gradient.
+    Duplicates have distance 1e-8, not 0, and no gradient: in the official code theirs is about 1e8
+    and cancels in pairs. So the only member of a group, its own neighbour, has none either.
 
     Args:
       features: [..., n, D] float32, groups of n vectors of any length.
@@ -23,16 +23,23 @@ def koleo_loss(features: jax.Array) -> jax.Array:
     Returns:
       Scalar: mean over all vectors.
     """
-    squares = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
-    unit = features / jnp.sqrt(jnp.maximum(squares, EPSILON**2))
+    unit = _normalize(features)
     fixed = jax.lax.stop_gradient(unit)
     # In bfloat16, the default on a TPU, near neighbours cannot be told apart.
     similarity = jnp.einsum("...id,...jd->...ij", fixed, fixed, precision="highest")
     others = jnp.where(jnp.eye(features.shape[-2], dtype=bool), -1.0, similarity)
     nearest = jnp.argmax(others, axis=-1)
-    neighbours = jnp.take_along_axis(unit, nearest[..., None], axis=-2)
-    distance = jnp.sqrt(jnp.sum(jnp.square(unit - neighbours + EPSILON), axis=-1))
+    neighbours = jnp.take_along_axis(features, nearest[..., None], axis=-2)
+    # Said explicitly, because a fused multiply and subtract makes a copy differ from itself.
+    duplicate = jnp.all(features == neighbours, axis=-1, keepdims=True)
+    difference = jnp.where(duplicate, 0.0, unit - _normalize(neighbours))
+    distance = jnp.sqrt(jnp.sum(jnp.square(difference + EPSILON), axis=-1))
     return -jnp.mean(jnp.log(distance + EPSILON))
+
+
+def _normalize(x: jax.Array) -> jax.Array:
+    squares = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(squares, EPSILON**2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,8 @@
 """Branches without a network: the features already are the logits."""
 
+import functools
+
+import jax
 import numpy as np
 
 from dino_jax.objectives.base import Branch
@@ -12,6 +15,23 @@ def as_branch(cls=None, patches=None):
     count = next(iter(given.values())).shape[1]
     views = tuple({name: x[:, view] for name, x in given.items()} for view in range(count))
     return Branch(views, lambda head, x: x)
+
+
+@functools.partial(jax.jit, static_argnames="objective")
+def run(objective, student, teacher, batch, state, step=0):
+    """Outcome of an objective and the gradient of its loss.
+
+    `student` and `teacher` are {"cls": [B, V, D], "patches": [B, V, N, D]} or one of the two; the
+    gradient is that of the student's.
+    """
+
+    def loss_fn(student):
+        branches = as_branch(**student), as_branch(**teacher)
+        outcome = objective(*branches, batch, state, jax.numpy.asarray(step))
+        return outcome.loss, outcome
+
+    grads, outcome = jax.grad(loss_fn, has_aux=True)(student)
+    return outcome, grads
 
 
 def image_major(x, images):

@@ -8,7 +8,7 @@ import pytest
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective, dino_losses
 from dino_jax.schedules import Constant, TeacherTemperature
-from tests.objectives.branches import as_branch, image_major, log_softmax
+from tests.objectives.branches import image_major, log_softmax, run
 
 
 def test_loss_center_and_gradients_equal_official_over_five_steps(golden):
@@ -26,18 +26,14 @@ def test_loss_center_and_gradients_equal_official_over_five_steps(golden):
         student = image_major(arrays[f"student_{index}"], 4)
         teacher = image_major(arrays[f"teacher_{index}"], 4)
 
-        def loss_fn(student, teacher=teacher, state=state, epoch=epoch):
-            step = jnp.asarray(int(epoch) * steps_per_epoch)
-            outcome = objective(as_branch(student), as_branch(teacher), {}, state, step)
-            return outcome.loss, outcome
-
-        grads, outcome = jax.grad(loss_fn, has_aux=True)(jnp.asarray(student))
+        step = int(epoch) * steps_per_epoch
+        outcome, grads = run(objective, {"cls": student}, {"cls": teacher}, {}, state, step)
         np.testing.assert_allclose(outcome.loss, arrays[f"loss_{index}"], rtol=0, atol=1e-5)
         state = outcome.state
         np.testing.assert_allclose(state["center"], arrays[f"center_{index}"][0], rtol=0, atol=1e-5)
         official = arrays[f"grad_student_{index}"]
         if official.size:
-            np.testing.assert_allclose(grads, image_major(official, 4), rtol=0, atol=1e-6)
+            np.testing.assert_allclose(grads["cls"], image_major(official, 4), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("views", "teachers"), [(2, 2), (5, 2), (4, 3)])
@@ -69,13 +65,13 @@ def test_no_array_is_made_per_pair():
 
 def test_teacher_gets_no_gradient():
     objective = DinoObjective("dino", 8, 0.1, Constant(0.04), Center(0.9))
-    logits = jax.random.normal(jax.random.key(0), (2, 2, 8))
+    logits = {"cls": jax.random.normal(jax.random.key(0), (2, 2, 8))}
 
+    @jax.jit
     def loss(teacher):
-        state = objective.init()
-        return objective(as_branch(logits), as_branch(teacher), {}, state, jnp.asarray(0)).loss
+        return run(objective, logits, teacher, {}, objective.init())[0].loss
 
-    np.testing.assert_array_equal(jax.grad(loss)(logits), np.zeros((2, 2, 8)))
+    np.testing.assert_array_equal(jax.grad(loss)(logits)["cls"], np.zeros((2, 2, 8)))
 
 
 def test_a_number_as_centering_is_the_momentum_of_a_center():
@@ -92,13 +88,8 @@ def run_on_v2_logits(arrays, centering, **changes):
     temperature = Constant(float(arrays["dino/teacher_temp"]))
     objective = DinoObjective("dino", 64, 0.1, temperature, centering, **changes)
 
-    def loss_fn(student):
-        state = objective.init()
-        outcome = objective(as_branch(student), as_branch(teacher), {}, state, jnp.asarray(0))
-        return outcome.loss, outcome
-
-    grads, outcome = jax.grad(loss_fn, has_aux=True)(jnp.asarray(student))
-    return outcome, grads
+    outcome, grads = run(objective, {"cls": student}, {"cls": teacher}, {}, objective.init())
+    return outcome, grads["cls"]
 
 
 def test_loss_and_gradient_equal_official_v2_with_sinkhorn(golden):

@@ -9,7 +9,7 @@ from dino_jax.data.masking import Masking, index_masks
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.ibot import IbotObjective, gather_patches
 from dino_jax.schedules import Constant
-from tests.objectives.branches import as_branch, image_major, log_softmax
+from tests.objectives.branches import as_branch, image_major, log_softmax, run
 
 
 def scatter(rows, masks):
@@ -32,24 +32,22 @@ def test_loss_gradient_and_center_equal_official(golden, name):
              np.nonzero(arrays["ibot/mask"])[1]], masks.shape
         )
     )  # fmt: skip
-    student = scatter(arrays["ibot/student_logits"][order], masks)
-    teacher = as_branch(patches=scatter(arrays["ibot/teacher_logits"][order], masks))
+    student, teacher = (
+        {"patches": scatter(arrays[f"ibot/{branch}_logits"][order], masks)}
+        for branch in ("student", "teacher")
+    )
     centering = {"centering": Center(0.9), "sinkhorn": Sinkhorn()}[name]
     temperature = Constant(float(arrays["dino/teacher_temp"]))
     objective = IbotObjective("ibot", 64, 0.1, temperature, centering)
     states = {"centering": {"center": arrays["ibot/center0"][0, 0]}, "sinkhorn": {}}
 
-    def loss_fn(patches):
-        branch = as_branch(patches=patches)
-        outcome = objective(branch, teacher, batch, states[name], jnp.asarray(0))
-        return outcome.loss, outcome
-
-    grads, outcome = jax.grad(loss_fn, has_aux=True)(student)
+    outcome, grads = run(objective, student, teacher, batch, states[name])
+    grads = np.asarray(grads["patches"])
     np.testing.assert_allclose(outcome.loss, arrays[f"ibot/loss_{name}"], rtol=1e-5)
     np.testing.assert_allclose(outcome.metrics["logged_loss"], outcome.loss / 2, rtol=1e-6)
     wanted = arrays[f"ibot/grad_student_{name}"][order]
-    np.testing.assert_allclose(np.asarray(grads)[masks], wanted, rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(np.asarray(grads)[~masks], 0)
+    np.testing.assert_allclose(grads[masks], wanted, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(grads[~masks], 0)
     if name == "centering":
         wanted = arrays["ibot/center_after_1"][0, 0]
         np.testing.assert_allclose(outcome.state["center"], wanted, rtol=0, atol=1e-6)
@@ -62,9 +60,8 @@ def test_groups_of_images_give_the_mean_over_crops_of_the_mean_over_their_masked
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(2, 6, 2, 16, 5)).astype(np.float32)
     objective = IbotObjective("dino", 5, 0.1, Constant(0.07), Center(0.9))
-    outcome = objective(
-        as_branch(patches=student), as_branch(patches=teacher), batch, objective.init(), 0
-    )
+    state = objective.init()
+    outcome, _ = run(objective, {"patches": student}, {"patches": teacher}, batch, state)
     targets = np.exp(log_softmax(teacher / 0.07))
     cross_entropy = -(targets * log_softmax(student / 0.1)).sum(-1)
     per_crop = [
@@ -92,12 +89,8 @@ def test_a_batch_without_a_masked_patch_has_loss_zero_and_no_gradient():
         "mask_indices": np.zeros((1, 3), np.int32),
         "mask_weight": np.zeros((1, 3), np.float32),
     }
-    patches = jax.random.normal(jax.random.key(0), (2, 2, 4, 5))
+    branch = {"patches": jax.random.normal(jax.random.key(0), (2, 2, 4, 5))}
     objective = IbotObjective("dino", 5, 0.1, Constant(0.07), Sinkhorn())
-
-    def loss(patches):
-        return objective(as_branch(patches=patches), as_branch(patches=patches), batch, {}, 0).loss
-
-    value, grads = jax.value_and_grad(loss)(patches)
-    assert value == 0
-    np.testing.assert_array_equal(grads, 0)
+    outcome, grads = run(objective, branch, branch, batch, {})
+    assert outcome.loss == 0
+    np.testing.assert_array_equal(grads["patches"], 0)
