@@ -45,6 +45,9 @@ class Center:
     The center of a step is that of the batches before it. So it is in DINOv2 too: its code only
     delays the update until the next step needs it, which gives the same targets.
 
+    With `accumulate_steps` > 1 the next center is the mean of those of the passes, which is that of
+    the batch if all passes have equally many valid samples.
+
     Attributes:
       momentum: share of the old center in the next one, in [0, 1).
     """
