@@ -27,6 +27,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=11,<14",
+        "pyyaml>=6.0.3,<7",
         "scikit-learn>=1.6,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",

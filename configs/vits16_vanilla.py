@@ -70,9 +70,18 @@ def get_config() -> ConfigDict:
     config.data = images("folder", "train")
     config.max_pixels = 178_956_970  # larger images count as unreadable (Pillow's own limit)
     config.augment = ConfigDict()
+    config.augment.backend = "host"  # who recolors the crops: host | device
     config.augment.global_1 = crop(1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
     config.augment.global_2 = crop(1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
     config.augment.local = crop(8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
+    # Patches of the global crops that the student does not see (DINOv2).
+    config.masking = ConfigDict(
+        dict(
+            probability=0.0,  # share of the crops with a mask; 0: no masks
+            ratio=(0.1, 0.5),  # share of patches that is masked in such a crop
+            group_size=32,  # images that share one draw; divides the images per device
+        )
+    )
 
     config.network = ConfigDict()
     config.network.dtype = "bfloat16"  # activations; parameters, EMA, center, losses are float32

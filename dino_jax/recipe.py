@@ -6,11 +6,12 @@ from typing import Any
 import jax
 import optax
 
+from dino_jax.data.masking import Masking, build_masking
 from dino_jax.models.network import Network, build_network
 from dino_jax.objectives.base import Objective
-from dino_jax.objectives.build import build_objectives
+from dino_jax.objectives.build import build_objectives, check_groups
 from dino_jax.optimizer import build_optimizer, build_schedules
-from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps
+from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
 from dino_jax.train_state import TrainState, init_train_state
 from dino_jax.train_step import make_train_step
 
@@ -29,6 +30,7 @@ class Recipe:
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
       accumulate_steps: passes per update.
+      masking: of the student's global crops, None for none.
     """
 
     network: Network
@@ -40,6 +42,7 @@ class Recipe:
     steps_per_epoch: int
     total_steps: int
     accumulate_steps: int
+    masking: Masking | None
 
     def init(self, rng: jax.Array) -> TrainState:
         """First state of the run; call it under jit."""
@@ -69,21 +72,25 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
             f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
             "lower --config.batch_size or add images"
         )
-    check_crops(config.augment, config.network.backbone.patch_size)
+    network, augment = build_network(config.network), config.augment
+    patch_size: int = network.backbone.patch_size
+    check_crops(augment, patch_size)
     steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
     total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
     if total_steps < 1:
         raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
     length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     batch_size = config.batch_size
-    height, width = config.augment.global_1.size
+    pass_size = batch_size // config.accumulate_steps
+    check_groups(config.objectives, pass_size)
+    height, width = augment.global_1.size
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
             f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "
             f"({config.teacher.momentum_end}) must be at most 1"
         )
     return Recipe(
-        network=build_network(config.network),
+        network=network,
         objectives=build_objectives(config.objectives, config.network.heads, **length),
         optimizer=build_optimizer(config.optimizer, batch_size=batch_size, **length),
         momentum=build_cosine(
@@ -92,6 +99,12 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
         schedules=build_schedules(config.optimizer, batch_size=batch_size, **length),
         crop_shape=(height, width, config.network.backbone.in_channels),
         accumulate_steps=config.accumulate_steps,
+        masking=build_masking(
+            config.masking,
+            grid=(height // patch_size, width // patch_size),
+            crops=augment.global_1.count + augment.global_2.count,
+            batch_size=pass_size,
+        ),
         **length,
     )
 
@@ -143,7 +156,10 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     lr, optimizer = recipe.schedules["lr"], config.optimizer
     warmup = epochs_to_steps(optimizer.warmup_epochs, recipe.steps_per_epoch)
     frozen = epochs_to_steps(optimizer.freeze_last_layer_epochs, recipe.steps_per_epoch)
-    peak = optimizer.lr * config.batch_size / optimizer.reference_batch
+    peak = scale_learning_rate(
+        optimizer.lr, config.batch_size, optimizer.reference_batch, optimizer.lr_scaling
+    )
+    scaling = {"linear": "x", "sqrt": "x the root of"}[optimizer.lr_scaling]
     last = recipe.total_steps - 1
     decay, momentum = recipe.schedules["weight_decay"], recipe.momentum
     return [
@@ -151,7 +167,7 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
         f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = "
         f"{recipe.total_steps} steps of {config.batch_size} images"
         + (f" in {recipe.accumulate_steps} passes" if recipe.accumulate_steps > 1 else ""),
-        f"lr          base {optimizer.lr:g} x batch {config.batch_size} / "
+        f"lr          base {optimizer.lr:g} {scaling} batch {config.batch_size} / "
         f"{optimizer.reference_batch} = {peak:g}; "
         f"warm-up {warmup} steps, then cosine to {lr(last):.3g}",
         f"weights     decay {decay(0):g} to {decay(last):.3g}; "

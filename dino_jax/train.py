@@ -98,6 +98,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 workers=runtime.workers,
                 threads=runtime.threads,
                 max_pixels=config.max_pixels,
+                masking=recipe.masking,
             )
 
         # 3. The loop: data, step, log, evaluation, checkpoint.

@@ -1,6 +1,7 @@
 """One step of self-distillation: a pure function of state and batch."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,26 +17,46 @@ Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
-def global_views(batch: Batch) -> list[jax.Array]:
-    """What the teacher sees: one [B, V, H, W, C] array per crop size."""
-    return [batch["global_crops"]]
+class Views(NamedTuple):
+    """Crops of one size, and what the backbone is told about them.
+
+    Attributes:
+      images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
+        sharded batch axis needs no communication.
+      masks: bool [B, V, N], patches that the mask token replaces, if any.
+      drop_path_permutations: a recorded draw of stochastic depth to repeat, if any.
+    """
+
+    images: jax.Array
+    masks: jax.Array | None = None
+    drop_path_permutations: jax.Array | None = None
 
 
-def all_views(batch: Batch) -> list[jax.Array]:
-    """What the student sees: global crops first."""
-    return [batch[name] for name in ("global_crops", "local_crops") if name in batch]
+def global_views(batch: Batch) -> list[Views]:
+    """What the teacher sees: the global crops, nothing masked."""
+    return [Views(batch["global_crops"])]
+
+
+def all_views(batch: Batch) -> list[Views]:
+    """What the student sees: the global crops, masked if the batch says so, and the local ones."""
+    permutations = {
+        kind: batch.get(f"{kind}_drop_path_permutations") for kind in ("global", "local")
+    }
+    views = [Views(batch["global_crops"], batch.get("masks"), permutations["global"])]
+    if "local_crops" in batch:
+        views.append(Views(batch["local_crops"], None, permutations["local"]))
+    return views
 
 
 def forward(
-    network: Network, variables: Variables, crops: list[jax.Array], rngs: dict[str, jax.Array]
+    network: Network, variables: Variables, groups: list[Views], rngs: dict[str, jax.Array]
 ) -> tuple[Branch, Callable[[], Variables]]:
     """Runs the backbone once per crop size.
 
     Args:
       network: the module.
       variables: of this branch.
-      crops: arrays [B, V, H, W, C], one per crop size; views of an image stay together, so that
-        merging them with the sharded batch axis needs no communication.
+      groups: one per crop size.
       rngs: {"drop_path": key} for stochastic depth, {} without.
 
     Returns:
@@ -44,9 +65,12 @@ def forward(
     """
     bound = network.bind(variables, rngs=rngs, mutable=["batch_stats"])
     views = []
-    for group in crops:
-        batch, count = group.shape[:2]
-        features = bound(group.reshape(batch * count, *group.shape[2:]))
+    for images, masks, permutations in groups:
+        batch, count = images.shape[:2]
+        merged_masks = None if masks is None else masks.reshape(batch * count, -1)
+        features = bound(
+            images.reshape(batch * count, *images.shape[2:]), merged_masks, permutations
+        )
         views += [
             {name: x.reshape(batch, count, *x.shape[1:])[:, view] for name, x in features.items()}
             for view in range(count)
@@ -75,9 +99,12 @@ def make_train_step(
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
 
     A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
-    normalised floats; the local crops may be missing, and photometric parameters of the device back
-    end may come along. A step whose loss or gradient is not finite
-    leaves everything but the clock and the counts as it was.
+    normalised floats, and whatever else the objectives ask for; the local crops may be missing.
+    "masks" hide patches of the global crops from the student; photometric parameters of the device
+    back end are applied first. Arrays with fewer than B rows have one per group of images.
+
+    A step whose loss or gradient is not finite leaves everything but the clock and the counts as it
+    was.
     """
 
     def loss_and_grads(state: TrainState, batch: Batch, rng: jax.Array):
@@ -146,14 +173,20 @@ def average_over_parts(compute, batch: Batch, parts: int):
     """Mean of `compute(part, index)` over `parts` equal parts of a batch, one after the other.
 
     Losses, gradients and all objective states are means over images or linear in them, so the
-    result is that of the whole batch (up to BatchNorm, whose statistics are those of a part). Rows
-    are dealt out in turn: the batch axis stays sharded as it is.
+    result is that of the whole batch, up to what looks at several images at once: BatchNorm,
+    Sinkhorn-Knopp and KoLeo see the images of a part. Groups of images (single ones, unless an
+    array has one row per group) are dealt out in turn: the batch axis stays sharded as it is.
     """
     if parts == 1:
         return compute(batch, 0)
-    dealt = jax.tree.map(
-        lambda x: jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0), batch
-    )
+    groups = min(x.shape[0] for x in batch.values())
+
+    def deal(x: jax.Array) -> jax.Array:
+        rows = x.shape[0] // groups
+        hands = x.reshape(groups // parts, parts, rows, *x.shape[1:])
+        return jnp.moveaxis(hands, 1, 0).reshape(parts, -1, *x.shape[1:])
+
+    dealt = {name: deal(x) for name, x in batch.items()}
 
     def add(total, inputs):
         index, part = inputs

@@ -31,19 +31,17 @@ def bicubic_table(table, out_h, out_w):
             return (a + 2) * t**3 - (a + 3) * t**2 + 1
         return a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a if t < 2 else 0.0
 
-    height, width, _ = table.shape
-    rows = []
+    height, width, dim = table.shape
+    weights = np.zeros((out_h, out_w, height, width), np.float32)
     for i in range(out_h):
         y = (i + 0.5) * height / (out_h + 0.1) - 0.5
         for j in range(out_w):
             x = (j + 0.5) * width / (out_w + 0.1) - 0.5
-            total = 0.0
             for v in range(math.floor(y) - 1, math.floor(y) + 3):
                 for u in range(math.floor(x) - 1, math.floor(x) + 3):
-                    pixel = table[min(max(v, 0), height - 1), min(max(u, 0), width - 1)]
-                    total = total + kernel(y - v) * kernel(x - u) * pixel
-            rows.append(total)
-    return jnp.stack(rows)
+                    border = min(max(v, 0), height - 1), min(max(u, 0), width - 1)
+                    weights[i, j][border] += kernel(y - v) * kernel(x - u)
+    return weights.reshape(out_h * out_w, -1) @ table.reshape(-1, dim)
 
 
 def backbone(p, images, *, patch, depth, heads, table_size):

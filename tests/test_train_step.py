@@ -10,6 +10,7 @@ import pytest
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
+from dino_jax.objectives.centering import Center
 from dino_jax.objectives.dino import DinoObjective
 from dino_jax.optimizer import make_adamw, make_optimizer
 from dino_jax.pretrained import from_torch, to_torch
@@ -40,7 +41,9 @@ class Parts:
         return make_train_step(self.network, self.objectives, self.optimizer, MOMENTUM, **options)
 
 
-def tiny_parts(*, train_gain=False, batch_norm=False, drop_path_rate=0.0, frozen_steps=4) -> Parts:
+def tiny_parts(
+    *, train_gain=False, batch_norm=False, drop_path_rate=0.0, frozen_steps=4, eps=1e-8
+) -> Parts:
     vit = VisionTransformer(
         embed_dim=24,
         depth=2,
@@ -58,8 +61,8 @@ def tiny_parts(*, train_gain=False, batch_norm=False, drop_path_rate=0.0, frozen
         train_gain=train_gain,
     )
     network = Network(vit, {"dino": head}, (0.5,) * 3, (0.25,) * 3)
-    objective = DinoObjective("dino", PROTOTYPES, 0.1, TEMPERATURE, 0.9)
-    rule = make_adamw(LR, WEIGHT_DECAY, b1=0.9, b2=0.999, eps=1e-8)
+    objective = DinoObjective("dino", PROTOTYPES, 0.1, TEMPERATURE, Center(0.9))
+    rule = make_adamw(LR, WEIGHT_DECAY, b1=0.9, b2=0.999, eps=eps)
     optimizer = make_optimizer(rule, clip_norm=CLIP, frozen_steps=frozen_steps)
     return Parts(network, {"dino": objective}, optimizer)
 
@@ -172,7 +175,9 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_clock():
 
 def run_on(mesh):
     """Losses and final state of four steps with BatchNorm and stochastic depth."""
-    parts = tiny_parts(batch_norm=True, drop_path_rate=0.3, frozen_steps=1)
+    # The bias in front of BatchNorm has a true gradient of zero, and Adam with its usual epsilon
+    # makes whole steps of the rounding noise.
+    parts = tiny_parts(batch_norm=True, drop_path_rate=0.3, frozen_steps=1, eps=1e-3)
     shardings = state_sharding(mesh, jax.eval_shape(parts.init, jax.random.key(5)))
     state = jax.jit(parts.init, out_shardings=shardings)(jax.random.key(5))
     step = jax.jit(parts.step(), out_shardings=(shardings, None))
@@ -193,17 +198,10 @@ def test_every_mesh_gives_the_same_run(fsdp, one_device_run):
     losses, state = one_device_run
     other_losses, other = run_on(make_mesh(fsdp))
     np.testing.assert_allclose(other_losses, losses, rtol=0, atol=1e-5)
-    # A bias in front of BatchNorm has a true gradient of zero, and Adam makes steps of its noise:
-    # it and the running mean that it moves are not compared.
-    head, other_head = (s.teacher["params"]["heads_dino"] for s in (state, other))
-    for name in ("linear_0", "linear_1", "linear_2"):
-        np.testing.assert_allclose(
-            other_head[name]["kernel"], head[name]["kernel"], rtol=0, atol=2e-5
-        )
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
-        (other_head["last_layer"], other.objectives),
-        (head["last_layer"], state.objectives),
+        (other.student, other.teacher, other.objectives),
+        (state.student, state.teacher, state.objectives),
     )
 
 
@@ -247,7 +245,7 @@ def test_uint8_crops_are_normalised_on_the_device():
 
 def test_batch_size_that_does_not_fit_names_the_nearest_that_do():
     with pytest.raises(
-        ValueError, match=r"multiple of 8 .* batch_size=16 or --config.batch_size=24"
+        ValueError, match=r"multiple of 8 .*batch_size=16 or --config.batch_size=24"
     ):
         check_batch_size(18, 2, make_mesh(1))
     with pytest.raises(ValueError, match=r"valid values: \[1, 2, 4\]"):

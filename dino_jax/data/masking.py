@@ -73,7 +73,7 @@ class Masking:
           group: index within the global batch, >= 0.
 
         Returns:
-          "masks": [group_size, G, N] bool; "mask_indices", "mask_weight": [1, U], see `index_masks`.
+          "masks": [group_size, G, N] bool; "mask_indices", "mask_weight": [1, U] of `index_masks`.
         """
         state = np.random.SeedSequence(seed, spawn_key=(step, group)).generate_state(4)
         masks = sample_masks(

@@ -23,14 +23,14 @@ class Network(nn.Module):
     statistics of the batch.
 
     Attributes:
-      backbone: maps images to {"cls": [B, D], "patches": [B, N, D]}, a ViT with registers also to
-        {"registers": [B, R, D]}.
+      backbone: a module with a `patch_size` that maps images to {"cls": [B, D],
+        "patches": [B, N, D]}, a ViT with registers also to {"registers": [B, R, D]}.
       heads: projection heads by name, each maps [..., D] to [..., K] logits.
       mean: of every channel, for images in [0, 1].
       std: of every channel, for images in [0, 1].
     """
 
-    backbone: nn.Module
+    backbone: Any
     heads: Mapping[str, nn.Module]
     mean: tuple[float, ...]
     std: tuple[float, ...]

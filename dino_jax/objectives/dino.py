@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.objectives.base import Branch, Outcome
-from dino_jax.objectives.centering import Center, Centering, CenteringState, describe_targets
+from dino_jax.objectives.centering import Centering, CenteringState, describe_targets
 from dino_jax.schedules import Schedule
 
 
@@ -48,7 +48,7 @@ class DinoObjective:
       prototypes: K of that head.
       student_temperature: of the student's softmax.
       teacher_temperature: schedule of the teacher's.
-      centering: how teacher logits become targets; a number is the momentum of a `Center`.
+      centering: how teacher logits become targets.
       weight: of this objective in the total loss.
       least_local_pairs: see `dino_losses`; 0 in DINO. DINOv2 counts 1 if there are no local crops,
         which makes its loss of two global crops smaller by a third.
@@ -61,10 +61,6 @@ class DinoObjective:
     centering: Centering
     weight: float = 1.0
     least_local_pairs: int = 0
-
-    def __post_init__(self):
-        if isinstance(self.centering, float):
-            object.__setattr__(self, "centering", Center(self.centering))
 
     def init(self) -> CenteringState:
         return self.centering.init(self.prototypes)
