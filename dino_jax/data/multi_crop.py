@@ -160,13 +160,11 @@ def build_multi_crop(augment: Any) -> MultiCrop:
       ValueError: for a missing or unknown entry, a value out of range, or global (local) crops
         of different sizes.
     """
-    backend = augment.get("backend", "host")
-    names = ("global_1", "global_2", "local")
-    _check_names("augment", {name: augment[name] for name in augment if name != "backend"}, names)
+    _check_names("augment", augment, ("backend", "global_1", "global_2", "local"))
     return MultiCrop(
         global_crops=(_crop_config("global_1", augment), _crop_config("global_2", augment)),
         local_crops=(_crop_config("local", augment),),
-        backend=backend,
+        backend=augment["backend"],
     )
 
 

@@ -148,3 +148,10 @@ def test_unknown_and_missing_config_entries_are_listed():
     augment.local.flop = 1.0
     with pytest.raises(ValueError, match=r"augment\.local: missing \['flip'\], unknown \['flop'\]"):
         build_multi_crop(augment)
+
+
+def test_a_config_without_a_back_end_is_an_error():
+    augment = _augment()
+    del augment.backend
+    with pytest.raises(ValueError, match=r"config.augment: missing \['backend'\]"):
+        build_multi_crop(augment)
