@@ -73,7 +73,7 @@ class Slots:
             weakref.finalize(room, on_drop, slot)  # every view below refers to it
         arrays, offset = {}, 0
         for name, (shape, dtype) in self._layout.items():
-            flat = np.frombuffer(room, dtype, math.prod(shape), offset)
+            flat = np.frombuffer(memoryview(room), dtype, math.prod(shape), offset)
             arrays[name] = flat.reshape(shape)
             offset += _padded_size((shape, dtype))
         return arrays
