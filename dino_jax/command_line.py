@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -65,7 +65,7 @@ def default_config(flag: str) -> ConfigDict:
     return load_config(config_flags.get_config_filename(flags.FLAGS[flag]))
 
 
-def check_runtime(runtime: ConfigDict) -> None:
+def check_runtime(runtime: Any) -> None:
     """Checks the numbers of `config.runtime`, before a run writes anything.
 
     Raises:

@@ -83,6 +83,7 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
     batch_size = config.batch_size
     pass_size = batch_size // config.accumulate_steps
     check_groups(config.objectives, pass_size)
+    check_masking(config)
     height, width = augment.global_1.size
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
@@ -107,6 +108,22 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
         ),
         **length,
     )
+
+
+def check_masking(config: Any) -> None:
+    """Checks that masks are made where something needs them, for a network that can take them.
+
+    Raises:
+      ValueError: if iBOT has no masks, or masks meet a network without a mask token.
+    """
+    backbone, masked = config.network.backbone, config.masking.probability > 0
+    if "ibot" in config.objectives and not masked:
+        raise ValueError("config.objectives.ibot needs masks: set config.masking.probability=0.5")
+    if masked and not (backbone.kind == "vit" and backbone.has_mask_token):
+        raise ValueError(
+            "config.masking.probability > 0 needs a ViT with "
+            "--config.network.backbone.has_mask_token=True"
+        )
 
 
 def check_crops(augment: Any, patch_size: int) -> None:

@@ -20,6 +20,7 @@ from absl import flags
 from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
 from dino_jax.data.slots import Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
@@ -41,6 +42,7 @@ def build_train_stream(
     workers: int,
     threads: int,
     max_pixels: int,
+    masking: Masking | None = None,
 ) -> Generator[Batch]:
     """Yields this host's rows of the global batches of steps start_step, start_step + 1, ...
 
@@ -61,16 +63,22 @@ def build_train_stream(
       threads: threads that build whole batches ahead, in this process or in each worker; 0 builds
         them when asked. One is right with workers: threads share Python's lock.
       max_pixels: larger images count as unreadable.
+      masking: of the global crops, if any; its groups must divide b.
 
     Yields:
-      The entries of `MultiCrop.layout`, and "unreadable": [b] int64 source index of the image
-      that had to be replaced, else -1.
+      The entries of `MultiCrop.layout`, "unreadable": [b] int64 source index of the image that had
+      to be replaced, else -1, and what `Masking` draws for all groups of the rows.
 
     Raises:
       ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,
         from the iterator) if 100 images in a row are unreadable.
     """
     _check_division(batch_size, host, hosts)
+    if masking and batch_size // hosts % masking.group_size:
+        raise ValueError(
+            f"masking.group_size ({masking.group_size}) must divide the {batch_size // hosts} "
+            "images that each host reads per step"
+        )
     if batch_size > len(source):
         raise ValueError(
             f"batch_size ({batch_size}) is larger than the data set ({len(source)} images); "
@@ -89,7 +97,9 @@ def build_train_stream(
     if workers and Slots.supported():
         layout = multi_crop.layout(batch_size // hosts)
         slots = Slots(layout, workers, per_worker=2 * threads + 4)
-    make = _TrainBatch(source, multi_crop, batch_size, image_seed, step_seed, max_pixels, slots)
+    make = _TrainBatch(
+        source, multi_crop, masking, batch_size, image_seed, step_seed, max_pixels, slots
+    )
     dataset = batches.map(make)
     dataset = dataset.to_iter_dataset(_read_options(threads))
     if workers:
@@ -203,6 +213,7 @@ class _TrainBatch:
 
     source: ImageSource
     multi_crop: MultiCrop
+    masking: Masking | None
     batch_size: int
     image_seed: int
     step_seed: int
@@ -213,8 +224,8 @@ class _TrainBatch:
         """The batch, or "slot" instead of the crops: the number of the slot that holds them."""
         taken = self.slots.take() if self.slots else None
         slot, batch = taken or (None, allocate(self.multi_crop, len(pairs)))
-        unreadable = self._fill(batch, pairs)
-        return {"unreadable": unreadable, **(batch if slot is None else {"slot": np.array(slot)})}
+        crops = batch if slot is None else {"slot": np.array(slot)}
+        return {"unreadable": self._fill(batch, pairs), **self._draw_masks(pairs), **crops}
 
     def _fill(self, batch: Batch, pairs: np.ndarray) -> np.ndarray:
         step = int(pairs[0, 0]) // self.batch_size
@@ -226,6 +237,15 @@ class _TrainBatch:
                 unreadable[row] = index
             self.multi_crop.fill(batch, row, image, _generator(self.image_seed, position))
         return unreadable
+
+    def _draw_masks(self, pairs: np.ndarray) -> Batch:
+        if self.masking is None:
+            return {}
+        step, first_row = divmod(int(pairs[0, 0]), self.batch_size)
+        size = self.masking.group_size
+        groups = range(first_row // size, (first_row + len(pairs)) // size)
+        draws = [self.masking(self.step_seed, step, group) for group in groups]
+        return {name: np.concatenate([draw[name] for draw in draws]) for name in draws[0]}
 
     def _read_readable(self, index: int) -> tuple[np.ndarray, int]:
         """Image `index` or the next one that can be read, and the index of that one."""

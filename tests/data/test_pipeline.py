@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from dino_jax.data.augment import CropConfig
+from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import MultiCrop
 from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
@@ -415,3 +416,26 @@ def test_workers_end_with_their_parent_and_print_nothing(tmp_path, number, code)
     finally:
         if process.poll() is None:
             process.kill()
+
+
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_masks_are_those_of_the_groups_of_the_global_batch(hosts):
+    masking = Masking(grid=(4, 4), crops=2, group_size=2, probability=0.5, ratio=(0.1, 0.5))
+    options = dict(masking=masking, hosts=hosts, start_step=3)
+    hosts_batches = [
+        _take(_stream(NoiseSource(20), host=host, **options), 2) for host in range(hosts)
+    ]
+    whole = _take(_stream(NoiseSource(20), masking=masking, start_step=3), 2)
+    for step, expected in enumerate(whole):
+        assert expected["masks"].shape == (8, 2, 16)
+        assert expected["mask_indices"].shape == (4, masking.bound)
+        for name, rows in expected.items():
+            joined = np.concatenate([batches[step][name] for batches in hosts_batches])
+            np.testing.assert_array_equal(joined, rows)
+    assert not np.array_equal(whole[0]["masks"], whole[1]["masks"])
+
+
+def test_groups_of_masks_that_no_host_holds_whole_are_a_clear_error():
+    masking = Masking(grid=(4, 4), crops=2, group_size=8, probability=0.5, ratio=(0.1, 0.5))
+    with pytest.raises(ValueError, match=r"group_size \(8\) must divide the 4 images"):
+        _stream(NoiseSource(20), masking=masking, hosts=2)
