@@ -199,9 +199,14 @@ BACKBONES = {"vit": build_vit, "resnet": build_resnet}
 
 
 def build_head(config: Any, dtype: jnp.dtype) -> DinoHead:
-    """Builds a projection head."""
-    if config.layers < 1:
-        raise ValueError(f"a head needs at least 1 layer, got {config.layers}")
+    """Builds a projection head.
+
+    Raises:
+      ValueError: if a number is smaller than 1.
+    """
+    for name in ("out_dim", "hidden_dim", "bottleneck_dim", "layers"):
+        if config[name] < 1:
+            raise ValueError(f"network.heads: {name} must be at least 1, got {config[name]}")
     return DinoHead(
         out_dim=config.out_dim,
         hidden_dim=config.hidden_dim,

@@ -85,12 +85,13 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
       ValueError: if a tensor is missing, unused or of another shape; the message lists all of them.
     """
     wanted: dict[Path, Any] = flatten_dict(like)
-    tensors = {
-        _plain_name(name, wanted): np.asarray(value)
-        for name, value in state_dict.items()
-        if not _IGNORED.search(name)
-    }
-    problems, used, result = [], set(), {}
+    tensors, problems, used, result = {}, [], set(), {}
+    for name, value in state_dict.items():
+        plain = _plain_name(name, wanted)
+        if plain in tensors:
+            problems.append(f"twice {plain}: {name} names it again")
+        if not _IGNORED.search(name):
+            tensors[plain] = np.asarray(value)
     for path, leaf in wanted.items():
         names, conversion = _torch_tensors(path, leaf.shape, wanted)
         missing = [name for name in names if name not in tensors]
@@ -98,15 +99,16 @@ def from_torch(state_dict: Mapping[str, np.ndarray], like: Variables) -> Variabl
         if missing:
             problems += [f"missing {name}" for name in missing]
             continue
-        parts = [conversion.from_torch(tensors[name]) for name in names]
         shape = leaf.shape[1:] if _is_block(path) else leaf.shape
+        wanted_shape = conversion.to_torch(np.empty(shape, bool)).shape
         wrong = [
-            f"shape of {name}: the file gives {part.shape} in our layout, the network has {shape}"
-            for name, part in zip(names, parts, strict=True)
-            if part.shape != shape
+            f"shape of {name}: the file has {tensors[name].shape}, the network {wanted_shape}"
+            for name in names
+            if tensors[name].shape != wanted_shape
         ]
         problems += wrong
         if not wrong:
+            parts = [conversion.from_torch(tensors[name]) for name in names]
             stacked = np.stack(parts) if _is_block(path) else parts[0]
             result[path] = np.array(stacked, dtype=np.float32)
     fixed = _fixed_gains(tensors, wanted)

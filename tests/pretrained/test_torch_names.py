@@ -124,6 +124,8 @@ def test_everything_that_does_not_fit_is_listed_at_once():
     tensors["backbone.blocks.2.norm1.weight"] = np.zeros(24, np.float32)
     tensors["backbone.pos_embed"] = np.zeros((1, 50, 24), np.float32)
     tensors["head.mlp.0.weight"] = np.zeros((18, 25), np.float32)
+    tensors["backbone.patch_embed.proj.weight"] = np.zeros((24, 192), np.float32)
+    tensors["module.norm.weight"] = np.zeros(24, np.float32)
     tensors["head.last_layer.weight_g"][3] = 1.5
     with pytest.raises(ValueError) as caught:
         from_torch(tensors, shapes)
@@ -133,10 +135,11 @@ def test_everything_that_does_not_fit_is_listed_at_once():
         "heads.*.train_gain=True",
         "missing backbone.blocks.1.norm2.bias",
         "missing backbone.cls_token",
-        "shape of backbone.pos_embed: the file gives (1, 50, 24) in our layout, the network has "
-        "(1, 17, 24)",
-        "shape of head.mlp.0.weight: the file gives (25, 18) in our layout, the network has "
-        "(24, 18)",
+        "shape of backbone.patch_embed.proj.weight: the file has (24, 192), the network "
+        "(24, 3, 8, 8)",
+        "shape of backbone.pos_embed: the file has (1, 50, 24), the network (1, 17, 24)",
+        "shape of head.mlp.0.weight: the file has (18, 25), the network (18, 24)",
+        "twice backbone.norm.weight: module.norm.weight names it again",
         "unused backbone.blocks.2.norm1.weight",
     ]
 
