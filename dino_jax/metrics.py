@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -288,6 +289,18 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+@contextmanager
+def say_if_slow(text: str, seconds: float = 3.0) -> Iterator[None]:
+    """Prints `text`, on process 0, if what runs inside takes longer than `seconds`."""
+    timer = threading.Timer(seconds, print, [f"{text} …"], {"flush": True})
+    if jax.process_index() == 0:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def format_number(value: float) -> str:

@@ -24,12 +24,12 @@ from dino_jax.command_line import (
     mendable,
     parse_flags,
 )
-from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
 from dino_jax.evaluation.online import OnlineKnn
 from dino_jax.interruption import Interruption
-from dino_jax.metrics import MetricsWriter, Progress
+from dino_jax.metrics import MetricsWriter, Progress, say_if_slow
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
 from dino_jax.sharding import (
     batch_sharding,
@@ -68,6 +68,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         multi_crop = build_multi_crop(config.augment)
         knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
         knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
+    with say_if_slow("compiling the input kernels, once per machine"):
+        compile_kernels(multi_crop)
 
     # 2. The state lives on the mesh from the start; a checkpoint may come from another mesh.
     base_key = jax.random.key(config.seed)

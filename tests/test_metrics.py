@@ -3,13 +3,20 @@
 import io
 import json
 import struct
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.metrics import MetricsWriter, Progress, format_duration, format_number
+from dino_jax.metrics import (
+    MetricsWriter,
+    Progress,
+    format_duration,
+    format_number,
+    say_if_slow,
+)
 
 
 def read_lines(workdir: Path) -> list[dict]:
@@ -263,3 +270,16 @@ def test_an_impossible_duration_is_an_error(seconds):
 )
 def test_numbers_read_with_four_decimals_or_an_exponent(value, text):
     assert format_number(value) == text
+
+
+def test_only_what_is_slow_is_announced(capsys):
+    with say_if_slow("quick", seconds=60):
+        pass
+    out = ""
+    with say_if_slow("slow", seconds=0):
+        for _ in range(500):
+            out += capsys.readouterr().out
+            if out:
+                break
+            time.sleep(0.01)
+    assert out == "slow …\n"
