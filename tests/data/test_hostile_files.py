@@ -145,7 +145,9 @@ def folder(tmp_path_factory):
 def _stream(source, **changes):
     kind = {**AUGMENT_NOTHING}
     none = {**AUGMENT_NOTHING, "count": 0}
-    multi_crop = build_multi_crop({"global_1": kind, "global_2": none, "local": none})
+    multi_crop = build_multi_crop(
+        {"backend": "host", "global_1": kind, "global_2": none, "local": none}
+    )
     options = dict(
         seed=0,
         batch_size=len(source) // 2 * 2,

@@ -370,7 +370,10 @@ if __name__ == "__main__":
 def _children(pid):
     """Ids of the live worker processes below a process."""
     listing = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(pid)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     rows = [line.split(None, 1) for line in listing.stdout.splitlines()]
     return [int(pid) for pid, command in rows if "spawn_main" in command]

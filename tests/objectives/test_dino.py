@@ -74,10 +74,6 @@ def test_teacher_gets_no_gradient():
     np.testing.assert_array_equal(jax.grad(loss)(logits)["cls"], np.zeros((2, 2, 8)))
 
 
-def test_a_number_as_centering_is_the_momentum_of_a_center():
-    assert DinoObjective("dino", 8, 0.1, Constant(0.04), 0.9).centering == Center(0.9)
-
-
 def run_on_v2_logits(arrays, centering, **changes):
     """Outcome and gradient of the recorded v2 logits: 2 global and 4 local crops of 6 images."""
     student = np.concatenate(
