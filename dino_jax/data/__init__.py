@@ -1,12 +1,15 @@
 """Images in, uint8 multi-crop batches out; NumPy, numba and grain, no jax.
 
-sources.py     encoded images from a folder, TFDS / ArrayRecord or scikit-learn's digits
+sources/       encoded images from folders, lists, shards, TFDS, scikit-learn's digits, mixtures
 decode.py      bytes -> RGB uint8, or one error for everything that is no readable image
 augment.py     what is random about a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit
 photometric.py what recolor.py, or dino_jax.photometric on the device, is told
 multi_crop.py  the global and local crops of one image
+masking.py     which patches the student does not see
 slots.py       memory that workers fill over and over
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream
+build*.py      any source -> ArrayRecord shards; beam_pipeline.py at internet scale
+show.py        a contact sheet of the crops of a config
 """
