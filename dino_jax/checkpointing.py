@@ -8,7 +8,8 @@ of its files and the length of their chunks; it holds no checksum of large array
 inside one is not noticed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -164,6 +165,15 @@ def close(manager: ocp.CheckpointManager) -> None:
         manager.wait_until_finished()
     finally:
         manager.close()
+
+
+@contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Calls `close` at the end, also after an error."""
+    try:
+        yield
+    finally:
+        close(manager)
 
 
 def _checkpoints_directory(source: ocp.CheckpointManager | epath.PathLike) -> epath.Path:

@@ -105,7 +105,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
 
         # 3. The loop: data, step, log, evaluation, checkpoint.
         with (
-            contextlib.closing(checkpoints),
+            checkpointing.closing(checkpoints),
             contextlib.closing(stream),
             MetricsWriter(folder, start) as writer,
             Progress(start, recipe.total_steps, config.batch_size) as progress,

@@ -8,30 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data.augment import CropConfig, sample_crop_parameters
+from dino_jax.data.augment import sample_crop_parameters
 from dino_jax.data.multi_crop import MultiCrop, allocate
 from dino_jax.data.photometric import blur_taps, encode_photometric
 from dino_jax.data.recolor import Photometric, recolor_crops
 from dino_jax.photometric import apply_photometric
 from dino_jax.sharding import batch_sharding, make_mesh, shard_batch
+from tests.crops import OFFICIAL
 
-CROP = CropConfig(
-    count=2,
-    size=(24, 20),
-    scale=(0.4, 1.0),
-    ratio=(0.75, 4 / 3),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=0.5,
-    blur_radius=(0.1, 2.0),
-    solarize=0.2,
-    solarize_threshold=128,
-)
+CROP = dataclasses.replace(OFFICIAL, count=2, size=(24, 20), scale=(0.4, 1.0))
 NONE = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
 
 

@@ -18,24 +18,9 @@ from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import MultiCrop
 from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
+from tests.crops import OFFICIAL
 
-CROP = CropConfig(
-    count=2,
-    size=6,
-    scale=(0.4, 1.0),
-    ratio=(0.75, 4 / 3),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=0.5,
-    blur_radius=(0.1, 2.0),
-    solarize=0.2,
-    solarize_threshold=128,
-)
+CROP = dataclasses.replace(OFFICIAL, count=2, size=6, scale=(0.4, 1.0))
 MULTI_CROP = MultiCrop((CROP,), (CropConfig(**{**vars(CROP), "count": 3, "size": 4}),))
 BACKENDS = (MULTI_CROP, dataclasses.replace(MULTI_CROP, backend="device"))
 # Crops that leave a plain image as it is, so that they show which image they come from.

@@ -6,28 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dino_jax.data.augment import CropConfig, CropParameters, sample_crop_parameters
+from dino_jax.data.augment import CropParameters, sample_crop_parameters
 from dino_jax.data.photometric import blur_taps, blur_weights, encode_photometric
 from dino_jax.data.recolor import ONE, interleave_crops, recolor_crops
 from tests import plain_augment
+from tests.crops import OFFICIAL
 
-CONFIG = CropConfig(
-    count=1,
-    size=64,
-    scale=(0.05, 0.4),
-    ratio=(3 / 4, 4 / 3),
-    flip=0.5,
-    jitter=0.8,
-    brightness=0.4,
-    contrast=0.4,
-    saturation=0.2,
-    hue=0.1,
-    grayscale=0.2,
-    blur=0.5,
-    blur_radius=(0.0, 9.0),
-    solarize=0.2,
-    solarize_threshold=128,
-)
+CONFIG = dataclasses.replace(OFFICIAL, blur_radius=(0.0, 9.0))
 NOTHING = CropParameters(
     box=(0, 0, 1, 1), flip=False, jitter=(), grayscale=False, blur_radius=None, solarize=False
 )
