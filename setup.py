@@ -4,7 +4,7 @@ from setuptools import find_packages, setup
 
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
 TFDS = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]
-PARQUET = ["pyarrow>=25,<27"]
+PARQUET = ["pyarrow>=26,<27"]
 
 setup(
     name="dino_jax",
