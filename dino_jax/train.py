@@ -159,8 +159,8 @@ def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) ->
     columns = {"loss": metrics["loss"]}
     for name, objective in recipe.objectives.items():
         if f"{name}/teacher_entropy" in metrics:
-            entropy = metrics[f"{name}/teacher_entropy"]
-            columns["H/lnK"] = entropy / math.log(objective.prototypes)
+            share = metrics[f"{name}/teacher_entropy"] / math.log(objective.prototypes)
+            columns["H/lnK" if name == "dino" else f"{name} H/lnK"] = share
     lap = progress.log(step, {**columns, "lr": numbers["lr"]})
     if lap.images_per_second is not None:
         numbers["images_per_second"] = lap.images_per_second
