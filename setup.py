@@ -3,7 +3,7 @@
 from setuptools import find_packages, setup
 
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
-TFDS = ["tensorflow-datasets>=4.9.9,<5", "importlib_resources>=6"]
+TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6"]
 PARQUET = ["pyarrow>=26,<27"]
 
 setup(
@@ -16,7 +16,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "array_record>=0.8.6,<0.9",
-        "etils[epath]>=1.12,<2",
+        "etils[epath]>=1.15,<2",
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.11",
