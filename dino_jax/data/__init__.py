@@ -9,6 +9,7 @@ photometric.py what recolor.py, or dino_jax.photometric on the device, is told
 multi_crop.py  the global and local crops of one image
 masking.py     which patches the student does not see
 slots.py       memory that workers fill over and over
+worker_process.py  workers end with their parent and leave signals to it
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream
 build*.py      any source -> ArrayRecord shards; beam_pipeline.py at internet scale
 show.py        a contact sheet of the crops of a config

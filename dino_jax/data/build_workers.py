@@ -2,20 +2,18 @@
 
 import concurrent.futures
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from multiprocessing import connection, parent_process
 from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
 
 from dino_jax.data.sources import ImageSource
+from dino_jax.data.worker_process import follow_parent
 
 POLL_SECONDS = 0.2
 LINE_SECONDS = 10.0  # between lines where the output is no terminal
@@ -159,9 +157,7 @@ class _WorkerProcess:
     @classmethod
     def begin(cls, source: ImageSource, done: Any, stop: Any) -> None:
         """Leaves signals to the parent and ends with it, even if that is killed."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        threading.Thread(target=_exit_with_parent, daemon=True).start()
+        follow_parent()
         cls.source, cls.done, cls.stop = source, done, stop
 
     @classmethod
@@ -180,10 +176,3 @@ class _WorkerProcess:
     def _check(cls) -> None:
         if cls.stop.is_set():
             raise _StopWorkError
-
-
-def _exit_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)

@@ -7,12 +7,8 @@ number changes nothing, and a resume starts at any step.
 """
 
 import atexit
-import os
-import signal
-import threading
 from collections.abc import Generator
 from dataclasses import dataclass
-from multiprocessing import connection, parent_process
 
 import grain
 import numpy as np
@@ -24,6 +20,7 @@ from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
 from dino_jax.data.slots import Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
+from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
@@ -322,19 +319,9 @@ def _read_options(threads: int) -> grain.ReadOptions:
 
 
 def _init_worker(index: int, count: int):
-    """Leaves Ctrl-C and SIGTERM to the parent, and ends with it even if it is killed."""
     del count
     set_worker_index(index)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent():
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    follow_parent()
 
 
 def _check_division(batch_size: int, host: int, hosts: int):
