@@ -45,10 +45,10 @@ def knn_accuracy(
             f"got {tuple(k)}"
         )
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    train, correct = _normalize(train_features), dict.fromkeys(k, 0)
+    train, correct = normalize_rows(train_features), dict.fromkeys(k, 0)
     for start in range(0, len(test_labels), TEST_TILE):
         tile = slice(start, start + TEST_TILE)
-        test = _normalize(test_features[tile])
+        test = normalize_rows(test_features[tile])
         votes = _votes(test, train, train_labels, tuple(k), float(temperature), classes)
         for size, predicted in votes.items():
             correct[size] += int(np.sum(np.asarray(predicted) == test_labels[tile]))
@@ -68,7 +68,8 @@ def _votes(test, train, train_labels, k, temperature, classes) -> dict[int, jax.
     }
 
 
-def _normalize(features: np.ndarray) -> np.ndarray:
+def normalize_rows(features: np.ndarray) -> np.ndarray:
+    """Rows of L2 norm 1, float32; a row of zeros stays one."""
     features = features.astype(np.float32)
     norm = np.linalg.norm(features, axis=1, keepdims=True)
     return features / np.maximum(norm, 1e-12)
