@@ -12,6 +12,7 @@ setup(
     description="DINO and DINOv2 self-supervised learning of vision features, in JAX for TPUs",
     license="Apache-2.0",
     packages=find_packages(include=["dino_jax", "dino_jax.*"]),
+    package_data={"dino_jax.report": ["*.css", "*.js"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1,<3",

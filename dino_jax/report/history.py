@@ -1,0 +1,227 @@
+"""What a workdir tells: its metrics, diagnosis and config, read with care."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+METRICS_JSONL = "metrics.jsonl"
+DIAGNOSIS_JSONL = "diagnosis.jsonl"
+CONFIG_JSON = "config.json"
+SEVERITIES = ("ok", "warning", "failure")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over a run.
+
+    Attributes:
+      steps: [n] ascending, each once.
+      values: [n] float64; NaN where the number was not finite.
+    """
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def finite(self) -> np.ndarray:
+        """The values that are numbers."""
+        return self.values[np.isfinite(self.values)]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A state that a run entered after `step` updates; `severity` is one of SEVERITIES."""
+
+    step: int
+    state: str
+    title: str
+    evidence: str
+    advice: str
+    severity: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One workdir, read.
+
+    Attributes:
+      name: what distinguishes it from the other runs of the report.
+      folder: the workdir.
+      curves: by metric name, sorted.
+      diagnosis: changes of the state, ascending steps; empty if there is no such file.
+      config: as in config.json; {} if there is none.
+      notes: what could not be read, for the reader.
+    """
+
+    name: str
+    folder: epath.Path
+    curves: dict[str, Curve]
+    diagnosis: list[Diagnosis]
+    config: dict[str, Any]
+    notes: list[str]
+
+    @property
+    def last_step(self) -> int:
+        return max(int(curve.steps[-1]) for curve in self.curves.values())
+
+
+def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
+    """Reads several workdirs; see `read_run`."""
+    folders = [epath.Path(workdir).expanduser() for workdir in workdirs]
+    folders = [f if "://" in os.fspath(f) else f.absolute() for f in folders]
+    return [
+        read_run(folder, name)
+        for folder, name in zip(folders, distinct_names(folders), strict=True)
+    ]
+
+
+def read_run(folder: epath.Path, name: str) -> Run:
+    """Reads one workdir, which may belong to a run that is still writing.
+
+    Args:
+      folder: workdir, local or gs://.
+      name: of the run in the report.
+
+    Raises:
+      FileNotFoundError: if there is no such folder or it has no metrics.
+      ValueError: if none of the lines of metrics.jsonl can be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"workdir {os.fspath(folder)!r} does not exist; give the --workdir of a run"
+        )
+    path = folder / METRICS_JSONL
+    if not path.exists():
+        found = sorted(child.name for child in folder.iterdir())[:10]
+        raise FileNotFoundError(
+            f"{os.fspath(folder)!r} holds no {METRICS_JSONL}, so it is no workdir of a run that "
+            f"has measured anything; found there: {found or 'nothing'}"
+        )
+    lines, torn = read_json_lines(path)
+    curves = build_curves(lines)
+    if not curves:
+        raise ValueError(
+            f"{path} has no line with metrics ({len(torn)} unreadable lines); wait until the run "
+            "has logged a step"
+        )
+    notes = [f"{METRICS_JSONL}: torn lines left out: {_few(torn)}"] if torn else []
+    config = _read_config(folder / CONFIG_JSON, notes)
+    diagnosis = _read_diagnosis(folder / DIAGNOSIS_JSONL, notes)
+    return Run(name, folder, curves, diagnosis, config, notes)
+
+
+def read_json_lines(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The objects with a whole "step" >= 0 of a JSON-lines file, and the numbers of other lines."""
+    lines, unreadable = [], []
+    text = path.read_bytes().decode(errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict) and _is_step(record.get("step")):
+            lines.append(record)
+        else:
+            unreadable.append(number)
+    return lines, unreadable
+
+
+def drop_undone(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One history without duplicates.
+
+    A resumed run does the steps after its checkpoint again: a line of an earlier step than the one
+    before it undoes all lines of later steps.
+    """
+    kept: list[Mapping[str, Any]] = []
+    for line in lines:
+        while kept and kept[-1]["step"] > line["step"]:
+            kept.pop()
+        kept.append(line)
+    return kept
+
+
+def build_curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Curves of all metrics; of two numbers for one step the later one counts."""
+    points: dict[str, dict[int, float]] = {}
+    for line in drop_undone(lines):
+        for name, value in line.items():
+            if name != "step" and _is_number(value):
+                points.setdefault(name, {})[line["step"]] = _as_float(value)
+    return {
+        name: Curve(np.array(list(points[name])), np.array(list(points[name].values())))
+        for name in sorted(points)
+    }
+
+
+def distinct_names(folders: Sequence[epath.Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart; equal paths are numbered."""
+    parts = [[part for part in os.fspath(folder).split("/") if part] for folder in folders]
+    longest = max(len(p) for p in parts)
+    names: list[str] = []
+    for length in range(1, longest + 1):
+        names = ["/".join(p[-length:]) for p in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of a nested dict; an empty section is a value."""
+    if not isinstance(value, dict) or not value:
+        yield name, value
+        return
+    for key in sorted(value):
+        yield from flatten(value[key], f"{name}.{key}" if name else str(key))
+
+
+def _read_config(path: epath.Path, notes: list[str]) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        notes.append(f"there is no {CONFIG_JSON}")
+        return {}
+    except ValueError:
+        config = None
+    if isinstance(config, dict):
+        return config
+    notes.append(f"{CONFIG_JSON} cannot be read")
+    return {}
+
+
+def _read_diagnosis(path: epath.Path, notes: list[str]) -> list[Diagnosis]:
+    if not path.exists():
+        return []
+    lines, torn = read_json_lines(path)
+    if torn:
+        notes.append(f"{DIAGNOSIS_JSONL}: torn lines left out: {_few(torn)}")
+    found = []
+    for line in drop_undone(lines):
+        texts = {key: str(line.get(key, "")) for key in ("state", "title", "evidence", "advice")}
+        severity = line.get("severity")
+        known = severity if severity in SEVERITIES else "warning"
+        found.append(Diagnosis(line["step"], severity=known, **texts))
+    return found
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+def _as_float(value: float | None) -> float:
+    return float(value) if value is not None and math.isfinite(value) else math.nan
+
+
+def _few(numbers: Sequence[int]) -> str:
+    shown = ", ".join(str(number) for number in numbers[:10])
+    return shown + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
