@@ -16,19 +16,20 @@ Fact = tuple[str, str]  # the figure and what stands small below it
 
 def draw_facts(runs: Sequence[Run]) -> Markup:
     """Key figures: tiles of one run, a table of several."""
-    rows = [(title, [find(run) for run in runs]) for title, find in FACTS.items()]
-    rows = [(title, facts) for title, facts in rows if any(facts)]
     if len(runs) == 1:
+        known = {title: fact for title, find in FACTS.items() if (fact := find(runs[0]))}
         tiles = [
-            element("div", element("dt", title), element("dd", fact[0], element("small", fact[1])))
-            for title, (fact,) in rows
+            element("div", element("dt", title), element("dd", figure, element("small", below)))
+            for title, (figure, below) in known.items()
         ]
         return element("dl", *tiles, class_="facts")
+    rows = [(title, [find(run) for run in runs]) for title, find in FACTS.items()]
     head = [element("th", "", scope="col")]
     head += [element("th", _swatch(i), run.name, scope="col") for i, run in enumerate(runs)]
     body = [
         element("tr", element("th", title, scope="row"), *(_cell(fact) for fact in facts))
         for title, facts in rows
+        if any(facts)
     ]
     table = element(
         "table", element("thead", element("tr", *head)), element("tbody", *body), class_="compared"

@@ -97,27 +97,11 @@ def test_the_loss_of_the_only_objective_is_not_drawn_twice():
 
 
 def test_every_curated_metric_stands_in_one_chart_and_others_in_one_of_their_own():
-    names = [
-        "loss",
-        "dino/loss",
-        "dino/global_loss",
-        "dino/local_loss",
-        "dino/teacher_entropy",
-        "dino/mean_teacher_entropy",
-        "dino/teacher_temperature",
-        "grad_norm",
-        "images_per_second",
-        "lr",
-        "weight_decay",
-        "teacher_momentum",
-        "skipped_steps",
-        "skipped_in_a_row",
-        "unreadable_images",
-        "knn10/teacher",
-        "norm/backbone/grad",
-        "norm/backbone/update",
-        "norm/backbone/param",
-    ]
+    names = ["loss", "lr", "grad_norm", "images_per_second", "weight_decay", "teacher_momentum"]
+    names += ["skipped_steps", "skipped_in_a_row", "unreadable_images", "knn10/teacher"]
+    names += [f"norm/backbone/{kind}" for kind in ("grad", "update", "param")]
+    dino = ("loss", "global_loss", "local_loss", "teacher_entropy", "mean_teacher_entropy")
+    names += [f"dino/{name}" for name in (*dino, "teacher_temperature")]
     panels = [panel for section in SECTIONS for panel in section.panels]
     for name in names:
         assert len([p.title for p in panels if p.label(name) is not None]) == 1, name
