@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -120,6 +121,35 @@ def run(*arguments: str, **options) -> Finished:
     """Runs a command to its end."""
     with Train(*arguments, **options) as process:
         return process.finish()
+
+
+def run_two_processes(*arguments: str, devices: int) -> tuple[Finished, Finished]:
+    """Runs a command as two processes that train together, started as Slurm does it."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    # jax reads the number and the addresses of the processes from these.
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    slurm |= {"SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": str(port)}
+    first, second = (
+        Train(
+            *arguments,
+            "--distributed",
+            devices=devices,
+            environment=slurm | {"SLURM_PROCID": process},
+        )
+        for process in ("0", "1")
+    )
+    with first, second:
+        return first.finish(), second.finish()
+
+
+def close_state(workdir: Path, expected: Path) -> None:
+    """The newest checkpoints are equal up to float32 rounding."""
+    ours, theirs = read_state(workdir), read_state(expected)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:

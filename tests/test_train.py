@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,12 @@ from tests.run_train import (
     STEPS,
     Train,
     checkpoint_steps,
+    close_state,
     overrides,
     read_metrics,
     read_state,
     run,
+    run_two_processes,
 )
 
 KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_images": 100}
@@ -73,14 +74,6 @@ def close_metrics(workdir: Path, expected: Path) -> None:
         for name, value in other.items():
             tolerance = dict(rtol=0, atol=3.0) if name.startswith("knn") else dict(rtol=1e-5)
             np.testing.assert_allclose(mine[name], value, **tolerance, err_msg=name)
-
-
-def close_state(workdir: Path, expected: Path) -> None:
-    """Equal up to float32 rounding."""
-    ours, theirs = read_state(workdir), read_state(expected)
-    assert ours.keys() == theirs.keys()
-    for name, value in theirs.items():
-        np.testing.assert_allclose(ours[name], value, rtol=1e-5, atol=2e-5, err_msg=name)
 
 
 def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
@@ -159,19 +152,7 @@ def test_an_interrupted_run_is_saved_and_resumes_bitwise(
 
 
 def test_two_processes_equal_one(whole, small, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    # As Slurm starts them; jax reads the number and the addresses of the processes from it.
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    slurm |= {"SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": str(port)}
-    arguments = [*small(tmp_path), "--distributed"]
-    first, second = (
-        Train(*arguments, devices=2, environment=slurm | {"SLURM_PROCID": process})
-        for process in ("0", "1")
-    )
-    with first, second:
-        first, second = first.finish(), second.finish()
+    first, second = run_two_processes(*small(tmp_path), devices=2)
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     assert "mesh        data 4 x fsdp 1 on 4 x cpu, 2 process(es)" in first.out
     assert first.out.splitlines()[-1] == f"done: step 8 of 8, checkpoints in {tmp_path}"
