@@ -187,6 +187,16 @@ def get_config() -> ConfigDict:
         )
     )
 
+    # The same few images at every evaluation: attention, patch PCA and nearest training images.
+    config.probes = ConfigDict(
+        dict(
+            count=8,  # 0: none
+            source="auto",  # test (knn.test) | train | auto: test if the k-NN is on, else train
+            neighbours=5,  # shown for each probe
+            gallery=1000,  # training images that they are chosen from
+        )
+    )
+
     # How the run is carried out, not what it computes: may change when a workdir is resumed.
     config.runtime = ConfigDict(
         dict(

@@ -43,6 +43,8 @@ from dino_jax.sharding import (
     state_sharding,
 )
 from dino_jax.train_state import TrainState
+from dino_jax.visualize.probes import Probes
+from dino_jax.visualize.showcase import Showcase
 from dino_jax.watch import LostRunError, Watch
 from dino_jax.workdir import describe_overrides, open_workdir
 
@@ -68,6 +70,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         multi_crop = build_multi_crop(config.augment)
         knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
         knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
+        shown = knn_steps and config.probes.count
+        probes = Probes(config, recipe.network, mesh, source) if shown else None
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 
@@ -118,8 +122,10 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             ):
                 progress.say(line)
+            showcase = Showcase(folder, config, probes, progress)
             if knn and not resumed:
                 writer.write(0, evaluate(knn, state, progress, first=True))
+                showcase.look(0, state.teacher)
             watch = Watch(
                 source,
                 progress,
@@ -141,14 +147,18 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 if knn and (last or step % knn_steps == 0):
                     watch.wait()
                     record |= evaluate(knn, state, progress)
+                    showcase.look(step, state.teacher)
                 if record:
                     writer.write(step, record)
+                if knn and step % knn_steps == 0:
+                    showcase.update_report()
                 stop = interruption.should_stop(step)
                 with progress.pause("checkpoint"):
                     checkpointing.save(checkpoints, step, state, force=last or stop)
                 if stop:
                     break
             watch.wait()
+            showcase.finish()
         progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
         return interruption.exit_code
 

@@ -23,6 +23,7 @@ from tests.run_train import (
 )
 
 KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_images": 100}
+KNN |= {"probes.count": 2, "probes.gallery": 40}
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,10 @@ def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
     assert [line["step"] for line in read_metrics(workdir) if "knn10/teacher" in line] == [0, 4, 8]
     assert checkpoint_steps(workdir) == [7, 8]
     assert list((workdir / "tensorboard").glob("events.*"))
+    steps = {path.name for path in (workdir / "probes").iterdir()} - {"images"}
+    assert steps == {"0", "4", "8"}
+    assert (workdir / "crops.png").exists()
+    assert "Probe images" in (workdir / "report.html").read_text()
 
 
 def test_a_finished_run_that_is_started_again_only_says_so(whole, small):

@@ -8,83 +8,19 @@ augmentation, framed in the color of their box. Parameters come from the sampler
 stream; images and crops depend on config.seed only.
 """
 
-import itertools
 import sys
-from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
-import numpy as np
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
-from PIL import Image
 
 from dino_jax.command_line import UsageError, fail, mendable
-from dino_jax.data.augment import sample_crop_parameters
-from dino_jax.data.contact_sheet import Row, View, draw_sheet
-from dino_jax.data.decode import UnreadableImageError
-from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
-from dino_jax.data.pipeline import read_image
-from dino_jax.data.sources import ImageSource, build_source
-
-SPARE = 100  # unreadable images that are replaced
+from dino_jax.data.preview import draw_preview
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _OUT = flags.DEFINE_string("out", None, "PNG file to write, local or gs://.")
 _IMAGES = flags.DEFINE_integer("images", 8, "How many images.", lower_bound=1)
-
-
-def show(config: Any, title: str, images: int) -> Image.Image:
-    """Draws the contact sheet of a config.
-
-    Args:
-      config: with `seed`, `data`, `max_pixels` and `augment`.
-      title: the headline.
-      images: rows of the sheet; fewer if the source has fewer readable images.
-
-    Raises:
-      ValueError: if source or augmentation can't be built, or none of the images is readable.
-      OSError: if the source's files are not there.
-    """
-    source, multi_crop = build_source(config.data), build_multi_crop(config.augment)
-    rng = np.random.default_rng(config.seed)
-    readable = pick_images(source, images, config.max_pixels, rng)
-    rows = [
-        Row(image, source.name(index), draw_views(image, multi_crop, rng))
-        for index, image in itertools.islice(readable, images)
-    ]
-    if not rows:
-        raise ValueError("none of the chosen images can be read")
-    return draw_sheet(rows, title, f"{len(source):,} images, {config.data.kind}")
-
-
-def pick_images(
-    source: ImageSource, images: int, max_pixels: int, rng: np.random.Generator
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields index and [H, W, 3] uint8 pixels of random images; names those that are unreadable."""
-    candidates = rng.choice(len(source), min(images + SPARE, len(source)), replace=False)
-    for index in candidates.tolist():
-        try:
-            yield index, read_image(source, index, max_pixels)[0]
-        except UnreadableImageError as error:
-            print(f"unreadable image, left out: {error}", file=sys.stderr)
-
-
-def draw_views(image: np.ndarray, multi_crop: MultiCrop, rng: np.random.Generator) -> list[View]:
-    """The crops of one image with their parameters, global ones first.
-
-    Args:
-      image: [H, W, 3] uint8.
-      multi_crop: the augmentation.
-      rng: the randomness of this image.
-    """
-    views = []
-    for is_global, configs in ((True, multi_crop.global_crops), (False, multi_crop.local_crops)):
-        for config in configs:
-            for _ in range(config.count):
-                parameters = sample_crop_parameters(rng, config, *image.shape[:2])
-                views.append(View(is_global, parameters, apply_crop(image, parameters, config)))
-    return views
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -111,7 +47,8 @@ def main(argv: list[str]) -> None:
     out = epath.Path(_OUT.value or "").expanduser()
     try:
         with mendable():
-            sheet = show(_CONFIG.value, title, _IMAGES.value)
+            say = partial(print, file=sys.stderr)
+            sheet = draw_preview(_CONFIG.value, title, _IMAGES.value, say)
             with out.open("wb") as file:
                 sheet.save(file, "PNG")
     except UsageError as error:

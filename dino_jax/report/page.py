@@ -9,6 +9,7 @@ from dino_jax.report.curves import draw_sections
 from dino_jax.report.history import Run
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.overview import draw_diagnosis, draw_facts
+from dino_jax.report.probes import draw_crops, draw_neighbours, draw_probes
 
 
 def draw_page(runs: Sequence[Run], written: datetime) -> str:
@@ -29,8 +30,17 @@ def draw_page(runs: Sequence[Run], written: datetime) -> str:
             *(describe(run, several=len(runs) > 1) for run in runs),
             draw_facts(runs),
         ),
-        element("main", draw_diagnosis(runs), draw_sections(runs), draw_config(runs)),
+        element(
+            "main",
+            draw_diagnosis(runs),
+            draw_sections(runs),
+            draw_probes(runs),
+            draw_neighbours(runs),
+            draw_crops(runs),
+            draw_config(runs),
+        ),
         element("footer", *_closing_lines(runs, written)),
+        element("script", _asset("page.js")),
     )
     head = element(
         "head",

@@ -9,6 +9,7 @@ from dino_jax.report.chart import Axis, Reference
 from dino_jax.report.history import Run
 
 PLAIN = Axis()
+RAW_PIXELS = r"knn(\d+)/raw_pixels"  # a reference, no curve
 
 
 def ln_prototypes(run: Run) -> list[Reference]:
@@ -26,7 +27,7 @@ def raw_pixels(run: Run) -> list[Reference]:
     return [
         Reference(f"raw pixels, k = {match[1]}", float(curve.values[-1]))
         for name, curve in run.curves.items()
-        if (match := re.fullmatch(r"knn(\d+)/raw_pixels", name))
+        if (match := re.fullmatch(RAW_PIXELS, name))
     ]
 
 
@@ -167,5 +168,9 @@ SECTIONS = (
 def generic_section(metrics: Iterable[str]) -> Section:
     """One panel for each metric that no curated panel shows."""
     known = [panel for section in SECTIONS for panel in section.panels]
-    others = [name for name in metrics if all(panel.label(name) is None for panel in known)]
+    others = [
+        name
+        for name in metrics
+        if all(panel.label(name) is None for panel in known) and not re.fullmatch(RAW_PIXELS, name)
+    ]
     return Section("Other metrics", [Panel(name, re.escape(name)) for name in sorted(set(others))])

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart, vits16_vanilla
-from dino_jax.data import contact_sheet, show
+from dino_jax.data import contact_sheet, preview
 from dino_jax.data.augment import CropParameters
 from dino_jax.data.contact_sheet import Row, View, draw_sheet
 from dino_jax.data.multi_crop import allocate, build_multi_crop
@@ -58,7 +58,7 @@ def test_views_are_the_crops_of_the_sampler_with_their_parameters():
     config = vits16_vanilla.get_config()
     multi_crop = build_multi_crop(config.augment)
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
-    views = show.draw_views(image, multi_crop, np.random.default_rng(5))
+    views = preview.draw_views(image, multi_crop, np.random.default_rng(5))
     batch = allocate(multi_crop, 1)
     multi_crop.fill(batch, 0, image, np.random.default_rng(5))
     assert [view.is_global for view in views] == [True] * 2 + [False] * 8
@@ -101,7 +101,7 @@ def test_the_sheet_shows_every_crop_pixel_for_pixel_in_the_frame_of_its_box():
 
 def test_small_crops_are_enlarged_without_blur():
     config = quickstart.get_config()
-    sheet = np.array(show.show(config, "title", 1))
+    sheet = np.array(preview.draw_preview(config, "title", 1, print))
     row = contact_sheet.MARGIN + 3 * contact_sheet.CAPTION + contact_sheet.FRAME
     first_crop_left = contact_sheet.MARGIN + 192 + 3 * contact_sheet.GAP + contact_sheet.FRAME
     crop = sheet[row : row + 192, first_crop_left : first_crop_left + 192]
@@ -111,10 +111,10 @@ def test_small_crops_are_enlarged_without_blur():
 
 def test_the_sheet_depends_on_the_seed_only():
     config = quickstart.get_config()
-    first, again = (np.array(show.show(config, "title", 2)) for _ in range(2))
+    first, again = (np.array(preview.draw_preview(config, "title", 2, print)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     config.seed = 1
-    assert (np.array(show.show(config, "title", 2)) != first).any()
+    assert (np.array(preview.draw_preview(config, "title", 2, print)) != first).any()
 
 
 def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
@@ -122,9 +122,9 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
     (tmp_path / "b.png").write_bytes(b"")
     config = vits16_vanilla.get_config()
     config.data = ConfigDict({"kind": "folder", "path": str(tmp_path)})
-    one_row = show.show(config, "title", 1).height
-    assert show.show(config, "title", 8).height == one_row
-    assert "b.png: the file is empty" in capsys.readouterr().err
+    one_row = preview.draw_preview(config, "title", 1, print).height
+    assert preview.draw_preview(config, "title", 8, print).height == one_row
+    assert "b.png: the file is empty" in capsys.readouterr().out
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="none of the chosen images"):
-        show.show(config, "title", 8)
+        preview.draw_preview(config, "title", 8, print)

@@ -1,0 +1,44 @@
+"""The report of a run that is still training: kept up to date, never in its way."""
+
+import time
+from collections.abc import Callable
+
+from etils import epath
+
+from dino_jax.report.write import REPORT_HTML, write_report
+
+LARGEST_SHARE = 0.05  # of the time of a run that its reports may take
+
+
+class LiveReport:
+    """Writes workdir/report.html; one process only."""
+
+    def __init__(self, workdir: epath.Path, clock: Callable[[], float] = time.monotonic):
+        """Writes nothing yet.
+
+        Args:
+          workdir: of the run.
+          clock: seconds, monotonic.
+        """
+        self._workdir, self._clock = workdir, clock
+        self._seconds, self._finished = 0.0, clock()
+
+    def update(self) -> bool:
+        """Writes the report, unless the one before took too much of the time since then.
+
+        Returns:
+          Whether it was written.
+        """
+        if self._seconds > LARGEST_SHARE * (self._clock() - self._finished):
+            return False
+        self.finish()
+        return True
+
+    def finish(self) -> None:
+        """Writes the report in any case."""
+        begun = self._clock()
+        try:
+            write_report([self._workdir], self._workdir / REPORT_HTML)
+        finally:
+            self._finished = self._clock()
+            self._seconds = self._finished - begun

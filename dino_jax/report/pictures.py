@@ -1,0 +1,51 @@
+"""Pictures inside the page: small, and as data URIs."""
+
+import base64
+import io
+from collections.abc import Sequence
+
+from etils import epath
+from PIL import Image
+
+from dino_jax.report.markup import Markup, element
+
+QUALITY = 82  # of WebP
+
+
+def open_picture(path: epath.Path) -> Image.Image | None:
+    """Reads a picture; None if it is missing, damaged or still being written."""
+    try:
+        return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
+    except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, for broken PNG chunks
+        return None
+
+
+def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """Smaller pictures keep sharp pixels, larger ones are averaged."""
+    larger = width >= picture.width
+    kind = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
+    return picture.resize((width, height), kind)
+
+
+def stack(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one size below each other."""
+    width, height = pictures[0].size
+    film = Image.new("RGB", (width, height * len(pictures)))
+    for place, picture in enumerate(pictures):
+        film.paste(picture, (0, place * height))
+    return film
+
+
+def draw_picture(picture: Image.Image, alt: str, **attributes: object) -> Markup:
+    """An `img` element that holds the picture itself.
+
+    Args:
+      picture: in the size that it is stored in.
+      alt: what it shows, for readers who do not see it.
+      attributes: of the element.
+    """
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=QUALITY, method=4)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    size = dict(width=picture.width, height=picture.height)
+    return element("img", src=f"data:image/webp;base64,{text}", alt=alt, **size, **attributes)
