@@ -71,6 +71,9 @@ def get_config() -> ConfigDict:
     config.max_pixels = 178_956_970  # larger images count as unreadable (Pillow's own limit)
     config.augment = ConfigDict()
     config.augment.backend = "host"  # who recolors the crops: host | device
+    # as_documented: with the probability `blur` of a crop | as_trained: with 1 - blur, as DINOv2's
+    # code does by mistake (dinov3 issue 286).
+    config.augment.blur = "as_documented"
     config.augment.global_1 = crop(1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
     config.augment.global_2 = crop(1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
     config.augment.local = crop(8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
@@ -135,7 +138,7 @@ def get_config() -> ConfigDict:
             student_temperature=0.1,
             teacher_temperature=0.04,
             warmup_teacher_temperature=0.04,
-            warmup_teacher_temperature_epochs=0,
+            warmup_teacher_temperature_epochs=0.0,
             warmup_teacher_temperature_every="epoch",  # epoch | step
             centering="center",  # center | sinkhorn
             center_momentum=0.9,  # center

@@ -109,7 +109,7 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
     docstring = (
         f"{name}, converted by dino_jax.config_from_yaml.\n\n"
         f"Batch: {images} images x {gpus} GPUs; masks, KoLeo and drop path in groups as on one "
-        f"GPU.\nBlur with the probabilities that the official code really uses.\n\nCommand:\n"
+        f"GPU.\n\nCommand:\n"
         "  python -m dino_jax.train --config=THIS_FILE --workdir=runs/NAME \\\n"
         "    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train "
         "\\\n    --config.knn.test.path=/data/imagenet/val\n"

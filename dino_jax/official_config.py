@@ -109,8 +109,8 @@ SCALING_RULES = {"sqrt_wrt_1024": ("sqrt", 1024)}
 POSITION_KERNELS = {(False, 0.1): "bicubic", (True, 0.0): "antialiased"}
 # (kind, schedule) of drop path by drop_path_uniform.
 DROP_PATHS = {True: ("subset", "uniform"), False: ("per_sample", "linear")}
-# As trained: the official helper takes 1 - p for p = 1.0, 0.1 and 0.5 (dinov3 issue 286).
-BLUR = {"global_1": 0.0, "global_2": 0.9, "local": 0.5}
+# As the official code says them; see "as_trained" in `dino_jax.data.multi_crop`.
+BLUR = {"global_1": 1.0, "global_2": 0.1, "local": 0.5}
 
 
 def translate(values: Values, gpus: int) -> Sections:
@@ -150,6 +150,7 @@ def translate(values: Values, gpus: int) -> Sections:
             steps_per_epoch=v["train.OFFICIAL_EPOCH_LENGTH"],
         ),
         "data": dict(kind="folder", path=_dataset_folder(v["train.dataset_path"])),
+        "augment": dict(blur="as_trained"),
         "augment.global_1": dict(**global_crop, blur=BLUR["global_1"], solarize=0.0),
         "augment.global_2": dict(**global_crop, blur=BLUR["global_2"], solarize=0.2),
         "augment.local": dict(

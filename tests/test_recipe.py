@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import runpy
 from pathlib import Path
 
 import jax
 import pytest
 
 from configs import quickstart, vits16_boosted, vits16_vanilla
+from dino_jax.config_from_yaml import convert
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.recipe import build_recipe, describe_recipe
 from dino_jax.workdir import config_to_json
@@ -142,10 +144,47 @@ def test_a_released_recipe_has_the_values_of_its_checkpoint(name):
     assert config.augment.global_1.scale == config.augment.global_2.scale
 
 
+def test_the_released_resnet_has_the_values_of_its_checkpoint():
+    config = load("resnet50_released")
+    expected = (800, 60000, True, 0.04, 0.07, 50, "lars", 0.3, 0.0048, 10, 1e-6, 1e-6, 0, 1)
+    expected += ([0.14, 1], [0.05, 0.14], 6, 0.996)
+    flags = COLUMNS[: len(expected)]
+    assert tuple(FLAGS[flag](config) for flag in flags) == expected
+    assert FLAGS["use_bn_in_head"](config) and config.batch_size == 51 * 80
+
+
+# What the official vitl14.yaml and vitg14.yaml change.
+VITL14 = """
+dino: {head_n_prototypes: 131072, head_bottleneck_dim: 384}
+ibot: {separate_head: true, head_n_prototypes: 131072}
+train: {batch_size_per_gpu: 32, centering: sinkhorn_knopp}
+student: {patch_size: 14, drop_path_rate: 0.4, ffn_layer: swiglufused}
+teacher: {momentum_teacher: 0.994}
+optim: {epochs: 500, base_lr: 2.0e-4, warmup_epochs: 80, weight_decay_end: 0.2, layerwise_decay: 1}
+crops: {local_crops_size: 98}
+"""
+VITG14 = VITL14.replace("gpu: 32", "gpu: 12").replace("{patch", "{arch: vit_giant2, patch")
+OFFICIAL = {"vitl16_short": ("", 32), "vitl14": (VITL14, 96), "vitg14": (VITG14, 256)}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_a_dinov2_config_is_the_official_one_converted(name, tmp_path):
+    text, gpus = OFFICIAL[name]
+    (tmp_path / "converted.py").write_text(convert(text, name, gpus)[0])
+    converted = runpy.run_path(str(tmp_path / "converted.py"))["get_config"]()
+    ours = load(name)
+    ours.runtime, ours.network.backbone.remat = converted.runtime, "none"  # how, not what
+    assert config_to_json(ours) == config_to_json(converted)
+
+
 # Backbone, and head: three linear layers, K = 65,536 prototypes, a gain each where it is trained.
 HEAD_SMALL = (384 + 1) * 2048 + (2048 + 1) * 2048 + (2048 + 1) * 256 + 65_536 * 256
 HEAD_BASE = HEAD_SMALL + (768 - 384) * 2048
 GAINS = 65_536
+HEAD_RESNET = 2 * (2048 + 3) * 2048 + (2048 + 1) * 256 + 60_000 * 256  # with two BatchNorms
+HEAD_V2 = (1024 + 1) * 2048 + (2048 + 1) * 2048 + (2048 + 1) * 384 + 131_072 * (384 + 1)
+# What 24 layers of SwiGLU (hidden 2736) have more than MLPs (hidden 4096).
+SWIGLU_LARGE = 24 * (3 * 2736 * 1024 + 2 * 2736 - 2 * 4096 * 1024 - 4096)
 PARAMETERS = {
     "vits16_vanilla": (21_665_664, HEAD_SMALL),
     "vits16_boosted": (21_665_664, HEAD_SMALL + GAINS),
@@ -153,6 +192,10 @@ PARAMETERS = {
     "vits8_released": (21_670_272, HEAD_SMALL + GAINS),
     "vitb16_released": (85_798_656, HEAD_BASE),
     "vitb8_released": (85_807_872, HEAD_BASE),
+    "resnet50_released": (23_508_032, HEAD_RESNET),  # torchvision's without fc
+    # Released weights have a position table of 37 x 37 patches, ours one of 16 x 16.
+    "vitl14": (304_368_640 - 1113 * 1024 + SWIGLU_LARGE, HEAD_V2),
+    "vitg14": (1_136_480_768 - 1113 * 1536, HEAD_V2 + 512 * 2048),
 }
 
 
@@ -172,12 +215,18 @@ def test_a_config_builds_and_says_what_it_is(name):
     counts = count(params["backbone"]), count(params["heads_dino"])
     if name in PARAMETERS:
         assert counts == PARAMETERS[name]
-        assert recipe.steps_per_epoch == IMAGENET_IMAGES // config.batch_size
+        assert recipe.steps_per_epoch in (1250, IMAGENET_IMAGES // config.batch_size)
     text = "\n".join(describe_recipe(recipe, config, state))
     assert f"backbone {counts[0]:,}, head dino {counts[1]:,}" in text
     assert f"= {recipe.total_steps} steps of {config.batch_size} images" in text
-    peak = config.optimizer.lr * config.batch_size / 256
-    assert f"base {config.optimizer.lr:g} x batch {config.batch_size} / 256 = {peak:g}" in text
+    optimizer = config.optimizer
+    ratio = config.batch_size / optimizer.reference_batch
+    word, factor = {"linear": ("x", ratio), "sqrt": ("x the root of", ratio**0.5)}[
+        optimizer.lr_scaling
+    ]
+    peak = optimizer.lr * factor
+    batch = f"batch {config.batch_size} / {optimizer.reference_batch}"
+    assert f"base {optimizer.lr:g} {word} {batch} = {peak:g}" in text
     assert abs(recipe.schedules["lr"](recipe.total_steps // 2) / peak) < 1
 
 

@@ -57,3 +57,15 @@ def test_two_processes_equal_one(alone, tmp_path):
     first, second = run_two_processes(*arguments(tmp_path), devices=2)
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     check_same(tmp_path, alone)
+
+
+def test_a_resnet_trains_and_is_evaluated(tmp_path):
+    changes = SMALL | {"knn.every_epochs": 2.0, "knn.networks": "('teacher',)"}
+    for name in ("embed_dim", "depth", "drop_path_rate"):  # of a ViT
+        del changes[f"network.backbone.{name}"]
+    command = ["--config=configs/digits_resnet.py", f"--workdir={tmp_path}", *overrides(changes)]
+    code, _, err = run(*command)
+    assert (code, err) == (0, "")
+    metrics = read_metrics(tmp_path)
+    assert [line["step"] for line in metrics if "knn10/teacher" in line] == [0, 4, 8]
+    assert all(np.isfinite(line["loss"]) for line in metrics[1:])

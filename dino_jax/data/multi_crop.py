@@ -15,6 +15,9 @@ from dino_jax.data.recolor import BLUR, interleave_crops, recolor_crops
 Batch = dict[str, np.ndarray]
 
 BACKENDS = ("host", "device")
+# Blur probability of a crop from that of the config. The helper of DINOv2's and DINOv3's code blurs
+# with 1 - p (dinov3 issue 286), and their released weights were trained that way.
+BLURS = {"as_documented": lambda p: p, "as_trained": lambda p: 1 - p}
 
 
 @dataclass(frozen=True)
@@ -153,14 +156,16 @@ def build_multi_crop(augment: Any) -> MultiCrop:
     """Builds the augmentation of a config.
 
     Args:
-      augment: ConfigDict (any mapping) with "backend", and "global_1", "global_2" and "local", each
-        with exactly the fields of `CropConfig`.
+      augment: ConfigDict (any mapping) with "backend", "blur" (of `BLURS`), and "global_1",
+        "global_2" and "local", each with exactly the fields of `CropConfig`.
 
     Raises:
       ValueError: for a missing or unknown entry, a value out of range, or global (local) crops
         of different sizes.
     """
-    _check_names("augment", augment, ("backend", "global_1", "global_2", "local"))
+    _check_names("augment", augment, ("backend", "blur", "global_1", "global_2", "local"))
+    if augment["blur"] not in BLURS:
+        raise ValueError(f"unknown augment.blur {augment['blur']!r}; known: {sorted(BLURS)}")
     return MultiCrop(
         global_crops=(_crop_config("global_1", augment), _crop_config("global_2", augment)),
         local_crops=(_crop_config("local", augment),),
@@ -182,6 +187,7 @@ def _crop_config(name: str, augment: Any) -> CropConfig:
     values = {key: entry[key] for key in entry}
     if not isinstance(values["size"], int):
         values["size"] = tuple(values["size"])
+    values["blur"] = BLURS[augment["blur"]](values["blur"])
     return CropConfig(**values)
 
 

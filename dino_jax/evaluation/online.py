@@ -31,7 +31,7 @@ class OnlineKnn:
             `knn` does not fit the sources, the mesh or the network.
         """
         config = whole_config.knn
-        check_knn(config, whole_config.network.backbone.patch_size, mesh)
+        check_knn(config, network.backbone.patch_size, mesh)
         self._config, self._mesh, self._max_pixels = config, mesh, whole_config.max_pixels
         self._extract = make_extractor(network, mesh)
         self._train, self._test = build_source(config.train), build_source(config.test)

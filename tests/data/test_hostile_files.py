@@ -146,7 +146,13 @@ def _stream(source, **changes):
     kind = {**AUGMENT_NOTHING}
     none = {**AUGMENT_NOTHING, "count": 0}
     multi_crop = build_multi_crop(
-        {"backend": "host", "global_1": kind, "global_2": none, "local": none}
+        {
+            "backend": "host",
+            "blur": "as_documented",
+            "global_1": kind,
+            "global_2": none,
+            "local": none,
+        }
     )
     options = dict(
         seed=0,

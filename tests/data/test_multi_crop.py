@@ -35,7 +35,15 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 def _augment(backend="host", **local):
     local = {**CROP, "count": 3, "size": (4, 6), **local}
-    return ConfigDict({"global_1": CROP, "global_2": CROP, "local": local, "backend": backend})
+    return ConfigDict(
+        {
+            "global_1": CROP,
+            "global_2": CROP,
+            "local": local,
+            "backend": backend,
+            "blur": "as_documented",
+        }
+    )
 
 
 def _draw(multi_crop, seed=0):
@@ -128,6 +136,20 @@ def test_crops_of_one_image_differ_from_each_other():
 def test_an_unknown_back_end_is_an_error():
     with pytest.raises(ValueError, match=r"augment.backend 'gpu'; known: \('host', 'device'\)"):
         build_multi_crop(_augment(backend="gpu"))
+
+
+def test_dinov2_blurs_with_the_inverse_of_the_probability_it_names():
+    augment = _augment()
+    augment.global_1 = {**CROP, "blur": 1.0}
+    augment.global_2 = {**CROP, "blur": 0.1}
+    for name, blurs in (("as_documented", (1.0, 0.1, 0.5)), ("as_trained", (0.0, 0.9, 0.5))):
+        augment.blur = name
+        multi_crop = build_multi_crop(augment)
+        crops = (*multi_crop.global_crops, *multi_crop.local_crops)
+        assert tuple(crop.blur for crop in crops) == blurs
+    augment.blur = "as_intended"
+    with pytest.raises(ValueError, match=r"augment.blur 'as_intended'; known: \['as_doc"):
+        build_multi_crop(augment)
 
 
 def test_global_crops_of_two_sizes_are_an_error():
