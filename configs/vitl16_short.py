@@ -46,7 +46,7 @@ def get_config() -> ConfigDict:
     config.objectives.dino.update(
         teacher_temperature=0.07,
         warmup_teacher_temperature=0.04,
-        warmup_teacher_temperature_epochs=30,
+        warmup_teacher_temperature_epochs=30.0,
         warmup_teacher_temperature_every="step",
         least_local_pairs=1,
     )

@@ -136,7 +136,7 @@ def translate(values: Values, gpus: int) -> Sections:
         student_temperature=0.1,
         teacher_temperature=v["teacher.teacher_temp"],
         warmup_teacher_temperature=v["teacher.warmup_teacher_temp"],
-        warmup_teacher_temperature_epochs=v["teacher.warmup_teacher_temp_epochs"],
+        warmup_teacher_temperature_epochs=float(v["teacher.warmup_teacher_temp_epochs"]),
         warmup_teacher_temperature_every="step",
         centering=_choose(v, "train.centering", CENTERINGS),
         center_momentum=0.9,
