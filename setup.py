@@ -29,6 +29,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=11,<14",
         "pyyaml>=6.0.3,<7",
+        "safetensors>=0.8,<0.9",
         "scikit-learn>=1.6,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",

@@ -86,6 +86,15 @@ def get_config() -> ConfigDict:
         )
     )
 
+    # First weights of both networks; the run starts at step 0 with its own schedules.
+    config.init_from = ConfigDict(
+        dict(
+            path="",  # workdir of a run (its teacher), or official .safetensors or .pth; "": random
+            step=placeholder(int),  # checkpoint of the workdir; None: the newest
+            heads="import",  # import (those that fit; others are random) | fresh (all are random)
+        )
+    )
+
     config.network = ConfigDict()
     config.network.dtype = "bfloat16"  # activations; parameters, EMA, center, losses are float32
     config.network.mean = (0.485, 0.456, 0.406)  # ImageNet, torchvision
@@ -161,6 +170,7 @@ def get_config() -> ConfigDict:
             patch_embed_lr_multiplier=1.0,
             clip_grad=3.0,  # L2 norm of a gradient; 0: off
             clip="tensor",  # each tensor | module: backbone and each head
+            freeze_backbone_epochs=0.0,  # the heads warm up alone
             freeze_last_layer_epochs=1.0,
             freeze="skip",  # frozen: skip (no gradient, no moments) | zero_lr
             b1=0.9,  # adamw
@@ -197,6 +207,17 @@ def get_config() -> ConfigDict:
             source="auto",  # test (knn.test) | train | auto: test if the k-NN is on, else train
             neighbours=5,  # shown for each probe
             gallery=1000,  # training images that they are chosen from
+        )
+    )
+    # What to do when the teacher gets worse than the model of init_from (docs/continuing.md).
+    config.guard = ConfigDict(
+        dict(
+            action="none",  # none | warn | stop | roll_back
+            measure="knn",  # knn (accuracy) | agreement (common neighbours, no labels); in [0, 1]
+            margin=0.05,  # how far the measure may fall below that of the model of init_from
+            every_epochs=1.0,
+            lr_factor=0.1,  # roll_back: of the learning rates, each time
+            max_roll_backs=2,  # roll_back: then stop
         )
     )
 

@@ -30,7 +30,7 @@ PyTree = Any
 
 
 def open_checkpoints(
-    workdir: epath.PathLike, *, save_every_steps: int, keep: int
+    workdir: epath.PathLike, *, save_every_steps: int, keep: int, keep_last_of_every: int = 0
 ) -> ocp.CheckpointManager:
     """Opens `workdir/checkpoints`, creating it if needed, and clears interrupted saves.
 
@@ -39,6 +39,8 @@ def open_checkpoints(
       save_every_steps: A checkpoint is due at every multiple of this many steps, >= 1. The first
         step is not special.
       keep: Number of newest checkpoints that stay on disk, >= 1.
+      keep_last_of_every: The newest checkpoint at a multiple of this many steps stays, too; 0 for
+        no such checkpoint.
 
     Returns:
       The manager that `save`, `restore_or_init` and `close` take. Every process must open its own.
@@ -50,6 +52,9 @@ def open_checkpoints(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     policies = ocp.checkpoint_managers
+    kept: list[Any] = [policies.LatestN(keep)]
+    if keep_last_of_every:
+        kept.append(policies.EveryNSteps(keep_last_of_every, max_to_keep=1))
     options = ocp.CheckpointManagerOptions(
         # Not `save_interval_steps`, which also saves the first step it is offered.
         save_decision_policy=policies.AnySavePolicy(
@@ -58,7 +63,7 @@ def open_checkpoints(
                 policies.PreemptionCheckpointingPolicy(),
             ]
         ),
-        preservation_policy=policies.LatestN(keep),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(absolute_path(workdir) / CHECKPOINTS, options=options)
@@ -142,17 +147,49 @@ def load_teacher(
       ValueError: if the teacher of the checkpoint has other parameters, shapes or dtypes.
       OSError: if no checkpoint can be read.
     """
-    directory = _checkpoints_directory(source)
-    known = (
-        sorted(ocp.utils.checkpoint_steps(directory), reverse=True) if directory.exists() else []
-    )
-    if not known or step not in (None, *known):
-        wanted = "checkpoints" if step is None else f"checkpoint {step}"
-        raise FileNotFoundError(f"no {wanted} in {directory}; steps found: {sorted(known)}")
-    steps = known if step is None else [step]
+    directory, steps = _find_steps(source, step)
     teacher, step = _restore_newest(directory, steps, _restore_teacher, abstract_teacher)
     logging.info("loaded the teacher of step %d from %s", step, directory)
     return teacher
+
+
+def read_teacher(source: epath.PathLike, step: int | None = None) -> tuple[PyTree, int]:
+    """Reads the teacher of a run, whatever its network, as whole NumPy arrays on every process.
+
+    Args:
+      source: A workdir, or a `checkpoints` directory; nothing in it is changed.
+      step: As in `load_teacher`.
+
+    Returns:
+      Its variables, and the step of the checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or none of this step.
+      OSError: if no checkpoint can be read.
+    """
+    directory, steps = _find_steps(source, step)
+
+    def read(path: epath.Path, _: None) -> PyTree:
+        stored = _stored_tree(path)["teacher"]
+        whole = ocp.RestoreArgs(restore_type=np.ndarray)
+        return _restore_partly(path, stored, jax.tree.map(lambda _: whole, stored))
+
+    return _restore_newest(directory, steps, read, None)
+
+
+def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
+    """Labels of the finished checkpoints of `workdir`, the newest first; [] for a new run."""
+    return _steps_in(absolute_path(workdir) / CHECKPOINTS)
+
+
+def remove_checkpoint(workdir: epath.PathLike, step: int) -> None:
+    """Removes a checkpoint while no manager is open; cut off halfway, it is already no more one."""
+    directory = absolute_path(workdir) / CHECKPOINTS
+    removed = directory.parent / f".removed.{step}"
+    if removed.exists():  # left behind by a crash
+        removed.rmtree()
+    (directory / str(step)).rename(removed)
+    removed.rmtree()
 
 
 def close(manager: ocp.CheckpointManager) -> None:
@@ -182,6 +219,24 @@ def _checkpoints_directory(source: ocp.CheckpointManager | epath.PathLike) -> ep
         return epath.Path(source.directory)
     path = absolute_path(source)
     return path / CHECKPOINTS if (path / CHECKPOINTS).exists() else path
+
+
+def _steps_in(directory: epath.Path) -> list[int]:
+    if not directory.exists():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(directory), reverse=True)
+
+
+def _find_steps(
+    source: ocp.CheckpointManager | epath.PathLike, step: int | None
+) -> tuple[epath.Path, list[int]]:
+    """The directory of `source`, and the checkpoints to try: the newest first, or only `step`."""
+    directory = _checkpoints_directory(source)
+    known = _steps_in(directory)
+    if not known or step not in (None, *known):
+        wanted = "checkpoints" if step is None else f"checkpoint {step}"
+        raise FileNotFoundError(f"no {wanted} in {directory}; steps found: {sorted(known)}")
+    return directory, known if step is None else [step]
 
 
 def _restore_newest(
@@ -219,13 +274,16 @@ def _restore_state(path: epath.Path, abstract_state: PyTree) -> PyTree:
 
 
 def _restore_teacher(path: epath.Path, abstract_teacher: PyTree) -> PyTree:
-    handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
     _require_same_tree(_stored_tree(path).get("teacher", {}), abstract_teacher)
-    item = {"teacher": abstract_teacher}
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_teacher)
+    return _restore_partly(path, abstract_teacher, restore_args)
+
+
+def _restore_partly(path: epath.Path, teacher: PyTree, restore_args: PyTree) -> PyTree:
+    """The teacher of a checkpoint, and nothing else of it."""
+    handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
     args = ocp.args.PyTreeRestore(
-        item=item,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
-        partial_restore=True,
+        item={"teacher": teacher}, restore_args={"teacher": restore_args}, partial_restore=True
     )
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
         return reader.restore(path, args=args)["teacher"]

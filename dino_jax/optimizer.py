@@ -4,7 +4,8 @@ Three things differ from optax' own optimizers, all of them part of the official
 (facebookresearch/dino and dinov2): schedules read the `step` that `update(grads, opt_state, params,
 step=step)` is given, never a counter in the state (a step that is skipped rolls the state back,
 the clock goes on); rules apply to one tensor of one layer, also where `nn.scan` stacks the layers
-into one array (parameter_groups.py); and the last layer of a head is frozen for a while.
+into one array (parameter_groups.py); and the last layer of a head is frozen for a while, as the
+backbone may be.
 """
 
 from collections.abc import Hashable
@@ -13,7 +14,7 @@ from typing import Any
 import optax
 
 from dino_jax import schedules
-from dino_jax.parameter_groups import LAST_LAYER, label_last_layers
+from dino_jax.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
 from dino_jax.schedules import Schedule
 from dino_jax.transforms import (
     add_decay,
@@ -44,9 +45,9 @@ def build_optimizer(
     Args:
       config: ConfigDict with kind ("adamw", "sgd" or "lars"), the fields of `build_schedules`,
         clip_grad (maximal L2 norm of a gradient, 0 for no clipping), clip (of which gradients, see
-        `CLIPS`), freeze_last_layer_epochs, freeze (see `FREEZES`), layer_decay and
-        patch_embed_lr_multiplier (see `lr_multipliers`), and b1, b2, eps (adamw), momentum (sgd and
-        lars), trust_coefficient (lars).
+        `CLIPS`), freeze_last_layer_epochs, freeze (see `FREEZES`), freeze_backbone_epochs,
+        layer_decay and patch_embed_lr_multiplier (see `lr_multipliers`), and b1, b2, eps (adamw),
+        momentum (sgd and lars), trust_coefficient (lars).
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates per epoch.
       batch_size: Images per update over all devices and accumulation steps.
@@ -76,12 +77,16 @@ def build_optimizer(
             )
         case kind:
             raise ValueError(f"unknown optimizer kind {kind!r}; known: {', '.join(KINDS)}")
-    frozen_steps = schedules.epochs_to_steps(config.freeze_last_layer_epochs, steps_per_epoch)
+    frozen_steps, frozen_backbone_steps = (
+        schedules.epochs_to_steps(epochs, steps_per_epoch)
+        for epochs in (config.freeze_last_layer_epochs, config.freeze_backbone_epochs)
+    )
     return make_optimizer(
         rule,
         clip_norm=config.clip_grad,
         clip=config.clip,
         frozen_steps=frozen_steps,
+        frozen_backbone_steps=frozen_backbone_steps,
         freeze=config.freeze,
         layer_decay=config.layer_decay,
         patch_embed_lr_multiplier=config.patch_embed_lr_multiplier,
@@ -125,6 +130,7 @@ def make_optimizer(
     *,
     clip_norm: float,
     frozen_steps: int,
+    frozen_backbone_steps: int = 0,
     clip: str = "tensor",
     freeze: str = "skip",
     layer_decay: float = 1.0,
@@ -133,10 +139,12 @@ def make_optimizer(
     """Adds clipping, the frozen last layer and rates by layer to an update rule.
 
     Args:
-      rule: What turns clipped gradients into updates; has one state for the last layers and one
-        for the rest.
+      rule: What turns clipped gradients into updates; the last layers, the backbone and the rest
+        have a state of their own.
       clip_norm: Maximal L2 norm of a gradient; 0 for no clipping.
       frozen_steps: Steps at the start in which leaves under "last_layer" do not move.
+      frozen_backbone_steps: Steps at the start in which the backbone has no gradient, no moments
+        and no decay: the heads warm up alone.
       clip: "tensor" (DINO) or "module" (DINOv2), see `CLIPS`.
       freeze: "skip" (DINO) or "zero_lr" (DINOv2), see `FREEZES`.
       layer_decay: See `lr_multipliers`; 1 for none.
@@ -147,15 +155,19 @@ def make_optimizer(
     """
     if not clip_norm >= 0:
         raise ValueError(f"clip_grad must be positive, or 0 for no clipping, got {clip_norm}")
-    if frozen_steps < 0:
-        raise ValueError(f"frozen_steps must not be negative, got {frozen_steps}")
+    if min(frozen_steps, frozen_backbone_steps) < 0:
+        raise ValueError(
+            f"frozen_steps ({frozen_steps}) and frozen_backbone_steps ({frozen_backbone_steps}) "
+            "must not be negative"
+        )
     _check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
     clip_to, frozen_until = _lookup("clip", clip, CLIPS), _lookup("freeze", freeze, FREEZES)
     rules: dict[Hashable, optax.GradientTransformation] = {
         LAST_LAYER: frozen_until(rule, frozen_steps),
-        "rest": rule,
+        BACKBONE: skipped_until(rule, frozen_backbone_steps),
+        REST: rule,
     }
-    parts: list[optax.GradientTransformation] = [optax.partition(rules, label_last_layers)]
+    parts: list[optax.GradientTransformation] = [optax.partition(rules, label_frozen)]
     if clip_norm:
         parts.insert(0, clip_to(clip_norm))
     if layer_decay != 1.0 or patch_embed_lr_multiplier != 1.0:

@@ -14,6 +14,7 @@ from jax.tree_util import KeyPath, keystr, tree_leaves_with_path, tree_map_with_
 BACKBONE = "backbone"
 STACK = "blocks"  # the module whose leaves carry a leading depth axis from nn.scan
 LAST_LAYER = "last_layer"  # the prototype layer of a projection head
+REST = "rest"
 PATCH_EMBED = "patch_embed"
 # What comes before the first block.
 EMBEDDINGS = ("cls_token", "pos_embed", "register_tokens", "mask_token", PATCH_EMBED)
@@ -49,11 +50,15 @@ def is_decayed(path: KeyPath, leaf: jax.Array) -> bool:
     return tensor_rank(path, leaf) != 1 and not names(path)[-1].endswith("bias")
 
 
-def label_last_layers(params: Any) -> Any:
-    """A tree of "last_layer" for the prototypes of all heads and "rest" for everything else."""
-    return tree_map_with_path(
-        lambda path, _: LAST_LAYER if LAST_LAYER in names(path) else "rest", params
-    )
+def label_frozen(params: Any) -> Any:
+    """A tree of "last_layer" for the prototypes of all heads, "backbone", and "rest"."""
+
+    def label(path: KeyPath, _: Any) -> str:
+        if LAST_LAYER in names(path):
+            return LAST_LAYER
+        return BACKBONE if names(path)[0] == BACKBONE else REST
+
+    return tree_map_with_path(label, params)
 
 
 def lr_multipliers(params: Any, layer_decay: float, patch_embed: float) -> Any:

@@ -173,6 +173,7 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     lr, optimizer = recipe.schedules["lr"], config.optimizer
     warmup = epochs_to_steps(optimizer.warmup_epochs, recipe.steps_per_epoch)
     frozen = epochs_to_steps(optimizer.freeze_last_layer_epochs, recipe.steps_per_epoch)
+    heads_alone = epochs_to_steps(optimizer.freeze_backbone_epochs, recipe.steps_per_epoch)
     peak = scale_learning_rate(
         optimizer.lr, config.batch_size, optimizer.reference_batch, optimizer.lr_scaling
     )
@@ -188,6 +189,7 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
         f"{optimizer.reference_batch} = {peak:g}; "
         f"warm-up {warmup} steps, then cosine to {lr(last):.3g}",
         f"weights     decay {decay(0):g} to {decay(last):.3g}; "
-        f"last layer frozen for {frozen} steps",
+        f"last layer frozen for {frozen} steps"
+        + (f", backbone for {heads_alone}" if heads_alone else ""),
         f"teacher     momentum {momentum(0):g} to {momentum(last):.6g}",
     ]

@@ -1,8 +1,8 @@
 """Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
 
 The same command on the same workdir resumes. Exit codes: 0 done, 1 given up (numbers that are not
-finite, images that cannot be read), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the
-same command again).
+finite, images that cannot be read, a teacher worse than the model that it started from), 2 wrong
+usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
 """
 
 import contextlib
@@ -28,9 +28,12 @@ from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
 from dino_jax.evaluation.online import OnlineKnn
+from dino_jax.guard import Guard
+from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption
 from dino_jax.metrics import MetricsWriter, Progress, say_if_slow
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
+from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
@@ -66,12 +69,13 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         mesh = make_mesh(runtime.fsdp)
         check_batch_size(config.batch_size, config.accumulate_steps, mesh)
         source = build_source(config.data)
-        recipe = build_recipe(config, len(source))
+        recipe = build_recipe(with_lowered_rates(config, workdir), len(source))
         multi_crop = build_multi_crop(config.augment)
         knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
         knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
         shown = knn_steps and config.probes.count
         probes = Probes(config, recipe.network, mesh, source) if shown else None
+        guard = Guard(config, recipe, mesh)
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 
@@ -79,18 +83,25 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     base_key = jax.random.key(config.seed)
     abstract = jax.eval_shape(recipe.init, base_key)
     shardings = state_sharding(mesh, abstract)
-    init = jax.jit(recipe.init, out_shardings=shardings)
     step_shardings = (shardings, replicated(mesh))
     train_step = jax.jit(recipe.make_step(), donate_argnums=0, out_shardings=step_shardings)
     replicate = make_replicate(mesh)
     with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
         with mendable():
+            first = load_first_weights(
+                config.init_from, abstract.teacher, recipe.network.backbone, workdir
+            )
             folder = open_workdir(workdir, config)
             checkpoints = checkpointing.open_checkpoints(
-                folder, save_every_steps=runtime.save_every_steps, keep=runtime.keep_checkpoints
+                folder,
+                save_every_steps=runtime.save_every_steps,
+                keep=runtime.keep_checkpoints,
+                keep_last_of_every=guard.every_steps,
             )
             state, resumed = checkpointing.restore_or_init(
-                checkpoints, lambda: init(base_key), with_sharding(abstract, shardings)
+                checkpoints,
+                lambda: first.init(recipe.init, base_key, shardings),
+                with_sharding(abstract, shardings),
             )
             start = int(state.step)
             stream = build_train_stream(
@@ -119,12 +130,16 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 describe_mesh(mesh),
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, config, state),
+                *first.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             ):
                 progress.say(line)
             showcase = Showcase(folder, config, probes, progress)
+            record = evaluate(knn, state, progress, first=True) if knn and not resumed else {}
+            record |= guard.start(folder, state.teacher, resumed, record, progress)
+            if record:
+                writer.write(0, record)
             if knn and not resumed:
-                writer.write(0, evaluate(knn, state, progress, first=True))
                 showcase.look(0, state.teacher)
             watch = Watch(
                 source,
@@ -148,13 +163,16 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                     watch.wait()
                     record |= evaluate(knn, state, progress)
                     showcase.look(step, state.teacher)
+                measured = guard.measure(step, state.teacher, record)
+                record |= measured
                 if record:
                     writer.write(step, record)
                 if knn and step % knn_steps == 0:
                     showcase.update_report()
+                good = guard.judge(step, measured)
                 stop = interruption.should_stop(step)
                 with progress.pause("checkpoint"):
-                    checkpointing.save(checkpoints, step, state, force=last or stop)
+                    checkpointing.save(checkpoints, step, state, force=last or stop or good)
                 if stop:
                     break
             watch.wait()
@@ -182,7 +200,7 @@ def evaluate(knn: OnlineKnn, state: TrainState, progress: Progress, first: bool 
     with progress.pause("k-NN"):
         results = knn.raw_pixels() if first else {}
         results |= knn({"student": state.student, "teacher": state.teacher})
-        when = "random initialisation" if first else f"step {int(state.step)}"
+        when = "before training" if first else f"step {int(state.step)}"
         for name, value in results.items():
             progress.say(f"{name}: {value:.1f} % ({when})")
     return results
@@ -214,7 +232,7 @@ def main(argv: list[str]) -> None:
             if _DISTRIBUTED.value:
                 join_processes()
             overrides = describe_overrides(default_config("config"), _CONFIG.value)
-        code = train(_CONFIG.value, str(_WORKDIR.value), overrides)
+        code = repeat_after_roll_backs(lambda: train(_CONFIG.value, str(_WORKDIR.value), overrides))
     except UsageError as error:
         fail(error)
     except LostRunError as error:

@@ -35,6 +35,7 @@ def make_config(**changes):
             "patch_embed_lr_multiplier": 1.0,
             "clip_grad": 0.3,
             "clip": "tensor",
+            "freeze_backbone_epochs": 0.0,
             "freeze_last_layer_epochs": 1.0,
             "freeze": "skip",
             "b1": 0.9,
@@ -224,19 +225,19 @@ def adam_counts(state):
 
 def test_the_frozen_last_layer_has_its_own_adam_counter():
     *_, (_, state) = run_thirty_steps("adamw")
-    assert adam_counts(state) == [20, 30]
+    assert adam_counts(state) == [20, 30, 30]
 
 
 def test_without_a_freeze_the_last_layer_counts_as_the_rest():
     params = make_params()
     *_, (_, state) = run(build(freeze_last_layer_epochs=0), params, make_gradients(params))
-    assert adam_counts(state) == [30, 30]
+    assert adam_counts(state) == [30, 30, 30]
 
 
 def test_a_fractional_freeze_rounds_to_steps():
     params = make_params()
     *_, (_, state) = run(build(freeze_last_layer_epochs=0.25), params, make_gradients(params))
-    assert adam_counts(state) == [28, 30]
+    assert adam_counts(state) == [28, 30, 30]
 
 
 def test_the_first_step_of_a_warmup_moves_nothing():
@@ -258,7 +259,7 @@ def test_the_given_step_is_the_only_clock():
         expected[name] = replay_adamw(p, g, {}, lrs[17], decay)
     for name, tensor in unstack(fresh).items():
         np.testing.assert_allclose(tensor, expected[name], rtol=1e-6, atol=1e-7, err_msg=name)
-    assert adam_counts(state) == [1, 1]
+    assert adam_counts(state) == [1, 1, 1]
 
 
 def test_an_eager_host_step_gives_the_float32_update_of_a_traced_one():
@@ -304,8 +305,11 @@ def test_a_skipped_rule_ignores_non_finite_gradients_until_its_first_step():
     np.testing.assert_array_equal(updates["kernel"], 1.0)
 
 
-def replay_v2(params, gradients, clip, layer_decay, patch_embed):
-    """DINOv2: norms per module, rates by layer, a last layer whose rate is 0 in the first epoch."""
+def replay_v2(params, gradients, clip, layer_decay, patch_embed, frozen_backbone_steps=0):
+    """DINOv2: norms per module, rates by layer, a last layer whose rate is 0 in the first epoch.
+
+    A frozen backbone is as if it came into the world at its first step.
+    """
     lrs, decays = official_tables()
     factors = {f"{layer}/backbone/blocks": layer_decay ** (DEPTH - layer) for layer in range(DEPTH)}
     factors |= {f"backbone/{x}": layer_decay ** (DEPTH + 1) for x in ("cls_token", "pos_embed")}
@@ -319,6 +323,8 @@ def replay_v2(params, gradients, clip, layer_decay, patch_embed):
             for name in members:
                 grads[name] = grads[name] * min(clip / (norm + 1e-6), 1.0)
         for name, g in grads.items():
+            if "backbone" in name and step < frozen_backbone_steps:
+                continue
             lr = lrs[step] * next((f for x, f in factors.items() if name.startswith(x)), 1.0)
             lr *= not (name in FROZEN and step < STEPS_PER_EPOCH)
             decay = 0.0 if name.endswith(NOT_DECAYED) else decays[step]
@@ -336,6 +342,43 @@ def test_thirty_steps_of_dinov2_equal_the_numpy_replay():
         got = unstack(got)
         for name, tensor in want.items():
             np.testing.assert_allclose(got[name], tensor, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("freeze", ["zero_lr", "skip"])
+def test_heads_warm_up_alone_and_then_the_backbone_starts_as_if_it_were_new(freeze):
+    params, frozen = make_params(), 5
+    gradients = make_gradients(params)
+    rules = dict(clip="module", clip_grad=1.5, freeze_backbone_epochs=0.5, freeze=freeze)
+    tx = build(**rules, layer_decay=0.7, patch_embed_lr_multiplier=0.2)
+    rates = dict(clip=1.5, layer_decay=0.7, patch_embed=0.2)
+    wanted = replay_v2(params, gradients, **rates, frozen_backbone_steps=frozen)
+    for step, ((got, _), want) in enumerate(zip(run(tx, params, gradients), wanted, strict=True)):
+        if step < frozen:
+            jax.tree.map(np.testing.assert_array_equal, got["backbone"], params["backbone"])
+        got = unstack(got)
+        for name, tensor in want.items():
+            if freeze == "zero_lr" or name not in FROZEN:  # the replay is that of DINOv2
+                np.testing.assert_allclose(got[name], tensor, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_a_frozen_backbone_has_no_moments_even_of_gradients_that_are_not_finite():
+    params = make_params()
+    grads = make_gradients(params)[:2]
+    for gradient in grads:
+        gradient["backbone"] = jax.tree.map(lambda g: g * np.nan, gradient["backbone"])
+    tx = build(freeze_backbone_epochs=0.2, warmup_epochs=0.0)
+    *_, (moved, state) = run(tx, params, grads)
+    jax.tree.map(np.testing.assert_array_equal, moved["backbone"], params["backbone"])
+    kernel = moved["heads_dino"]["linear_0"]["kernel"]
+    assert np.all(np.asarray(kernel) != np.asarray(params["heads_dino"]["linear_0"]["kernel"]))
+    moments = [
+        leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if "backbone" in str(path) and leaf.ndim
+    ]
+    assert moments
+    for leaf in moments:
+        np.testing.assert_array_equal(leaf, 0.0)
 
 
 def test_a_module_is_clipped_as_a_whole_and_heads_each_by_themselves():
@@ -357,7 +400,7 @@ def test_a_last_layer_at_rate_zero_stays_and_its_moments_move():
     moved, state = steps[STEPS_PER_EPOCH - 1]
     start = params["heads_dino"]["last_layer"]["prototypes"]
     np.testing.assert_array_equal(moved["heads_dino"]["last_layer"]["prototypes"], start)
-    assert adam_counts(state) == [10, 10]
+    assert adam_counts(state) == [10, 10, 10]
     moved, _ = steps[STEPS_PER_EPOCH]
     assert np.all(np.asarray(moved["heads_dino"]["last_layer"]["prototypes"]) != np.asarray(start))
 
@@ -418,6 +461,7 @@ def test_an_unknown_kind_lists_the_known_ones():
         ({"kind": "sgd", "momentum": 1.5}, "momentum must be at least 0 and below 1, got 1.5"),
         ({"kind": "lars", "trust_coefficient": 0.0}, "trust_coefficient must be positive, got 0"),
         ({"freeze_last_layer_epochs": -1}, "epochs must not be negative, got -1"),
+        ({"freeze_backbone_epochs": -2}, "epochs must not be negative, got -2"),
         ({"warmup_epochs": 4}, r"warmup_epochs \(4, 40 steps\) is longer than the run \(3 epochs"),
     ],
 )

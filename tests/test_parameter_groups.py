@@ -83,7 +83,7 @@ def groups(size, **options):
         shapes,
     )
     decayed = jax.tree_util.tree_map_with_path(parameter_groups.is_decayed, params)
-    labels = parameter_groups.label_last_layers(params)
+    labels = parameter_groups.label_frozen(params)
     rules = (
         parameter_groups.lr_multipliers(params, LAYER_DECAY, PATCH_EMBED),
         decayed,

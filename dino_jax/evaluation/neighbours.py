@@ -34,9 +34,13 @@ def neighbour_agreement(features_a: np.ndarray, features_b: np.ndarray, k: int) 
             f"features of the same images are compared, got {len(features_a)} and "
             f"{len(features_b)} rows"
         )
-    nearest_a, nearest_b = nearest_neighbours(features_a, k), nearest_neighbours(features_b, k)
+    return shared_neighbours(nearest_neighbours(features_a, k), nearest_neighbours(features_b, k))
+
+
+def shared_neighbours(nearest_a: np.ndarray, nearest_b: np.ndarray) -> float:
+    """Mean share of common entries in the rows of two [N, k] from `nearest_neighbours`."""
     shared = [np.intersect1d(a, b).size for a, b in zip(nearest_a, nearest_b, strict=True)]
-    return float(np.mean(shared)) / k
+    return float(np.mean(shared)) / nearest_a.shape[1]
 
 
 def nearest_neighbours(features: np.ndarray, k: int) -> np.ndarray:

@@ -145,6 +145,32 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     return state_dict
 
 
+def split_state_dict(
+    state_dict: Mapping[str, np.ndarray], like: Variables
+) -> dict[str, dict[str, np.ndarray]]:
+    """The tensors of a file by the part of our network that they belong to.
+
+    Args:
+      state_dict: as `from_torch` takes it.
+      like: as `from_torch` takes it; names the heads.
+
+    Returns:
+      {"backbone": …, "heads_dino": …} with the names of the file, ready for `from_torch` with a
+      `like` of that part alone. A head that our network does not have stands under its name in the
+      file, such as "ibot_head". The "head." of a file with one head is our only one, or "dino".
+    """
+    heads = _heads(flatten_dict(like))
+    only_head = heads[0] if len(heads) == 1 else "dino"
+    ours = {f"{head}_head": f"heads_{head}" for head in heads} | {"backbone": "backbone"}
+    if only_head in heads:
+        ours["head"] = f"heads_{only_head}"
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in state_dict.items():
+        prefix = _plain_name(name, {}).partition(".")[0]
+        parts.setdefault(ours.get(prefix, prefix), {})[name] = value
+    return parts
+
+
 def _plain_name(name: str, tree: Mapping[Path, Any]) -> str:
     """Official name with exactly one prefix: "backbone." or that of a head of our variables."""
     name = name.removeprefix("module.")

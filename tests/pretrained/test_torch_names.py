@@ -10,7 +10,7 @@ import pytest
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained import from_torch, to_torch
+from dino_jax.pretrained import from_torch, split_state_dict, to_torch
 
 HEADS = {
     "three layers": dict(layers=3, batch_norm=False, train_gain=False),
@@ -186,3 +186,26 @@ def test_a_head_that_the_network_has_not_is_listed_as_unused():
         from_torch(tensors, shapes_of("two layers"))
     assert "dino_head" not in str(caught.value)
     assert "missing" not in str(caught.value)
+
+
+def test_a_file_splits_into_the_parts_of_the_network():
+    shapes = shapes_of("three layers")
+    tensors = {"norm.weight": 0, "module.backbone.norm.bias": 1, "head.mlp.0.weight": 2}
+    tensors |= {"ibot_head.mlp.0.weight": 3}
+    assert split_state_dict(tensors, shapes) == {
+        "backbone": {"norm.weight": 0, "module.backbone.norm.bias": 1},
+        "heads_dino": {"head.mlp.0.weight": 2},
+        "ibot_head": {"ibot_head.mlp.0.weight": 3},
+    }
+    two_heads = {"params": {"heads_dino": {"a": 0}, "heads_ibot": {"a": 0}}}
+    assert set(split_state_dict(tensors, two_heads)) == {"backbone", "heads_dino", "heads_ibot"}
+
+
+def test_each_part_of_a_file_gives_its_variables():
+    shapes = shapes_of("batch norm")
+    variables = random_like(shapes)
+    parts = split_state_dict(to_torch(variables), shapes)
+    for name in ("backbone", "heads_dino"):
+        alone = {kind: {name: x[name]} for kind, x in shapes.items() if name in x}
+        wanted = {kind: {name: x[name]} for kind, x in variables.items() if name in x}
+        assert_equal(from_torch(parts[name], alone), wanted)
