@@ -78,7 +78,7 @@ class NeighbourAgreement:
           ValueError: if a number of `config.knn` is out of range, or k too large for the images.
         """
         config = whole_config.knn
-        check_knn(config, whole_config.network.backbone.patch_size, mesh)
+        check_knn(config, network.backbone.patch_size, mesh)
         self._config, self._mesh, self._max_pixels = config, mesh, whole_config.max_pixels
         self._source, self._k = build_source(config.test), config.k[0]
         self._extract = make_extractor(network, mesh)
