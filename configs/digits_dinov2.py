@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
         drop_path_kind="subset",
         drop_path_group=32,  # 16 images x 2 views
     )
+    config.network.heads.dino.batch_norm = False
     config.network.heads.ibot = ConfigDict(config.network.heads.dino.to_dict())
 
     config.objectives.dino.update(
