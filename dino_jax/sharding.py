@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 # Smaller arrays are kept whole on every device: splitting them saves nothing.
@@ -36,16 +37,19 @@ def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
       ValueError: if `fsdp` does not divide the number of devices.
     """
-    count = len(jax.devices() if devices is None else devices)
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     if fsdp < 1 or count % fsdp:
         valid = [n for n in range(1, count + 1) if count % n == 0]
         raise ValueError(
             f"runtime.fsdp ({fsdp}) must divide the {count} devices; valid values: {valid}"
         )
-    axis_types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh(
-        (count // fsdp, fsdp), ("data", "fsdp"), axis_types=axis_types, devices=devices
+    # jax.make_mesh knows only degrees that are products of whole axes of the torus: on 4 x 4 x 4
+    # chips 4 and 16, but not 8.
+    grid = mesh_utils.create_device_mesh(
+        (count // fsdp, fsdp), devices, allow_split_physical_axes=True
     )
+    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -1,5 +1,8 @@
 """Meshes, the rule that places the state, and whole batches for every device (four CPU devices)."""
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,6 +26,28 @@ def test_the_mesh_has_all_devices(fsdp):
     assert dict(mesh.shape) == {"data": 4 // fsdp, "fsdp": fsdp}
     assert set(mesh.devices.flat) == set(jax.devices())
     assert f"data {4 // fsdp} x fsdp {fsdp} on 4 x cpu" in describe_mesh(mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh reads of a chip of a v5p slice."""
+
+    id: int
+    coords: tuple[int, int, int]
+    core_on_chip: int = 0
+    process_index: int = 0
+    slice_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5"
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4, 8, 16, 32, 64])
+def test_every_divisor_is_a_degree_on_a_torus_of_chips(fsdp):
+    corners = itertools.product(range(4), repeat=3)
+    chips = [Chip(number, coords) for number, coords in enumerate(corners)]
+    mesh = make_mesh(fsdp, chips)
+    assert dict(mesh.shape) == {"data": 64 // fsdp, "fsdp": fsdp}
+    assert set(mesh.devices.flat) == set(chips)
 
 
 @pytest.mark.parametrize("fsdp", [0, 3, 8, -1])
