@@ -3,8 +3,8 @@
 Paper: DINOv2, arXiv:2304.07193. The quickstart with everything that DINOv2 adds: masks, a head of
 its own for the patches, registers, LayerScale, stochastic depth in subsets. ViT, views, batch and
 number of images are those of the quickstart, to compare the methods; nothing is tuned.
-Expected: with 12 epochs (38,400 images, --config.epochs=12.0) k-NN (k = 10) of the teacher from 42.3
-to 80.7 % (mean of three seeds; the quickstart from 41.6 to 84.5 %).
+Expected: with 12 epochs (38,400 images, --config.epochs=12.0) k-NN (k = 10) of the teacher
+from 42.3 to 80.7 % (mean of three seeds; the quickstart from 41.6 to 84.5 %).
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:

@@ -3,8 +3,8 @@
 Paper: DINO, arXiv:2104.14294; ResNet, arXiv:1512.03385. Views, head, batch and number of images are
 those of the quickstart, to compare the backbones; BatchNorm statistics of student and teacher are
 their own, as in the official code.
-Expected: with 12 epochs (38,400 images, --config.epochs=12.0) k-NN (k = 10) of the teacher from 94.1
-to 96.0 % (mean of three seeds): on these images random convolutions are nearly enough.
+Expected: with 12 epochs (38,400 images, --config.epochs=12.0) k-NN (k = 10) of the teacher
+from 94.1 to 96.0 % (mean of three seeds): on these images random convolutions are nearly enough.
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:
