@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6"]
+WANDB = ["wandb>=0.25,<0.32"]
+MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
 
 setup(
@@ -29,6 +31,7 @@ setup(
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=11,<14",
         "pyyaml>=6.0.3,<7",
+        "rich>=13.9,<16",
         "safetensors>=0.8,<0.9",
         "scikit-learn>=1.6,<2",
         "simplejpeg>=1.9,<2",
@@ -39,6 +42,8 @@ setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "tfds": TFDS,
         "parquet": PARQUET,
+        "wandb": WANDB,
+        "mlflow": MLFLOW,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
         "beam": ["apache-beam>=2.77,<3"],

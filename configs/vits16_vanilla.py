@@ -204,7 +204,7 @@ def get_config() -> ConfigDict:
     config.probes = ConfigDict(
         dict(
             count=8,  # 0: none
-            source="auto",  # test (knn.test) | train | auto: test if the k-NN is on, else train
+            source="test",  # test (config.knn.test) | train (config.data)
             neighbours=5,  # shown for each probe
             gallery=1000,  # training images that they are chosen from
         )
@@ -231,6 +231,12 @@ def get_config() -> ConfigDict:
             save_every_steps=1000,
             keep_checkpoints=2,
             compilation_cache="",  # folder of compiled programs, for faster starts
+            writers=("tensorboard",),  # beside metrics.jsonl: tensorboard | wandb | mlflow
+        )
+    )
+    config.profile = ConfigDict(
+        dict(
+            steps=(),  # (first, last): an xprof trace of these steps in workdir/profile
         )
     )
     return config

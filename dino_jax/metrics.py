@@ -1,45 +1,43 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard events and the lines on the screen."""
+"""What a run leaves to read: metrics.jsonl, its copies, and the lines on the screen."""
 
 import dataclasses
 import json
 import math
-import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import jax
 from absl import logging
 from etils import epath
-from tensorboardX import SummaryWriter
-from tqdm import tqdm
 
+from dino_jax.console import LiveTable
 from dino_jax.workdir import absolute_path, is_remote, write_atomically
+from dino_jax.writers import Writer, close_all, write_to_all
 
 SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
 METRICS_JSONL = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 
 class MetricsWriter:
-    """Writes scalars to `workdir/metrics.jsonl` and `workdir/tensorboard`; a context manager.
+    """Writes scalars to `workdir/metrics.jsonl` and copies of them; a context manager.
 
     One line of metrics.jsonl is one `write`: {"step": 10, "loss": 5.1, ...}, strict JSON, on disk
     when `write` returns. A number that is not finite is `null` there (JSON has no NaN; pandas reads
-    null as NaN) and left out in TensorBoard. Processes other than 0 write nothing.
+    null as NaN) and left out of the copies. Processes other than 0 write nothing.
     """
 
-    def __init__(self, workdir: epath.PathLike, start_step: int):
-        """Opens the files of a run that continues after `start_step` finished updates.
+    def __init__(self, workdir: epath.PathLike, start_step: int, copies: Sequence[Writer] = ()):
+        """Opens the file of a run that continues after `start_step` finished updates.
 
-        Lines of later steps, which this run will write again, and lines torn by a crash are dropped
-        from metrics.jsonl, and hidden in TensorBoard: one history without duplicates. With
-        `start_step` 0 that is everything: a run that begins again measures its step 0 again.
+        Lines of later steps, which this run will write again, and lines torn by a crash are
+        dropped: one history without duplicates. With `start_step` 0 that is everything: a run that
+        begins again measures its step 0 again. `copies` are closed with this writer.
         """
-        self._events = None
+        self._copies, self._open = copies, True
         self._writes = jax.process_index() == 0
         if not self._writes:
             return
@@ -47,21 +45,13 @@ class MetricsWriter:
         self._path = workdir / METRICS_JSONL
         self._text = _history(self._path, start_step)
         write_atomically(self._path, self._text)
-        self._events = SummaryWriter(
-            os.fspath(workdir / TENSORBOARD),
-            purge_step=start_step + 1 if start_step else 0,
-            flush_secs=30,
-            # The rest of the name is host and second: a quick restart would overwrite the events.
-            filename_suffix=f".{time.time_ns()}",
-        )
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line and one event for each metric.
+        """Writes one line, and its copies.
 
         Args:
           step: Finished updates.
-          metrics: Name to number (or 0-d array, which waits for the device). "a/b" groups in
-            TensorBoard.
+          metrics: Name to number (or 0-d array, which waits for the device); "a/b" is b of group a.
 
         Raises:
           ValueError: if a metric is called "step", or after `close`.
@@ -70,20 +60,19 @@ class MetricsWriter:
             raise ValueError('"step" names the step of a line; give the metric another name')
         if not self._writes:
             return
-        if self._events is None:
+        if not self._open:
             raise ValueError(f"the metrics of step {step} came after MetricsWriter.close()")
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
         self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
-        for name, number in finite.items():
-            if number is not None:
-                self._events.add_scalar(name, number, int(step))
+        known = {name: number for name, number in finite.items() if number is not None}
+        write_to_all(self._copies, int(step), known)
 
     def close(self) -> None:
-        """Writes out the events; more than one call is fine."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Closes the copies; more than one call is fine."""
+        if self._open:
+            close_all(self._copies)
+            self._open = False
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -193,7 +182,7 @@ class Stopwatch:
 
 
 class Progress:
-    """The screen of a run: a line per log interval, and a bar on a terminal; a context manager.
+    """The screen of a run: a line per log interval, on a terminal a table; a context manager.
 
         progress.advance(step)                              after every step
         lap = progress.log(step, {"loss": loss, ...})       every log interval, with fetched numbers
@@ -210,7 +199,7 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        """Shows the bar, if there is one.
+        """Shows the table, if there is one.
 
         Args:
           start_step: Finished updates at the start of this process.
@@ -223,22 +212,15 @@ class Progress:
         self._total_steps = total_steps
         self._stopwatch = Stopwatch(start_step, total_steps, images_per_step, clock)
         self._speaks = jax.process_index() == 0
-        self._bar = None
+        self._table = None
         if self._speaks and self._stream.isatty():
-            self._bar = tqdm(
-                total=total_steps,
-                initial=start_step,
-                file=self._stream,
-                unit="step",
-                dynamic_ncols=True,
-                leave=False,
-            )
+            self._table = LiveTable(self._stream, start_step, total_steps)
 
     def advance(self, step: int) -> None:
         """Notes that `step` is finished; call it after every step."""
         self._stopwatch.advance(step)
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        if self._table is not None:
+            self._table.advance(step)
 
     def pause(self, reason: str) -> Any:
         """A context for what is not training: see `Stopwatch.pause`."""
@@ -262,27 +244,29 @@ class Progress:
             "images/s": "-" if speed is None else f"{speed:.0f}" if speed >= 10 else f"{speed:.2f}",
             "ETA": "-" if left is None else format_duration(left),
         }
+        shown = {name: x if isinstance(x, str) else format_number(x) for name, x in shown.items()}
+        pauses = [f"({reason} {x:.1f} s)" for reason, x in lap.pauses.items() if x >= SHOWN_PAUSE]
+        if self._table is not None:
+            self._table.add({"step": str(step), **shown, "": "  ".join(pauses)})
+            return lap
         width = len(str(self._total_steps))
         parts = [f"step {step:{width}d}/{self._total_steps}"]
-        parts += [
-            f"{name} {x if isinstance(x, str) else format_number(x)}" for name, x in shown.items()
-        ]
-        parts += [f"({reason} {x:.1f} s)" for reason, x in lap.pauses.items() if x >= SHOWN_PAUSE]
-        self.say("  ".join(parts))
+        parts += [f"{name} {text}" for name, text in shown.items()]
+        self.say("  ".join(parts + pauses))
         return lap
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=self._stream)
+        """Prints a line, above the table if there is one."""
+        if self._table is not None:
+            self._table.print(text)
         elif self._speaks:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Removes the bar; more than one call is fine."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Leaves the table as it is; more than one call is fine."""
+        if self._table is not None:
+            self._table.close()
+            self._table = None
 
     def __enter__(self) -> "Progress":
         return self

@@ -6,6 +6,7 @@ usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
 """
 
 import contextlib
+import json
 import math
 import sys
 from typing import Any
@@ -32,6 +33,7 @@ from dino_jax.guard import Guard
 from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption
 from dino_jax.metrics import MetricsWriter, Progress, say_if_slow
+from dino_jax.profile import Profile, check_profile
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
 from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.sharding import (
@@ -49,7 +51,8 @@ from dino_jax.train_state import TrainState
 from dino_jax.visualize.probes import Probes
 from dino_jax.visualize.showcase import Showcase
 from dino_jax.watch import LostRunError, Watch
-from dino_jax.workdir import describe_overrides, open_workdir
+from dino_jax.workdir import config_to_json, describe_overrides, open_workdir
+from dino_jax.writers import check_writers, open_writers
 
 Metrics = dict[str, float]
 
@@ -66,6 +69,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         jax.config.update("jax_compilation_cache_dir", runtime.compilation_cache)
     with mendable():
         check_runtime(runtime)
+        check_writers(runtime.writers)
+        check_profile(config.profile.steps, workdir)
         mesh = make_mesh(runtime.fsdp)
         check_batch_size(config.batch_size, config.accumulate_steps, mesh)
         source = build_source(config.data)
@@ -117,12 +122,15 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 max_pixels=config.max_pixels,
                 masking=recipe.masking,
             )
+            plain_config = json.loads(config_to_json(config))
+            copies = open_writers(runtime.writers, folder, start, plain_config)
 
         # 3. The loop: data, step, log, evaluation, checkpoint.
         with (
             checkpointing.closing(checkpoints),
             contextlib.closing(stream),
-            MetricsWriter(folder, start) as writer,
+            MetricsWriter(folder, start, copies) as writer,
+            contextlib.closing(Profile(config.profile.steps, folder)) as profile,
             Progress(start, recipe.total_steps, config.batch_size) as progress,
         ):
             for line in (
@@ -152,7 +160,9 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 with mendable():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
+                profile.before(step)
                 state, metrics = train_step(state, batch)
+                profile.after(step, metrics)
                 watch.add(step, metrics, unreadable)
                 progress.advance(step)
                 record, last = {}, step == recipe.total_steps

@@ -13,17 +13,16 @@ from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
 CONFIG_JSON = "config.json"
-RUNTIME = (
-    "runtime"  # config.runtime says how to run (mesh, workers, logging), not what: it may change
-)
+# Sections that say how a run is carried out and shown, not what it computes: they may change.
+CHANGEABLE = frozenset({"runtime", "profile", "probes"})
 _NOTHING = object()  # stands for an entry that one of two configs does not have
 
 
 def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     """Creates `workdir` with its config.json, or checks that it belongs to the same config.
 
-    Process 0 writes; all processes check. Values under `config.runtime` may differ from those of
-    the workdir and then replace them.
+    Process 0 writes; all processes check. Sections of CHANGEABLE may differ from those of the
+    workdir and then replace them.
 
     Args:
       workdir: Local path or gs://.
@@ -148,8 +147,8 @@ def _damaged(path: epath.Path, reason: str) -> ValueError:
 
 def _require_same_config(existing: dict[str, Any], ours: dict[str, Any], path: epath.Path) -> None:
     differences = _differences(
-        {key: value for key, value in existing.items() if key != RUNTIME},
-        {key: value for key, value in ours.items() if key != RUNTIME},
+        {key: value for key, value in existing.items() if key not in CHANGEABLE},
+        {key: value for key, value in ours.items() if key not in CHANGEABLE},
     )
     if differences:
         lines = [

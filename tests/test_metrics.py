@@ -1,8 +1,8 @@
-"""metrics.jsonl, TensorBoard events, and what is printed on a terminal and elsewhere."""
+"""metrics.jsonl, and what is printed on a terminal and elsewhere."""
 
 import io
 import json
-import struct
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dino_jax.console import ROWS, LiveTable
 from dino_jax.metrics import (
     MetricsWriter,
     Progress,
@@ -27,19 +28,6 @@ def read_lines(workdir: Path) -> list[dict]:
 
     text = (workdir / "metrics.jsonl").read_text()
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
-
-
-def read_records(workdir: Path) -> list[bytes]:
-    """The payloads of every TFRecord (length, crc of it, payload, crc) of the event files."""
-    records = []
-    for path in sorted((workdir / "tensorboard").iterdir()):
-        data, at = path.read_bytes(), 0
-        while at < len(data):
-            (length,) = struct.unpack_from("<Q", data, at)
-            records.append(data[at + 12 : at + 12 + length])
-            at += 12 + length + 4
-        assert at == len(data), "a torn record"
-    return records
 
 
 def write_run(workdir: Path, start: int, stop: int) -> None:
@@ -100,41 +88,6 @@ def test_a_run_that_starts_anew_in_a_used_directory_keeps_no_line(tmp_path):
         writer.write(1, {"loss": 5.0})
     write_run(tmp_path, 0, 2)
     assert [x["step"] for x in read_lines(tmp_path)] == [1, 2]
-    assert any(starts_at(0, record) for record in read_records(tmp_path))
-
-
-def test_tensorboard_events_hold_every_metric_and_value(tmp_path):
-    with MetricsWriter(tmp_path, start_step=0) as writer:
-        writer.write(7, {"loss": 1.25, "train/lr": 0.5})
-        writer.write(8, {"loss": float("nan")})
-        writer.write(9, {"loss": 2.5})
-    records = read_records(tmp_path)
-    assert any(b"brain.Event:2" in record for record in records)
-    # protobuf: field 2 of Summary.Value is simple_value, wire type 5 (tag 0x15), little-endian.
-    for name, step, value in [(b"loss", 7, 1.25), (b"train/lr", 7, 0.5), (b"loss", 9, 2.5)]:
-        (record,) = [r for r in records if name in r and r[10] == step]
-        assert b"\x15" + struct.pack("<f", value) in record
-    assert not any(b"loss" in record and record[10] == 8 for record in records)
-
-
-def starts_at(step: int, record: bytes) -> bool:
-    """Whether an event is session_log (field 7), status START (1), at `step` (field 2)."""
-    return record[9:] == (bytes([0x10, step]) if step else b"") + b"\x3a\x02\x08\x01"
-
-
-def test_resuming_hides_the_later_events_of_the_first_run(tmp_path):
-    write_run(tmp_path, 0, 5)
-    assert not any(starts_at(4, record) for record in read_records(tmp_path))
-    write_run(tmp_path, 3, 6)
-    assert any(starts_at(4, record) for record in read_records(tmp_path))
-
-
-def test_a_restart_in_the_same_second_keeps_the_events_of_the_first_run(tmp_path):
-    write_run(tmp_path, 0, 3)
-    write_run(tmp_path, 3, 5)
-    # An Event begins with wall_time (a tag and 8 bytes), then the step (0x10 and a varint).
-    steps = [record[10] for record in read_records(tmp_path) if b"loss" in record]
-    assert steps == [1, 2, 3, 4, 5]
 
 
 class Clock:
@@ -230,12 +183,27 @@ def test_outside_a_terminal_there_are_plain_lines_only():
     assert len(text.splitlines()) == 2
 
 
-def test_a_terminal_shows_a_bar_and_the_same_lines():
-    text = run_on(Terminal())
-    assert "\r" in text
-    assert "/4 [" in text  # tqdm's "3/4 [00:01<00:00, 2.0step/s]"
-    assert "step 4/4  loss 1.0000  images/s" in text
-    assert "saved\n" in text
+def test_a_terminal_shows_the_newest_lines_as_a_table_and_a_bar(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", run_on(Terminal()))
+    assert text.count("saved") == 1
+    header, row, bar = text[text.rindex("step") :].rstrip().split("\n")
+    assert header.split() == ["step", "loss", "images/s", "ETA"]
+    assert row.split()[:2] == ["4", "1.0000"]
+    assert bar.split()[-3:] == ["4/4", "100", "%"]
+
+
+def test_a_table_keeps_the_newest_rows_and_every_column(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    stream = Terminal()
+    table = LiveTable(stream, 0, 100)
+    for step in range(1, ROWS + 3):
+        table.add({"step": str(step)} | ({"knn": "91 %"} if step == 14 else {}))
+    table.close()
+    last = stream.getvalue()[stream.getvalue().rindex("knn") :]
+    assert [int(n) for n in re.findall(r"^ *(\d+)(?= )", last, re.MULTILINE)] == list(range(3, 15))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from dino_jax.sharding import replicated, shard_batch
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
 
-SOURCES = ("auto", "test", "train")
+SOURCES = ("test", "train")
 
 
 class Look(NamedTuple):
@@ -60,7 +60,8 @@ class Probes:
         """
         check_probes(config.probes)
         self._mesh, self._network, self._neighbours = mesh, network, config.probes.neighbours
-        self.train, self.source = train, _choose_source(config, train)
+        held_out = config.probes.source == "test"
+        self.train, self.source = train, build_source(config.knn.test) if held_out else train
         size, limit = config.knn.image_size, config.max_pixels
         self.indices, self.images = _read(self.source, config.probes.count, size, limit)
         self._gallery = Gallery(
@@ -105,11 +106,6 @@ def check_probes(config: Any) -> None:
             raise ValueError(f"probes.{name} must be at least 1, got {config[name]}")
     if config.source not in SOURCES:
         raise ValueError(f"unknown probes.source {config.source!r}; known: {list(SOURCES)}")
-
-
-def _choose_source(config: Any, train: ImageSource) -> ImageSource:
-    held_out = {"test": True, "train": False, "auto": config.knn.every_epochs > 0}
-    return build_source(config.knn.test) if held_out[config.probes.source] else train
 
 
 def _read(

@@ -95,10 +95,10 @@ def test_a_training_image_is_not_its_own_neighbour(config):
         assert sorted([index, *row]) == sorted(probes.indices)
 
 
-def test_probes_are_held_out_images_while_there_is_a_knn(config):
+def test_probes_are_held_out_images_or_training_images(config):
     assert len(build(config)[1].source) == 359
     config = ConfigDict(config.to_dict())
-    config.knn.every_epochs = 0.0
+    config.probes.source = "train"
     assert len(build(config)[1].source) == 1438
 
 
@@ -118,7 +118,7 @@ def test_a_resnet_has_no_attention_but_patches(config):
     [
         (dict(count=0), r"probes.count must be at least 1, got 0"),
         (dict(gallery=0), r"probes.gallery must be at least 1"),
-        (dict(source="web"), r"unknown probes.source 'web'; known: \['auto', 'test', 'train'\]"),
+        (dict(source="web"), r"unknown probes.source 'web'; known: \['test', 'train'\]"),
     ],
 )
 def test_values_that_do_not_fit_are_errors(config, changes, message):
