@@ -1,6 +1,7 @@
 """The same few images at every evaluation: attention, patch features and nearest neighbours."""
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -82,16 +83,17 @@ class Probes:
         return Look(seen.get("attention"), seen["patches"], *found)
 
     def _forward(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        features: Any = self._network.apply(variables, images)
-        count, patches, dim = features["patches"].shape
-        side = math.isqrt(patches)  # probes are square
-        seen = {
-            "cls": features["cls"],
-            "patches": features["patches"].reshape(count, side, -1, dim),
-        }
+        """One image after the other: attention weights of all tokens are large."""
+        return jax.lax.map(partial(self._forward_one, variables), images)
+
+    def _forward_one(self, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+        features: Any = self._network.apply(variables, image[None])
+        cls, patches = features["cls"][0], features["patches"][0]
+        side = math.isqrt(len(patches))  # probes are square
+        seen = {"cls": cls, "patches": patches.reshape(side, side, -1)}
         if isinstance(self._network.backbone, VisionTransformer):
-            attention: Any = self._network.apply(variables, images, method="attention")
-            seen["attention"] = cls_to_patches(attention, (side, side))
+            attention: Any = self._network.apply(variables, image[None], method="attention")
+            seen["attention"] = cls_to_patches(attention[0], (side, side))
         return {name: x.astype(jnp.float32) for name, x in seen.items()}
 
 
