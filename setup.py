@@ -29,6 +29,7 @@ setup(
         "numpy>=2.0,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
+        "packaging>=24,<27",
         "pillow>=11,<14",
         "pyyaml>=6.0.3,<7",
         "rich>=13.9,<16",

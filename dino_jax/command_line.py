@@ -4,7 +4,7 @@ import re
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -34,7 +34,7 @@ def fail(message: object) -> NoReturn:
     sys.exit(WRONG_USAGE)
 
 
-def parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str], required: Sequence[str] = ("config", "workdir")) -> list[str]:
     """Flags parser for `absl.app.run`: a wrong command line ends with one clear message."""
     try:
         # First the file alone: what flags.FLAGS raises afterwards is about the overrides.
@@ -45,7 +45,7 @@ def parse_flags(argv: list[str]) -> list[str]:
         fail(f"the config has no {_innermost(error)}")
     except (UsageError, TypeError, ValueError, flags.Error) as error:
         fail(error)
-    missing = [f"--{name}" for name in ("config", "workdir") if not flags.FLAGS[name].value]
+    missing = [f"--{name}" for name in required if not flags.FLAGS[name].value]
     if missing:
         fail(
             f"missing {' and '.join(missing)}; a command looks like "

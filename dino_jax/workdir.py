@@ -39,13 +39,33 @@ def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     text = config_to_json(config)
     path = absolute_path(workdir)
     if jax.process_index() == 0:
-        _create(path)
+        make_writable(path)
     existing = _read_config(path / CONFIG_JSON)
     if existing is not None:
         _require_same_config(existing, json.loads(text), path)
     if jax.process_index() == 0 and existing != json.loads(text):
         write_atomically(path / CONFIG_JSON, text)
     return path
+
+
+def make_writable(path: epath.Path) -> None:
+    """Makes a directory and proves that it can be written.
+
+    Raises:
+      OSError: if it cannot, or is a file.
+    """
+    probe = path / f".writable.{uuid.uuid4().hex}"
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError("it is a file")
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
+            "that this user can create and write."
+        ) from error
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -106,22 +126,6 @@ def describe_overrides(default: ConfigDict, config: ConfigDict) -> list[str]:
         f"{name} = {ours} (command line; file has {theirs})"
         for name, theirs, ours in _differences(_plain(default, "config"), _plain(config, "config"))
     ]
-
-
-def _create(path: epath.Path) -> None:
-    """Makes the directory and proves that it can be written."""
-    probe = path / f".writable.{uuid.uuid4().hex}"
-    try:
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError("it is a file")
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
-            "that this user can create and write."
-        ) from error
 
 
 def _read_config(path: epath.Path) -> dict[str, Any] | None:

@@ -1,0 +1,1 @@
+"""Answers before the rent begins: can a training start on this machine, or on this pod?"""

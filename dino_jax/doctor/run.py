@@ -1,0 +1,155 @@
+"""Checks of a run: its workdir, its config on these devices, its images, the speed of its input."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import numpy as np
+
+from dino_jax.command_line import check_runtime
+from dino_jax.data.decode import UnreadableImageError
+from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.pipeline import build_train_stream, read_image
+from dino_jax.data.sources import ImageSource
+from dino_jax.doctor.result import Result
+from dino_jax.recipe import Recipe, build_recipe
+from dino_jax.sharding import check_batch_size, make_mesh
+from dino_jax.workdir import absolute_path, is_remote, make_writable
+
+RESERVE = 1.2  # the input should be able to do so much more than is needed
+
+
+def check_workdir(workdir: str) -> Result:
+    """Makes the folder and writes a file there, as a run does."""
+    if is_remote(workdir) and find_spec("gcsfs") is None:
+        text = f"{workdir} needs the package gcsfs"
+        return Result("workdir", "FAIL", text, "pip install -e '.[gcs]'")
+    try:
+        make_writable(absolute_path(workdir))
+    except OSError as error:
+        return Result("workdir", "FAIL", str(error), "another --workdir, or the right to write it")
+    return Result("workdir", "OK", f"{absolute_path(workdir)} can be written")
+
+
+def check_config(config: Any, images: int) -> Result:
+    """Builds everything of a run that can be wrong, but no arrays.
+
+    Args:
+      config: the whole config.
+      images: of the training set.
+    """
+    try:
+        check_runtime(config.runtime)
+        mesh = make_mesh(config.runtime.fsdp)
+        check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+        recipe = build_recipe(config, images)
+        build_multi_crop(config.augment)
+    except ValueError as error:
+        return Result("config", "FAIL", str(error), "change the config or the override named here")
+    return Result(
+        "config",
+        "OK",
+        f"{recipe.total_steps:,} steps of {config.batch_size} images, "
+        f"{config.batch_size // mesh.size} per device",
+    )
+
+
+def check_data(source: ImageSource, max_pixels: int, samples: int = 8) -> Result:
+    """Reads and decodes some images, evenly spaced.
+
+    Args:
+      source: the images.
+      max_pixels: larger images count as unreadable.
+      samples: how many, at most.
+    """
+    indices = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
+    errors = []
+    for index in indices.tolist():
+        try:
+            read_image(source, index, max_pixels)
+        except UnreadableImageError as error:
+            errors.append(str(error))
+    text = f"{len(source):,} images, {len(indices) - len(errors)} of {len(indices)} tried are fine"
+    if not errors:
+        return Result("data", "OK", text)
+    text = "\n".join([text, *errors])
+    if len(errors) < len(indices):
+        return Result(
+            "data", "WARN", text, "python -m dino_jax.data.build names all unreadable images"
+        )
+    return Result("data", "FAIL", text, "are these images, and may this user read them?")
+
+
+def measure_rate(
+    batches: Iterator[Any],
+    images: int,
+    warm_up: int,
+    seconds: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Images per second of a stream.
+
+    Args:
+      batches: the stream, endless.
+      images: per batch.
+      warm_up: batches before the clock starts.
+      seconds: how long to measure; at least one batch.
+      clock: in seconds.
+    """
+    for _ in range(warm_up):
+        next(batches)
+    start, count = clock(), 0
+    while True:
+        next(batches)
+        count += 1
+        elapsed = clock() - start
+        if elapsed >= seconds:
+            return count * images / elapsed
+
+
+def measure_input(source: ImageSource, recipe: Recipe, config: Any, seconds: float) -> float:
+    """Images per second that this host's input delivers when nothing else runs."""
+    hosts, runtime = jax.process_count(), config.runtime
+    stream = build_train_stream(
+        source,
+        build_multi_crop(config.augment),
+        seed=config.seed,
+        batch_size=config.batch_size,
+        start_step=0,
+        host=jax.process_index(),
+        hosts=hosts,
+        workers=runtime.workers,
+        threads=runtime.threads,
+        max_pixels=config.max_pixels,
+        masking=recipe.masking,
+    )
+    with contextlib.closing(stream):
+        # Every worker may have a batch ready when the first one arrives.
+        return measure_rate(stream, config.batch_size // hosts, runtime.workers + 1, seconds)
+
+
+def check_input(rate: float, need: float, hosts: int) -> Result:
+    """The measured speed against the planned one.
+
+    Args:
+      rate: images/s of this host's input alone.
+      need: images/s that all devices together will take; 0 if unknown.
+      hosts: how many share the work.
+    """
+    text = f"{rate:,.0f} images/s on this host"
+    if not need:
+        return Result("input", "OK", f"{text}; --need=IMAGES_PER_SECOND compares")
+    share = need / hosts
+    text += f", {share:,.0f} needed ({need:,.0f} for {hosts} host(s))"
+    fix = (
+        "more --config.runtime.workers (up to the cores), --config.augment.backend=device, "
+        "arrayrecord data in the same region, smaller files"
+    )
+    if rate < share:
+        return Result("input", "FAIL", text + ": the devices will wait", fix)
+    if rate < RESERVE * share:
+        return Result("input", "WARN", text + ": little reserve", fix)
+    return Result("input", "OK", text)
