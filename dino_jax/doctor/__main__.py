@@ -113,13 +113,14 @@ def examine() -> Iterator[Result]:
 def begin(expected: str) -> list[Result]:
     """The host alone, then joins the others; exits if there is nothing to go on with."""
     results = list(examine_host(expected))
+    stages = {"devices": lambda: examine_devices(expected)}
     if _DISTRIBUTED.value:
-        results.append(attempt("processes", examine_processes))
-    if results[-1].level != "FAIL" or results[-1].name != "processes":
-        results.append(attempt("devices", lambda: examine_devices(expected)))
-    if results[-1].level == "FAIL":  # nobody to share it with: every process speaks for itself
-        print("\n".join(map(describe_result, results)), flush=True)
-        sys.exit(1)
+        stages = {"processes": examine_processes, **stages}
+    for name, stage in stages.items():
+        results.append(attempt(name, stage))
+        if results[-1].level == "FAIL":  # nobody to share it with: each process speaks for itself
+            print("\n".join(map(describe_result, results)), flush=True)
+            sys.exit(1)
     return results
 
 
