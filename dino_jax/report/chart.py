@@ -14,6 +14,7 @@ WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 16, 34
 MOST_POINTS = 240  # of a path; more are thinned to the extremes of as many intervals
 MOST_DOTS = 24  # shorter curves get a dot on every point
+LEAST_RATIO = 10  # of the largest to the smallest number on a logarithmic axis
 COLORS, DASHES = 8, 4  # classes c0 … c7 and d0 … d3 in page.css
 
 
@@ -43,7 +44,7 @@ class Axis:
       unit: shown above it.
       low: fixed lower limit; None: from the numbers.
       high: fixed upper limit; None: from the numbers.
-      log: logarithmic, if all numbers are positive.
+      log: logarithmic, if all numbers are positive and span a power of ten.
     """
 
     unit: str = ""
@@ -88,7 +89,7 @@ def choose_scale(series: Sequence[Series], axis: Axis, references: Sequence[Refe
     """The vertical scale that shows all curves, and references that at most double their range."""
     values = np.concatenate([one.curve.finite() for one in series])
     low, high = float(values.min()), float(values.max())
-    if axis.log and low > 0:
+    if axis.log and low > 0 and high >= LEAST_RATIO * low:
         return log_scale(low, high)
     room = (high - low) or abs(high)
     for line in references:

@@ -23,14 +23,14 @@ def collect_series(panel: Panel, runs: Sequence[Run]) -> list[Series]:
     for place, run in enumerate(runs):
         chosen = [(panel.label(metric), curve) for metric, curve in run.curves.items()]
         chosen = _distinct([(label, curve) for label, curve in chosen if label is not None])
-        for index, (label, curve) in enumerate(chosen):
-            if not len(curve.finite()):
-                continue
+        chosen = [(label, curve) for label, curve in chosen if len(curve.finite())]
+        for index, (name, curve) in enumerate(chosen):
+            label = name or (panel.unnamed if len(chosen) > 1 else "")
             if len(runs) == 1:
                 series.append(Series(label, curve, index, index // COLORS))
             else:
-                name = f"{run.name}, {label}" if label else run.name
-                series.append(Series(name, curve, place, index))
+                full = f"{run.name}, {label}" if label else run.name
+                series.append(Series(full, curve, place, index))
     return series
 
 
@@ -52,7 +52,7 @@ def _section(section: Section, runs: Sequence[Run]) -> Markup | None:
     drawn, constant = [], []
     for panel in section.panels:
         series = collect_series(panel, runs)
-        if not series:
+        if not series or all(panel.superfluous(run.curves) for run in runs):
             continue
         value = _constant(series)
         if value is None:

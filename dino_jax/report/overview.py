@@ -9,6 +9,7 @@ from dino_jax.report.history import Diagnosis, Run
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.scales import format_count, format_value
 
+LONGEST_FIGURE = 10  # characters that fit into a tile in large type
 SIGNS = {"ok": "●", "warning": "▲", "failure": "■"}
 
 Fact = tuple[str, str]  # the figure and what stands small below it
@@ -19,7 +20,7 @@ def draw_facts(runs: Sequence[Run]) -> Markup:
     if len(runs) == 1:
         known = {title: fact for title, find in FACTS.items() if (fact := find(runs[0]))}
         tiles = [
-            element("div", element("dt", title), element("dd", figure, element("small", below)))
+            element("div", element("dt", title), element("dd", _figure(figure), _below(below)))
             for title, (figure, below) in known.items()
         ]
         return element("dl", *tiles, class_="facts")
@@ -50,6 +51,14 @@ def _cell(fact: Fact | None) -> Markup:
     if fact is None:
         return element("td", "\u2013")
     return element("td", element("b", fact[0]), " ", element("span", fact[1], class_="soft"))
+
+
+def _figure(text: str) -> Markup:
+    return element("span", text, class_="long" if len(text) > LONGEST_FIGURE else None)
+
+
+def _below(text: str) -> Markup:
+    return element("small", text)
 
 
 def _swatch(index: int) -> Markup:
@@ -132,10 +141,19 @@ def _newest_and_first(run: Run, name: str) -> Fact | None:
     return format_value(float(curve.values[-1])), f"at first {first}"
 
 
+def _time(run: Run) -> Fact | None:
+    hours = run.curves.get("time/hours")
+    if hours is None or not len(hours.finite()):
+        return None
+    minutes = round(60 * float(hours.finite()[-1]))
+    return f"{minutes // 60}:{minutes % 60:02d} h", "with all starts"
+
+
 FACTS: dict[str, Callable[[Run], Fact | None]] = {
     "State": _state_now,
     "Steps": _progress,
     "Best k-NN accuracy": _best_knn,
     "Loss": _loss,
     "Speed": _speed,
+    "Time": _time,
 }

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from dino_jax.report.chart import Axis, Reference
 from dino_jax.report.history import Run
 
-PLAIN = Axis()
+PLAIN, FROM_ZERO, LOGARITHMIC = Axis(), Axis(low=0.0), Axis(log=True)
+SHARE = Axis(low=0.0, high=1.0)
 RAW_PIXELS = r"knn(\d+)/raw_pixels"  # a reference, no curve
 
 
@@ -48,6 +49,8 @@ class Panel:
       note: how to read it, one sentence.
       axis: the vertical one.
       references: the lines of a run to compare with.
+      unless: pattern of metrics that make it superfluous.
+      unnamed: a series without a name, where there are others.
     """
 
     title: str
@@ -56,6 +59,12 @@ class Panel:
     note: str = ""
     axis: Axis = PLAIN
     references: Callable[[Run], list[Reference]] = nothing
+    unless: str | None = None
+    unnamed: str = ""
+
+    def superfluous(self, metrics: Iterable[str]) -> bool:
+        """Whether another panel shows the same better."""
+        return self.unless is not None and any(re.fullmatch(self.unless, m) for m in metrics)
 
     def label(self, metric: str) -> str | None:
         """The name of the series, "" for the only one; None if the metric is of another panel."""
@@ -71,97 +80,158 @@ class Section:
     panels: Sequence[Panel]
 
 
+QUALITY = (
+    Panel(
+        "k-NN accuracy",
+        r"knn(\d+)/(?!raw_pixels)(.+)",
+        r"\2, k = \1",
+        "Held-out images classified by their nearest training images. The only use of labels.",
+        Axis("%"),
+        raw_pixels,
+    ),
+    Panel(
+        "RankMe of held-out images",
+        "proxy/rankme",
+        note="Effective rank of the teacher's features. Compare runs of one width only.",
+    ),
+    Panel(
+        "Agreement about neighbours",
+        "proxy/(agreement|stability)",
+        r"\1",
+        "Agreement of student and teacher; stability of the teacher since the evaluation before.",
+        SHARE,
+    ),
+    Panel(
+        "Effective rank in the batch",
+        "health/effective_rank",
+        note="Of the teacher's features; 1 is complete collapse.",
+        axis=FROM_ZERO,
+    ),
+    Panel(
+        "Spread of the features",
+        "health/feature_std",
+        note="Relative to their size; at 0 all images have the same features.",
+        axis=FROM_ZERO,
+    ),
+    Panel(
+        "Cosine of student and teacher",
+        "health/student_teacher_cosine",
+        note="For the same crop; 1 from the start: nothing is learned.",
+    ),
+)
+
+TARGETS = (
+    Panel(
+        "Loss",
+        r"loss|(.+)/loss",
+        r"\1",
+        "Says little about quality. A plateau at ln K is collapse to the uniform "
+        "distribution, a fall to 0 collapse to one prototype.",
+        references=ln_prototypes,
+        unnamed="total",
+    ),
+    Panel(
+        "Loss by kind of crop",
+        r"(?:dino/)?(global|local)_loss",
+        r"\1",
+        "Pairs with a global and with a local crop of the student.",
+    ),
+    Panel(
+        "KL of teacher and student",
+        "(?:dino|(.+))/kl",
+        r"\1",
+        "Cross-entropy less the entropy of the teacher; near 0 nothing is left to learn from.",
+        Axis("nats", low=0.0),
+    ),
+    Panel(
+        "Entropy of the teacher / ln K",
+        "(?:dino|(.+))/relative_(mean_)?teacher_entropy",
+        r"\1 \2",
+        "Of single images: at 1 undecided, at 0 sure. Of their mean: at 0 all share a prototype.",
+        SHARE,
+        unnamed="single images",
+    ),
+    Panel(
+        "Entropy of the teacher",
+        "(?:dino|(.+))/(mean_)?teacher_entropy",
+        r"\1 \2",
+        "Near ln K undecided, near 0 sure; the mean of a batch near 0 is collapse.",
+        Axis("nats", low=0.0),
+        ln_prototypes,
+        unless="(.+)/relative_teacher_entropy",
+        unnamed="single images",
+    ),
+    Panel(
+        "Prototypes in use",
+        "(?:dino|(.+))/used_prototypes",
+        r"\1",
+        "The first choice of some target of the batch.",
+        FROM_ZERO,
+    ),
+    Panel(
+        "Share of the most frequent prototype",
+        "(?:dino|(.+))/top_prototype_share",
+        r"\1",
+        "1 is collapse to one prototype.",
+        FROM_ZERO,
+    ),
+    Panel("Norm of the center", "(?:dino|(.+))/center_norm", r"\1", axis=FROM_ZERO),
+)
+
+OPTIMIZATION = (
+    Panel("Learning rate", "lr", axis=FROM_ZERO),
+    Panel("Weight decay", "weight_decay"),
+    Panel("Momentum of the teacher", "teacher_momentum"),
+    Panel("Temperature of the teacher", "(?:dino|(.+))/teacher_temperature", r"\1"),
+    Panel(
+        "Norm of the gradient",
+        "grad_norm",
+        note="Of the whole student, before clipping.",
+        axis=LOGARITHMIC,
+    ),
+    Panel("Gradients by module", "norm/(.+)/grad", r"\1", axis=LOGARITHMIC),
+    Panel(
+        "Updates by module",
+        "norm/(.+)/update",
+        r"\1",
+        "About a thousandth of the parameters at the peak of the learning rate.",
+        LOGARITHMIC,
+    ),
+    Panel("Parameters by module", "norm/(.+)/param", r"\1", axis=LOGARITHMIC),
+    Panel(
+        "Skipped steps",
+        "skipped_steps|skipped_(in_a_row)",
+        r"\1",
+        "Steps whose loss or gradient was not finite.",
+        unnamed="total",
+    ),
+)
+
+THROUGHPUT = (
+    Panel(
+        "Speed",
+        "images_per_second|time/images_per_second_(per_device)",
+        r"\1",
+        "While training, without evaluations and checkpoints.",
+        Axis("images/s", low=0.0),
+        unnamed="all devices",
+    ),
+    Panel(
+        "Waiting for data",
+        "time/data_wait_share",
+        note="Share of the time in which the devices had no batch to work on.",
+        axis=FROM_ZERO,
+    ),
+    Panel("Peak memory of a device", "time/peak_memory_gib", axis=Axis("GiB", low=0.0)),
+    Panel("Hours", "time/hours(?:_(left))?", r"\1", axis=FROM_ZERO, unnamed="done"),
+    Panel("Unreadable images", "unreadable_images", note="Since the log line before."),
+)
+
 SECTIONS = (
-    Section(
-        "Quality of the features",
-        (
-            Panel(
-                "k-NN accuracy",
-                r"knn(\d+)/(?!raw_pixels)(.+)",
-                r"\2, k = \1",
-                "Held-out images classified by their nearest training images. "
-                "The only use of labels.",
-                Axis("%"),
-                raw_pixels,
-            ),
-        ),
-    ),
-    Section(
-        "Objective",
-        (
-            Panel(
-                "Loss",
-                r"loss|(.+)/loss",
-                r"\1",
-                "Says little about quality. A plateau at ln K is collapse to the uniform "
-                "distribution, a fall to 0 collapse to one prototype.",
-                references=ln_prototypes,
-            ),
-            Panel(
-                "Loss by kind of crop",
-                r"(?:dino/)?(global|local)_loss",
-                r"\1",
-                "Pairs with a global and with a local crop of the student.",
-            ),
-            Panel(
-                "Entropy of the teacher",
-                r"(?:dino/)?(.*)(?<!mean_)teacher_entropy",
-                r"\1",
-                "Of single images: near ln K the teacher is undecided, near 0 it names one.",
-                Axis("nats", low=0.0),
-                ln_prototypes,
-            ),
-            Panel(
-                "Entropy of the mean teacher",
-                r"(?:dino/)?(.*)mean_teacher_entropy",
-                r"\1",
-                "Of the mean over a batch: near ln K all prototypes are in use, near 0 one.",
-                Axis("nats", low=0.0),
-                ln_prototypes,
-            ),
-        ),
-    ),
-    Section(
-        "Schedules",
-        (
-            Panel("Learning rate", "lr", axis=Axis(low=0.0)),
-            Panel("Weight decay", "weight_decay"),
-            Panel("Momentum of the teacher", "teacher_momentum"),
-            Panel("Temperature of the teacher", r"(?:dino/)?(.*)teacher_temperature", r"\1"),
-        ),
-    ),
-    Section(
-        "Optimization",
-        (
-            Panel(
-                "Norm of the gradient",
-                "grad_norm",
-                note="Of the whole student, before clipping.",
-                axis=Axis(log=True),
-            ),
-            Panel("Gradients by group", "norm/(.+)/grad", r"\1", axis=Axis(log=True)),
-            Panel("Updates by group", "norm/(.+)/update", r"\1", axis=Axis(log=True)),
-            Panel("Parameters by group", "norm/(.+)/param", r"\1", axis=Axis(log=True)),
-            Panel(
-                "Skipped steps",
-                "skipped_steps|skipped_(in_a_row)",
-                r"\1",
-                "Steps whose loss or gradient was not finite.",
-            ),
-        ),
-    ),
-    Section(
-        "Throughput and memory",
-        (
-            Panel(
-                "Speed",
-                "images_per_second",
-                note="While training, without evaluations and checkpoints.",
-                axis=Axis("images/s", low=0.0),
-            ),
-            Panel("Unreadable images", "unreadable_images", note="Since the log line before."),
-        ),
-    ),
+    Section("Quality of the features", QUALITY),
+    Section("Loss and targets", TARGETS),
+    Section("Schedules and optimization", OPTIMIZATION),
+    Section("Throughput and memory", THROUGHPUT),
 )
 
 

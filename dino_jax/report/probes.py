@@ -121,7 +121,7 @@ def _film(run: Run, frames: Sequence[Frame], named: bool) -> Markup:
     count, last = len(frames), frames[-1]
     title = f"{run.name}, step" if named else "Step"
     player = element(
-        "label",
+        "div",
         element("span", title),
         element("output", format_count(last.step)),
         element(

@@ -66,7 +66,8 @@ def test_a_reference_within_reach_widens_the_axis_and_one_beyond_is_left_out():
     assert "far" not in texts
 
 
-def test_an_axis_is_logarithmic_only_if_all_numbers_are_positive():
+def test_an_axis_is_logarithmic_only_for_positive_numbers_over_a_power_of_ten():
+    assert not choose_scale([Series("x", make_curve([1, 9]), 0)], Axis(log=True), []).log
     assert choose_scale([Series("x", make_curve([0.1, 90]), 0)], Axis(log=True), []).log
     assert not choose_scale([Series("x", make_curve([0, 90]), 0)], Axis(log=True), []).log
 
@@ -93,7 +94,7 @@ def test_the_loss_of_the_only_objective_is_not_drawn_twice():
     same = make_run(loss=[3, 2], dino__loss=[3, 2])
     assert [s.label for s in collect_series(panel, [same])] == [""]
     two = make_run(loss=[3, 2], dino__loss=[2, 1], ibot__loss=[1, 1])
-    assert [s.label for s in collect_series(panel, [two])] == ["", "dino", "ibot"]
+    assert [s.label for s in collect_series(panel, [two])] == ["total", "dino", "ibot"]
 
 
 def test_every_curated_metric_stands_in_one_chart_and_others_in_one_of_their_own():
@@ -102,12 +103,25 @@ def test_every_curated_metric_stands_in_one_chart_and_others_in_one_of_their_own
     names += [f"norm/backbone/{kind}" for kind in ("grad", "update", "param")]
     dino = ("loss", "global_loss", "local_loss", "teacher_entropy", "mean_teacher_entropy")
     names += [f"dino/{name}" for name in (*dino, "teacher_temperature")]
+    dino = ("relative_teacher_entropy", "relative_mean_teacher_entropy", "kl", "center_norm")
+    names += [f"dino/{name}" for name in (*dino, "used_prototypes", "top_prototype_share")]
+    names += ["health/effective_rank", "health/feature_std", "health/student_teacher_cosine"]
+    names += ["proxy/rankme", "proxy/agreement", "proxy/stability", "time/hours"]
+    names += ["time/hours_left", "time/data_wait_share", "time/peak_memory_gib"]
+    names += ["time/images_per_second_per_device"]
     panels = [panel for section in SECTIONS for panel in section.panels]
     for name in names:
         assert len([p.title for p in panels if p.label(name) is not None]) == 1, name
     others = generic_section([*names, "new/thing", "a+b"])
     assert [panel.title for panel in others.panels] == ["a+b", "new/thing"]
     assert others.panels[0].label("a+b") == ""
+
+
+def test_entropies_are_drawn_in_nats_only_without_their_shares():
+    nats, share = {"dino__teacher_entropy": [3, 2]}, {"dino__relative_teacher_entropy": [0.6, 0.5]}
+    assert "Entropy of the teacher</h3>" in draw_sections([make_run(**nats)])
+    both = draw_sections([make_run(**nats, **share)])
+    assert "Entropy of the teacher</h3>" not in both and "teacher / ln K</h3>" in both
 
 
 def test_ln_k_is_a_reference_of_the_loss():
