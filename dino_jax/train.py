@@ -74,7 +74,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         mesh = make_mesh(runtime.fsdp)
         check_batch_size(config.batch_size, config.accumulate_steps, mesh)
         source = build_source(config.data)
-        recipe = build_recipe(with_lowered_rates(config, workdir), len(source))
+        lowered = with_lowered_rates(config, workdir)
+        recipe = build_recipe(lowered, len(source))
         multi_crop = build_multi_crop(config.augment)
         knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
         knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
@@ -137,7 +138,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 *overrides,
                 describe_mesh(mesh),
                 f"data        {len(source):,} images, {config.data.kind}",
-                *describe_recipe(recipe, config, state),
+                *describe_recipe(recipe, lowered, state),
                 *first.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             ):

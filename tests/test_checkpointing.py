@@ -173,6 +173,36 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["6", "8"]
 
 
+def test_the_newest_checkpoint_of_a_longer_interval_stays_too(tmp_path):
+    manager = checkpointing.open_checkpoints(
+        tmp_path, save_every_steps=2, keep=1, keep_last_of_every=4
+    )
+    for step in range(1, 11):
+        checkpointing.save(manager, step, init_state(step))
+    checkpointing.close(manager)
+    assert checkpointing.checkpoint_steps(tmp_path) == [10, 8]
+
+
+def test_a_removed_checkpoint_is_gone_and_the_one_before_is_the_newest(run):
+    (run / ".removed.4").mkdir()  # left behind by a crash
+    checkpointing.remove_checkpoint(run, 4)
+    assert checkpointing.checkpoint_steps(run) == [2]
+    assert not (run / ".removed.4").exists()
+    assert_bitwise_equal(restore(run)[0], init_state(2))
+
+
+def test_a_run_without_checkpoints_has_no_steps(tmp_path):
+    assert checkpointing.checkpoint_steps(tmp_path / "nothing") == []
+
+
+def test_the_teacher_of_any_network_is_read_as_numpy_arrays(run):
+    teacher, step = checkpointing.read_teacher(run, step=2)
+    assert step == 2
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(teacher))
+    assert_bitwise_equal(teacher, jax.device_get(init_state(2).teacher))
+    assert checkpointing.read_teacher(run / "checkpoints")[1] == 4
+
+
 def test_a_forced_save_writes_an_odd_step_and_never_the_same_step_twice(tmp_path):
     manager = open_run(tmp_path)
     assert checkpointing.save(manager, 2, init_state(2))
