@@ -187,6 +187,7 @@ def get_config() -> ConfigDict:
     config.knn = ConfigDict(
         dict(
             every_epochs=10.0,  # 0: never
+            measure="knn",  # knn (needs labels) | proxies (of `test`, without labels) | both
             train=images("folder", "train"),
             test=images("folder", "validation"),
             max_train_images=50_000,
@@ -230,6 +231,7 @@ def get_config() -> ConfigDict:
             log_every_steps=50,
             save_every_steps=1000,
             keep_checkpoints=2,
+            stop_on_collapse=False,  # end the run when its diagnosis is a failure
             compilation_cache="",  # folder of compiled programs, for faster starts
             writers=("tensorboard",),  # beside metrics.jsonl: tensorboard | wandb | mlflow
         )

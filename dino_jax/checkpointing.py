@@ -8,9 +8,10 @@ of its files and the length of their chunks; it holds no checksum of large array
 inside one is not noticed.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -29,8 +30,31 @@ MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
 PyTree = Any
 
 
+class Favourite(Protocol):
+    """Something whose step stays on disk however old it gets; the step may change."""
+
+    step: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepFavourite:
+    """A preservation policy of Orbax."""
+
+    favourite: Favourite | None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        step = self.favourite and self.favourite.step
+        return [checkpoint.step == step for checkpoint in checkpoints]
+
+
 def open_checkpoints(
-    workdir: epath.PathLike, *, save_every_steps: int, keep: int, keep_last_of_every: int = 0
+    workdir: epath.PathLike,
+    *,
+    save_every_steps: int,
+    keep: int,
+    keep_last_of_every: int = 0,
+    favourite: Favourite | None = None,
 ) -> ocp.CheckpointManager:
     """Opens `workdir/checkpoints`, creating it if needed, and clears interrupted saves.
 
@@ -41,6 +65,7 @@ def open_checkpoints(
       keep: Number of newest checkpoints that stay on disk, >= 1.
       keep_last_of_every: The newest checkpoint at a multiple of this many steps stays, too; 0 for
         no such checkpoint.
+      favourite: Names a checkpoint that stays too, if any.
 
     Returns:
       The manager that `save`, `restore_or_init` and `close` take. Every process must open its own.
@@ -52,7 +77,7 @@ def open_checkpoints(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     policies = ocp.checkpoint_managers
-    kept: list[Any] = [policies.LatestN(keep)]
+    kept: list[Any] = [policies.LatestN(keep), _KeepFavourite(favourite)]
     if keep_last_of_every:
         kept.append(policies.EveryNSteps(keep_last_of_every, max_to_keep=1))
     options = ocp.CheckpointManagerOptions(

@@ -1,7 +1,6 @@
 """What a run leaves to read: metrics.jsonl, its copies, and the lines on the screen."""
 
 import dataclasses
-import json
 import math
 import sys
 import threading
@@ -11,11 +10,11 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 import jax
-from absl import logging
 from etils import epath
 
 from dino_jax.console import LiveTable
-from dino_jax.workdir import absolute_path, is_remote, write_atomically
+from dino_jax.json_lines import JsonLines
+from dino_jax.workdir import absolute_path
 from dino_jax.writers import Writer, close_all, write_to_all
 
 SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
@@ -42,9 +41,7 @@ class MetricsWriter:
         if not self._writes:
             return
         workdir = absolute_path(workdir)
-        self._path = workdir / METRICS_JSONL
-        self._text = _history(self._path, start_step)
-        write_atomically(self._path, self._text)
+        self._lines = JsonLines(workdir / METRICS_JSONL, start_step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line, and its copies.
@@ -64,7 +61,7 @@ class MetricsWriter:
             raise ValueError(f"the metrics of step {step} came after MetricsWriter.close()")
         numbers = {name: float(value) for name, value in metrics.items()}
         finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._append(json.dumps({"step": int(step), **finite}, allow_nan=False) + "\n")
+        self._lines.append({"step": int(step), **finite})
         known = {name: number for name, number in finite.items() if number is not None}
         write_to_all(self._copies, int(step), known)
 
@@ -80,42 +77,19 @@ class MetricsWriter:
     def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def _append(self, line: str) -> None:
-        if is_remote(self._path):  # gs:// has no append: write the object again
-            self._text += line
-            self._path.write_text(self._text)
-            return
-        with self._path.open("a") as file:
-            file.write(line)
-
-
-def _history(path: epath.Path, start_step: int) -> str:
-    """The lines of metrics.jsonl up to `start_step` > 0; logs those that cannot be read."""
-    if start_step == 0 or not path.exists():
-        return ""
-    kept, unreadable = [], []
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
-        try:
-            step = json.loads(line)["step"]
-            if step <= start_step:
-                kept.append(line + "\n")
-        except (ValueError, TypeError, KeyError):
-            unreadable.append(number)
-    if unreadable:
-        logging.warning("%s: dropped the torn lines %s", path, unreadable)
-    return "".join(kept)
-
 
 @dataclasses.dataclass(frozen=True)
 class Lap:
     """What happened since the log line before.
 
     Attributes:
+      seconds: Time of training, without the pauses.
       images_per_second: Speed while training, None before it can be measured.
       seconds_left: Expected rest of the run with its pauses, None before it can be measured.
       pauses: Seconds spent in each kind of pause.
     """
 
+    seconds: float
     images_per_second: float | None
     seconds_left: float | None
     pauses: dict[str, float]
@@ -169,7 +143,7 @@ class Stopwatch:
     def lap(self) -> Lap:
         """Measures since the last lap; call it when the results of the last step are fetched."""
         now, step, pauses = self._clock(), self._last_step, self._pauses
-        speed = left = None
+        speed, left, seconds = None, None, 0.0
         if self._first is not None and self._lap is not None:
             seconds = now - self._lap[1] - sum(pauses.values())
             if step > self._lap[0] and seconds > 0:
@@ -178,7 +152,7 @@ class Stopwatch:
                 left = (now - self._first[1]) / (step - self._first[0]) * (self._total_steps - step)
             self._lap = (step, now)
         self._pauses = {}
-        return Lap(speed, left, pauses)
+        return Lap(seconds, speed, left, pauses)
 
 
 class Progress:

@@ -31,6 +31,8 @@ class Recipe:
       total_steps: updates of the run.
       accumulate_steps: passes per update.
       masking: of the student's global crops, None for none.
+      grace_steps: in which the last layer is frozen or the learning rate warms up, of which one
+        epoch counts; features and targets say little then.
     """
 
     network: Network
@@ -43,15 +45,25 @@ class Recipe:
     total_steps: int
     accumulate_steps: int
     masking: Masking | None
+    grace_steps: int
 
     def init(self, rng: jax.Array) -> TrainState:
         """First state of the run; call it under jit."""
         return init_train_state(self.network, self.objectives, self.optimizer, self.crop_shape, rng)
 
-    def make_step(self):
-        """The train step `(state, batch) -> (state, metrics)`; jit it."""
+    def make_step(self, log_every_steps: int = 1):
+        """The train step `(state, batch) -> (state, metrics)`; jit it.
+
+        Args:
+          log_every_steps: at whose multiples, and at the last step, all metrics are measured.
+        """
         return make_train_step(
-            self.network, self.objectives, self.optimizer, self.momentum, self.accumulate_steps
+            self.network,
+            self.objectives,
+            self.optimizer,
+            self.momentum,
+            self.accumulate_steps,
+            lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
         )
 
 
@@ -85,6 +97,8 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
     check_groups(config.objectives, pass_size)
     check_masking(config)
     height, width = augment.global_1.size
+    optimizer = config.optimizer
+    grace_epochs = max(optimizer.freeze_last_layer_epochs, min(optimizer.warmup_epochs, 1.0))
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
             f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "
@@ -106,6 +120,7 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
             crops=augment.global_1.count + augment.global_2.count,
             batch_size=pass_size,
         ),
+        grace_steps=epochs_to_steps(grace_epochs, steps_per_epoch),
         **length,
     )
 

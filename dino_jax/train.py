@@ -1,8 +1,8 @@
 """Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
 
 The same command on the same workdir resumes. Exit codes: 0 done, 1 given up (numbers that are not
-finite, images that cannot be read, a teacher worse than the model that it started from), 2 wrong
-usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
+finite, images that cannot be read, a teacher worse than the model that it started from, a collapse
+if asked), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
 """
 
 import contextlib
@@ -28,11 +28,14 @@ from dino_jax.command_line import (
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
-from dino_jax.evaluation.online import OnlineKnn
+from dino_jax.diagnosis_log import DiagnosisLog
+from dino_jax.evaluation.best import Best
+from dino_jax.evaluation.online import OnlineEvaluation
 from dino_jax.guard import Guard
 from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption
-from dino_jax.metrics import MetricsWriter, Progress, say_if_slow
+from dino_jax.json_lines import read_json_lines
+from dino_jax.metrics import METRICS_JSONL, Lap, MetricsWriter, Progress, say_if_slow
 from dino_jax.profile import Profile, check_profile
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
 from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
@@ -47,6 +50,7 @@ from dino_jax.sharding import (
     shard_batch,
     state_sharding,
 )
+from dino_jax.throughput import Throughput
 from dino_jax.train_state import TrainState
 from dino_jax.visualize.probes import Probes
 from dino_jax.visualize.showcase import Showcase
@@ -78,7 +82,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         recipe = build_recipe(lowered, len(source))
         multi_crop = build_multi_crop(config.augment)
         knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
-        knn = OnlineKnn(config, recipe.network, mesh) if knn_steps else None
+        knn = OnlineEvaluation(config, recipe.network, mesh) if knn_steps else None
         shown = knn_steps and config.probes.count
         probes = Probes(config, recipe.network, mesh, source) if shown else None
         guard = Guard(config, recipe, mesh)
@@ -90,19 +94,22 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     abstract = jax.eval_shape(recipe.init, base_key)
     shardings = state_sharding(mesh, abstract)
     step_shardings = (shardings, replicated(mesh))
-    train_step = jax.jit(recipe.make_step(), donate_argnums=0, out_shardings=step_shardings)
+    train_step = jax.jit(
+        recipe.make_step(runtime.log_every_steps), donate_argnums=0, out_shardings=step_shardings
+    )
     replicate = make_replicate(mesh)
     with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
         with mendable():
             first = load_first_weights(
                 config.init_from, abstract.teacher, recipe.network.backbone, workdir
             )
-            folder = open_workdir(workdir, config)
+            folder, best = open_workdir(workdir, config), Best()
             checkpoints = checkpointing.open_checkpoints(
                 folder,
                 save_every_steps=runtime.save_every_steps,
                 keep=runtime.keep_checkpoints,
                 keep_last_of_every=guard.every_steps,
+                favourite=best,
             )
             state, resumed = checkpointing.restore_or_init(
                 checkpoints,
@@ -126,13 +133,26 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
             plain_config = json.loads(config_to_json(config))
             copies = open_writers(runtime.writers, folder, start, plain_config)
 
-        # 3. The loop: data, step, log, evaluation, checkpoint.
+        # 3. The loop: data, step, log, evaluation, diagnosis, checkpoint.
+        history = read_json_lines(folder / METRICS_JSONL, start)
+        for record in history:
+            best.add(record["step"], record)
+        hours_before = max((record.get("time/hours", 0.0) for record in history), default=0.0)
         with (
             checkpointing.closing(checkpoints),
             contextlib.closing(stream),
             MetricsWriter(folder, start, copies) as writer,
             contextlib.closing(Profile(config.profile.steps, folder)) as profile,
+            contextlib.closing(Throughput(hours_before)) as throughput,
             Progress(start, recipe.total_steps, config.batch_size) as progress,
+            DiagnosisLog(
+                folder,
+                start,
+                history,
+                progress,
+                grace_steps=recipe.grace_steps,
+                stop_on_collapse=runtime.stop_on_collapse,
+            ) as diagnosis,
         ):
             for line in (
                 *overrides,
@@ -158,18 +178,20 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 max_unreadable_share=config.max_unreadable_share,
             )
             for step in range(start + 1, recipe.total_steps + 1):
-                with mendable():
+                with mendable(), throughput.batch():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
                 profile.before(step)
                 state, metrics = train_step(state, batch)
                 profile.after(step, metrics)
+                throughput.started(metrics["loss"])
                 watch.add(step, metrics, unreadable)
                 progress.advance(step)
                 record, last = {}, step == recipe.total_steps
                 if last or step % runtime.log_every_steps == 0:
-                    record |= watch.catch_up()
-                    record |= log_line(step, recipe, record, progress)
+                    record |= watch.catch_up() | schedule_values(recipe, step)
+                    lap = log_line(step, recipe, record, progress)
+                    record |= throughput.describe(lap)
                 if knn and (last or step % knn_steps == 0):
                     watch.wait()
                     record |= evaluate(knn, state, progress)
@@ -178,42 +200,50 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 record |= measured
                 if record:
                     writer.write(step, record)
+                    diagnosis.add(step, record)
                 if knn and step % knn_steps == 0:
                     showcase.update_report()
-                good = guard.judge(step, measured)
+                good, improved = guard.judge(step, measured), best.add(step, record)
                 stop = interruption.should_stop(step)
                 with progress.pause("checkpoint"):
-                    checkpointing.save(checkpoints, step, state, force=last or stop or good)
+                    due = last or stop or good or improved
+                    checkpointing.save(checkpoints, step, state, force=due)
                 if stop:
                     break
             watch.wait()
             showcase.finish()
+            if knn:
+                progress.say(best.describe(checkpoints.all_steps()))
         progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
         return interruption.exit_code
 
 
-def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) -> Metrics:
-    """Prints one line; returns what only the host knows: schedules and speed."""
-    numbers = {name: float(rule(step - 1)) for name, rule in recipe.schedules.items()}
+def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) -> Lap:
+    """Prints one line about finished step `step`; returns the times since the line before."""
     columns = {"loss": metrics["loss"]}
-    for name, objective in recipe.objectives.items():
-        if f"{name}/teacher_entropy" in metrics:
-            share = metrics[f"{name}/teacher_entropy"] / math.log(objective.prototypes)
+    for name in recipe.objectives:
+        if f"{name}/relative_teacher_entropy" in metrics:
+            share = metrics[f"{name}/relative_teacher_entropy"]
             columns["H/lnK" if name == "dino" else f"{name} H/lnK"] = share
-    lap = progress.log(step, {**columns, "lr": numbers["lr"]})
-    if lap.images_per_second is not None:
-        numbers["images_per_second"] = lap.images_per_second
-    return numbers
+    return progress.log(step, {**columns, "lr": metrics["lr"]})
 
 
-def evaluate(knn: OnlineKnn, state: TrainState, progress: Progress, first: bool = False) -> Metrics:
-    """Prints and returns k-NN accuracies; the first time also those of the pixels themselves."""
-    with progress.pause("k-NN"):
+def schedule_values(recipe: Recipe, step: int) -> Metrics:
+    """The schedules as the update that finished `step` used them."""
+    return {name: float(rule(step - 1)) for name, rule in recipe.schedules.items()}
+
+
+def evaluate(
+    knn: OnlineEvaluation, state: TrainState, progress: Progress, first: bool = False
+) -> Metrics:
+    """Prints and returns how good the features are; the first time also the pixels themselves."""
+    with progress.pause("evaluation"):
         results = knn.raw_pixels() if first else {}
         results |= knn({"student": state.student, "teacher": state.teacher})
         when = "before training" if first else f"step {int(state.step)}"
         for name, value in results.items():
-            progress.say(f"{name}: {value:.1f} % ({when})")
+            shown = f"{value:.1f} %" if name.startswith("knn") else f"{value:.3g}"
+            progress.say(f"{name}: {shown} ({when})")
     return results
 
 

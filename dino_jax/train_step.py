@@ -1,12 +1,13 @@
 """One step of self-distillation: a pure function of state and batch."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from dino_jax.health import describe_branches, describe_norms, measure_moments
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Branch, Objective
 from dino_jax.photometric import apply_photometric
@@ -14,7 +15,8 @@ from dino_jax.schedules import Schedule
 from dino_jax.train_state import TrainState, Variables
 
 Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]
+MOMENTS = "cls_moments"  # in the metrics: arrays, of which the host makes numbers when it logs
 
 
 class Views(NamedTuple):
@@ -88,6 +90,7 @@ def make_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     momentum: Schedule,
     accumulate_steps: int = 1,
+    is_logged: Callable[[jax.Array], Any] = lambda step: True,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch) -> (state, metrics)`, which the caller jits.
 
@@ -97,6 +100,8 @@ def make_train_step(
       optimizer: of the student's params; its `update` takes the step as an extra argument.
       momentum: schedule of the teacher's EMA.
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
+      is_logged: whether the norms of finished update `step` are asked for; they are nan otherwise,
+        because each costs a pass over all parameters.
 
     A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
     normalised floats, and whatever else the objectives ask for; the local crops may be missing.
@@ -125,12 +130,13 @@ def make_train_step(
                 "teacher": teacher_statistics(),
                 "objectives": {name: out.state for name, out in outcomes.items()},
             }
-            metrics = {
+            metrics: Metrics = {
                 f"{name}/{key}": value
                 for name, out in outcomes.items()
                 for key, value in out.metrics.items()
             }
-            return total, (moved, {"loss": total, **metrics})
+            metrics |= {"loss": total, MOMENTS: measure_moments(teacher)}
+            return total, (moved, metrics | describe_branches(student, teacher))
 
         grads, (moved, metrics) = jax.grad(loss_fn, has_aux=True)(state.student["params"])
         return grads, moved, metrics
@@ -143,6 +149,15 @@ def make_train_step(
             accumulate_steps,
         )
         params = state.student["params"]
+
+        def measure_norms() -> Metrics:
+            updates, _ = optimizer.update(grads, state.opt_state, params, step=state.step)
+            trees = {"grad": grads, "update": updates, "param": params}
+            return describe_norms(trees)
+
+        norms = jax.lax.cond(is_logged(state.step + 1), measure_norms, nans_like(measure_norms))
+        # The old state is read before the update takes its place, so that nothing is copied.
+        grads, norms = jax.lax.optimization_barrier((grads, norms))
         updates, opt_state = optimizer.update(grads, state.opt_state, params, step=state.step)
         params = optax.apply_updates(params, updates)
         teacher_momentum = momentum(state.step)
@@ -164,9 +179,17 @@ def make_train_step(
         }
         metrics |= {"grad_norm": grad_norm, "teacher_momentum": teacher_momentum}
         metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["in_a_row"]}
+        metrics |= norms
         return kept.replace(step=state.step + 1, skipped=skipped), metrics
 
     return train_step
+
+
+def nans_like(compute: Callable[[], Metrics]) -> Callable[[], Metrics]:
+    """What gives nan in place of the numbers of `compute`, without computing them."""
+    return lambda: jax.tree.map(
+        lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(compute)
+    )
 
 
 def average_over_parts(compute, batch: Batch, parts: int):

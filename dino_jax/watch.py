@@ -8,7 +8,9 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.sources import ImageSource
+from dino_jax.health import describe_moments
 from dino_jax.metrics import Progress
+from dino_jax.train_step import MOMENTS, Metrics
 from dino_jax.workdir import write_atomically
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
@@ -54,8 +56,9 @@ class Watch:
         self._bad_images = BadImages(folder, source)
         self._unreadable = 0
         self._newest: dict[str, float] = {}
+        self._moments: dict[str, jax.Array] = {}
 
-    def add(self, step: int, metrics: dict[str, jax.Array], unreadable: jax.Array) -> None:
+    def add(self, step: int, metrics: Metrics, unreadable: jax.Array) -> None:
         """Takes the numbers of a step that may still be running.
 
         Args:
@@ -81,11 +84,16 @@ class Watch:
         """Waits for all steps; numbers of the newest one, unreadable images since the last call."""
         self.wait()
         count, self._unreadable = self._unreadable, 0
-        return {**self._newest, "unreadable_images": float(count)} if self._newest else {}
+        if not self._newest:
+            return {}
+        features = describe_moments(jax.device_get(self._moments))
+        return {**self._newest, **features, "unreadable_images": float(count)}
 
     def _look(self) -> None:
         step, metrics, unreadable = self._pending.popleft()
-        self._newest = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._moments = metrics[MOMENTS]
+        scalars = {name: value for name, value in metrics.items() if name != MOMENTS}
+        self._newest = {name: float(value) for name, value in jax.device_get(scalars).items()}
         self._check_images(np.asarray(unreadable))
         if not math.isfinite(self._newest["loss"]) or not math.isfinite(self._newest["grad_norm"]):
             self._check_skipped(step)

@@ -153,9 +153,12 @@ def close_state(workdir: Path, expected: Path) -> None:
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl, without the speed, which is never the same."""
+    """The lines of metrics.jsonl, without times and speed, which are never the same."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("images_per_second", "time/"))}
+        for line in lines
+    ]
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:

@@ -1,5 +1,6 @@
 """Checkpoints: bitwise round trips, other meshes, damaged files, other models, teachers."""
 
+import dataclasses
 import logging as python_logging
 import shutil
 from pathlib import Path
@@ -95,6 +96,25 @@ def write_run(workdir: Path, steps: int = 4, keep: int = 3) -> None:
     for step in range(1, steps + 1):
         checkpointing.save(manager, step, init_state(step))
     checkpointing.close(manager)
+
+
+@dataclasses.dataclass
+class Favourite:
+    step: int | None = None
+
+
+def test_a_favourite_stays_until_another_one_takes_its_place(tmp_path):
+    favourite = Favourite()
+    options = dict(save_every_steps=1, keep=2, favourite=favourite)
+    manager = checkpointing.open_checkpoints(tmp_path, **options)
+    kept = []
+    for step in range(1, 8):
+        favourite.step = {1: None, 2: 2, 6: 6}.get(step, favourite.step)
+        checkpointing.save(manager, step, init_state(step))
+        manager.wait_until_finished()
+        kept.append(sorted(manager.all_steps()))
+    checkpointing.close(manager)
+    assert kept == [[1], [1, 2], [2, 3], [2, 3, 4], [2, 4, 5], [5, 6], [6, 7]]
 
 
 def restore(workdir: Path, abstract: Any = None) -> tuple[Any, bool]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from dino_jax.json_lines import read_json_lines
 from tests.run_train import (
     QUICKSTART,
     SMALL,
@@ -94,7 +96,10 @@ def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
     assert lines[-1] == f"done: step 8 of 8, checkpoints in {workdir}"
     assert [line["step"] for line in read_metrics(workdir)] == list(range(STEPS + 1))
     assert [line["step"] for line in read_metrics(workdir) if "knn10/teacher" in line] == [0, 4, 8]
-    assert checkpoint_steps(workdir) == [7, 8]
+    *older, before_last, last = checkpoint_steps(workdir)
+    assert (before_last, last) == (7, 8)
+    (best,) = (line for line in lines if line.startswith("best teacher: step "))
+    assert int(best.split()[3].rstrip(",")) in (*older, last)
     assert list((workdir / "tensorboard").glob("events.*"))
     steps = {path.name for path in (workdir / "probes").iterdir()} - {"images"}
     assert steps == {"0", "4", "8"}
@@ -146,7 +151,7 @@ def test_an_interrupted_run_is_saved_and_resumes_bitwise(
     assert finished.code == code
     assert f"{number}: saving and stopping after this step." in finished.err
     assert "Traceback" not in finished.err
-    (saved,) = checkpoint_steps(tmp_path)
+    saved = checkpoint_steps(tmp_path)[-1]
     assert 3 <= saved < STEPS
     assert finished.out.splitlines()[-1] == (
         f"{number}: saved step {saved} of {STEPS} in {tmp_path}; the same command goes on"
@@ -220,3 +225,20 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
         assert np.all(np.isfinite(value)), name
         if name.partition("/")[0] not in ("step", "skipped"):
             np.testing.assert_array_equal(state[name], value, err_msg=name)
+
+
+def test_a_run_without_labels_stops_at_a_failure_if_asked(small, tmp_path):
+    changes = {"teacher.momentum": 1.0, "teacher.momentum_end": 1.0, "knn.measure": "proxies"}
+    changes |= {"knn.every_epochs": 1.0, "runtime.stop_on_collapse": True}
+    code, out, err = run(*small(tmp_path, **changes))
+    assert code == 1 and "Traceback" not in err
+    message = "stopped: The teacher stands still at step 4 (config.runtime.stop_on_collapse): "
+    assert message + "momentum 1 since step 1. Lower config.teacher.momentum" in err
+    assert "diagnosis   The teacher stands still: momentum 1 since step 1. Lower" in out
+    (entry,) = read_json_lines(epath.Path(tmp_path) / "diagnosis.jsonl", STEPS)
+    assert (entry["step"], entry["state"]) == (4, "teacher_frozen")
+    metrics = read_metrics(tmp_path)
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in metrics if "proxy/stability" in line] == [2, 4]
+    assert metrics[4]["proxy/stability"] == 1  # of a teacher that did not move
+    assert metrics[4]["proxy/agreement"] < 1

@@ -250,3 +250,32 @@ def test_batch_size_that_does_not_fit_names_the_nearest_that_do():
         check_batch_size(18, 2, make_mesh(1))
     with pytest.raises(ValueError, match=r"valid values: \[1, 2, 4\]"):
         make_mesh(3)
+
+
+def test_norms_are_measured_in_logged_steps_only_and_change_nothing():
+    parts = tiny_parts()
+    always, sometimes = jax.jit(parts.step()), jax.jit(parts.step(is_logged=lambda s: s % 2 == 0))
+    before = a = b = jax.jit(parts.init)(jax.random.key(0))
+    for index in range(2):
+        before, (a, metrics_a) = a, always(a, random_crops(index))
+        b, metrics_b = sometimes(b, random_crops(index))
+        norms = {name: metrics_b.pop(name) for name in list(metrics_b) if name.startswith("norm/")}
+        assert len(norms) == 6
+        assert all(np.isnan(x) for x in norms.values()) == (index == 0)
+        jax.tree.map(
+            partial(np.testing.assert_allclose, rtol=1e-6),
+            metrics_b,
+            {name: metrics_a[name] for name in metrics_b},
+        )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), b.student, a.student)
+    for module in ("backbone", "heads_dino"):
+        old, new = (
+            np.concatenate([x.ravel() for x in jax.tree.leaves(s.student["params"][module])])
+            for s in (before, a)
+        )
+        wanted = {"param": np.linalg.norm(old), "update": np.linalg.norm(new - old)}
+        for what, value in wanted.items():
+            for got in (norms, metrics_a):
+                np.testing.assert_allclose(got[f"norm/{module}/{what}"], value, rtol=1e-3)
+    squares = [norms[f"norm/{module}/grad"] ** 2 for module in ("backbone", "heads_dino")]
+    np.testing.assert_allclose(np.sqrt(sum(squares)), metrics_a["grad_norm"], rtol=1e-5)

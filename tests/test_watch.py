@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 
 from dino_jax.metrics import Progress
+from dino_jax.train_step import MOMENTS
 from dino_jax.watch import RUN_AHEAD, NotFiniteError, UnreadableImagesError, Watch
 
 READABLE = np.array([-1, -1, -1, -1])
@@ -44,6 +45,7 @@ def numbers(loss=1.0, grad_norm=2.0, in_a_row=0):
         "loss": np.float32(loss),
         "grad_norm": np.float32(grad_norm),
         "skipped_in_a_row": np.int32(in_a_row),
+        MOMENTS: {"mean": np.zeros(2), "second": np.diag([loss, loss])},
     }
 
 
@@ -61,7 +63,8 @@ def test_catching_up_gives_the_newest_numbers(watch):
     for step in range(1, 6):
         watch.add(step, numbers(loss=step), READABLE)
     expected = {"loss": 5.0, "grad_norm": 2.0, "skipped_in_a_row": 0.0, "unreadable_images": 0.0}
-    assert watch.catch_up() == expected
+    features = {"health/effective_rank": 2.0, "health/feature_std": 1.0}
+    assert watch.catch_up() == pytest.approx(expected | features)
 
 
 def test_an_unreadable_image_is_named_once_and_counted_every_time(watch, screen):

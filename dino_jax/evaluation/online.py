@@ -1,4 +1,4 @@
-"""k-NN accuracy of the teacher while it trains."""
+"""Quality of the features while they are trained: k-NN with labels, proxies without."""
 
 from typing import Any
 
@@ -10,16 +10,22 @@ from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.evaluation.features import LabeledFeatures, extract_features, make_extractor
 from dino_jax.evaluation.knn import knn_accuracy
+from dino_jax.evaluation.proxies import Proxies, check_proxies
 from dino_jax.models.network import Network
 
 NETWORKS = ("student", "teacher")
+MEASURES = ("knn", "proxies", "both")
 
 
-class OnlineKnn:
-    """Classifies test images by their nearest training images; the only use of labels."""
+class OnlineEvaluation:
+    """Judges the features of held-out images by what `config.knn.measure` names.
+
+    "knn" classifies test images by their nearest training images, the only use of labels;
+    "proxies" looks at the test images alone and needs no labels.
+    """
 
     def __init__(self, whole_config: Any, network: Network, mesh: Mesh):
-        """Opens both sources.
+        """Opens the sources that it needs.
 
         Args:
           whole_config: with the sections `knn` and `max_pixels`.
@@ -27,51 +33,43 @@ class OnlineKnn:
           mesh: of the devices.
 
         Raises:
-          ValueError: if a source has no labels, the sources have other classes, or a number of
-            `knn` does not fit the sources, the mesh or the network.
+          ValueError: if k-NN is asked for and a source has no labels or the sources have other
+            classes, or if a number of `knn` does not fit the sources, the mesh or the network.
         """
         config = whole_config.knn
         check_knn(config, network.backbone.patch_size, mesh)
         self._config, self._mesh, self._max_pixels = config, mesh, whole_config.max_pixels
         self._extract = make_extractor(network, mesh)
-        self._train, self._test = build_source(config.train), build_source(config.test)
-        for part, source in (("train", self._train), ("test", self._test)):
-            if not source.class_names:
-                raise ValueError(
-                    f"config.knn.{part} has no labels: put its images into one folder per "
-                    "class, or turn the online k-NN off with --config.knn.every_epochs=0.0"
-                )
-        if self._train.class_names != self._test.class_names:
-            only = sorted(set(self._train.class_names) ^ set(self._test.class_names))
-            raise ValueError(
-                f"config.knn.train and config.knn.test have different classes; in one only: "
-                f"{only[:10]}"
-            )
-        neighbours = min(len(self._train), config.max_train_images)
-        if max(config.k) > neighbours:
-            raise ValueError(
-                f"config.knn.k {tuple(config.k)} needs more neighbours than there are training "
-                f"images ({neighbours}); try --config.knn.k='({neighbours},)'"
-            )
+        self._sources = {"test": build_source(config.test)}
+        self._proxies = None
+        if config.measure in ("knn", "both"):
+            self._sources["train"] = build_source(config.train)
+            check_labels(config, self._sources)
+        if config.measure in ("proxies", "both"):
+            check_proxies(config, len(self._sources["test"]))
+            self._proxies = Proxies(config.k[0])
 
     def __call__(self, networks: dict[str, Any]) -> dict[str, float]:
-        """Accuracies in percent, such as {"knn10/teacher": 80.5}.
+        """Accuracies in percent and proxies: {"knn10/teacher": 80.5, "proxy/rankme": 31.2, …}.
 
         Args:
-          networks: variables by name; those named in `config.knn.networks` are evaluated.
+          networks: variables by name; k-NN evaluates those named in `config.knn.networks`.
         """
         results = {}
-        for name in self._config.networks:
-            parts = [
-                extract_features(self._extract, networks[name], self._stream(part), self._mesh)
-                for part in ("train", "test")
-            ]
-            results |= self._accuracy(name, *parts)
+        labeled = self._config.networks if "train" in self._sources else ()
+        compared = NETWORKS if self._proxies else ()
+        # Not a set: all processes must go through the networks in the same order.
+        names = dict.fromkeys((*labeled, *compared))
+        tests = {name: self._features(networks[name], "test") for name in names}
+        for name in labeled:
+            results |= self._accuracy(name, self._features(networks[name], "train"), tests[name])
+        if self._proxies:
+            results |= self._proxies(tests["teacher"].features, tests["student"].features)
         return results
 
     def raw_pixels(self) -> dict[str, float]:
         """The same for the pixels themselves, if `config.knn.raw_pixels` asks for it."""
-        if not self._config.raw_pixels:
+        if not self._config.raw_pixels or "train" not in self._sources:
             return {}
         return self._accuracy("raw_pixels", *(self._pixels(part) for part in ("train", "test")))
 
@@ -82,6 +80,9 @@ class OnlineKnn:
         accuracy = knn_accuracy(*train, *test, k=config.k, temperature=config.temperature)
         return {f"knn{k}/{name}": value for k, value in accuracy.items()}
 
+    def _features(self, variables: Any, part: str) -> LabeledFeatures:
+        return extract_features(self._extract, variables, self._stream(part), self._mesh)
+
     def _pixels(self, part: str) -> LabeledFeatures:
         images, labels = [], []
         for batch in self._stream(part, hosts=1):
@@ -91,17 +92,48 @@ class OnlineKnn:
         return LabeledFeatures(stacked.reshape(len(stacked), -1), np.concatenate(labels))
 
     def _stream(self, part: str, hosts: int | None = None):
-        source: ImageSource = {"train": self._train, "test": self._test}[part]
         config = self._config
         limit = {"train": config.max_train_images, "test": config.max_test_images}[part]
         return build_eval_stream(
-            source,
+            self._sources[part],
             image_size=config.image_size,
             batch_size=config.batch_size,
             max_pixels=self._max_pixels,
             host=0 if hosts else jax.process_index(),
             hosts=hosts or jax.process_count(),
             max_images=limit,
+        )
+
+
+def check_labels(config: Any, sources: dict[str, ImageSource]) -> None:
+    """Checks that k-NN can classify.
+
+    Args:
+      config: the section `knn`.
+      sources: "train" and "test".
+
+    Raises:
+      ValueError: if a source has no labels, the classes differ, or there are fewer training images
+        than neighbours.
+    """
+    train, test = sources["train"], sources["test"]
+    for part, source in (("train", train), ("test", test)):
+        if not source.class_names:
+            raise ValueError(
+                f"config.knn.{part} has no labels: put its images into one folder per class, "
+                "measure without labels with --config.knn.measure=proxies (on config.knn.test), or "
+                "turn the online evaluation off with --config.knn.every_epochs=0.0"
+            )
+    if train.class_names != test.class_names:
+        only = sorted(set(train.class_names) ^ set(test.class_names))
+        raise ValueError(
+            f"config.knn.train and config.knn.test have different classes; in one only: {only[:10]}"
+        )
+    neighbours = min(len(train), config.max_train_images)
+    if max(config.k) > neighbours:
+        raise ValueError(
+            f"config.knn.k {tuple(config.k)} needs more neighbours than there are training "
+            f"images ({neighbours}); try --config.knn.k='({neighbours},)'"
         )
 
 
@@ -135,6 +167,8 @@ def check_knn(config: Any, patch_size: int, mesh: Mesh) -> None:
             f"knn.max_train_images ({config.max_train_images}) and knn.max_test_images "
             f"({config.max_test_images}) must be at least 1"
         )
+    if config.measure not in MEASURES:
+        raise ValueError(f"unknown knn.measure {config.measure!r}; known: {MEASURES}")
     unknown = sorted(set(config.networks) - set(NETWORKS))
     if unknown:
         raise ValueError(f"unknown knn.networks {unknown}; known: {sorted(NETWORKS)}")

@@ -10,7 +10,7 @@ from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import build_source
 from dino_jax.evaluation.features import extract_features, make_extractor
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
-from dino_jax.evaluation.online import OnlineKnn, check_knn
+from dino_jax.evaluation.online import OnlineEvaluation, check_knn
 from dino_jax.models.network import Network
 
 Reference = dict[str, Any]
@@ -47,10 +47,10 @@ class KnnAccuracy:
     """k-NN accuracy by labels, with the first k of `config.knn`."""
 
     def __init__(self, whole_config: Any, network: Network, mesh: Mesh):
-        """Opens the sources of `config.knn`; raises ValueErrors as `OnlineKnn` does."""
+        """Opens the sources of `config.knn`; raises ValueErrors as `OnlineEvaluation` does."""
         config = whole_config.copy_and_resolve_references()
-        config.knn.networks = ("teacher",)
-        self._knn = OnlineKnn(config, network, mesh)
+        config.knn.update(networks=("teacher",), measure="knn")
+        self._knn = OnlineEvaluation(config, network, mesh)
         self.name = f"knn{config.knn.k[0]}/teacher"
 
     def reference(self, teacher: Any, known: dict[str, float]) -> Reference:

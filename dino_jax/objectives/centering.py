@@ -1,6 +1,7 @@
 """How teacher logits become targets that do not collapse: DINO's center, or Sinkhorn-Knopp."""
 
 import dataclasses
+import math
 from typing import Any, Protocol
 
 import jax
@@ -14,6 +15,10 @@ class Centering(Protocol):
 
     def init(self, prototypes: int) -> CenteringState:
         """State before the first step, for K = `prototypes`."""
+        ...
+
+    def describe(self, state: CenteringState) -> dict[str, jax.Array]:
+        """Scalars for the log."""
         ...
 
     def targets(
@@ -57,6 +62,9 @@ class Center:
     def init(self, prototypes: int) -> dict[str, jax.Array]:
         return {"center": jnp.zeros((prototypes,), jnp.float32)}
 
+    def describe(self, state: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        return {"center_norm": jnp.linalg.norm(state["center"])}
+
     def targets(
         self,
         logits: jax.Array,
@@ -82,6 +90,10 @@ class Sinkhorn:
 
     def init(self, prototypes: int) -> dict[str, jax.Array]:
         del prototypes
+        return {}
+
+    def describe(self, state: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        del state
         return {}
 
     def targets(
@@ -177,15 +189,27 @@ def describe_targets(targets: jax.Array, valid: jax.Array | None = None) -> dict
       valid: [...] bool, the samples that count; None for all.
 
     Returns:
-      Scalars in nats: "teacher_entropy", the mean entropy of a target, and "mean_teacher_entropy",
-      the entropy of the mean target.
+      Scalars: "teacher_entropy", the mean entropy of a target, and "mean_teacher_entropy", the
+      entropy of the mean target, in nats; the same as shares of ln K, "relative_…"; the number of
+      prototypes that are the largest of a target, "used_prototypes", and the share of the targets
+      that have the most frequent of them, "top_prototype_share".
     """
+    prototypes = targets.shape[-1]
     weights = jnp.ones(targets.shape[:-1]) if valid is None else valid.astype(jnp.float32)
     weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
     mean_target = jnp.sum(targets * weights[..., None], axis=tuple(range(weights.ndim)))
-    return {
+    entropies = {
         "teacher_entropy": jnp.sum(weights * entropy(targets)),
         "mean_teacher_entropy": entropy(mean_target),
+    }
+    relative = {f"relative_{name}": x / math.log(prototypes) for name, x in entropies.items()}
+    largest = jnp.argmax(targets, axis=-1)
+    shares = jnp.zeros(prototypes).at[largest].add(weights)
+    return {
+        **entropies,
+        **relative,
+        "top_prototype_share": jnp.max(shares),
+        "used_prototypes": jnp.sum(shares > 0, dtype=jnp.float32),
     }
 
 

@@ -34,9 +34,13 @@ def dino_losses(
     cross_entropy = jnp.mean(log_partition[:, None, :] - agreement, axis=0)
     teachers, views = cross_entropy.shape
     different = cross_entropy * (1.0 - jnp.eye(teachers, views))
-    global_pairs, local_pairs = teachers * (teachers - 1), teachers * (views - teachers)
-    pairs = global_pairs + max(local_pairs, least_local_pairs)
+    pairs = count_pairs(teachers, views, least_local_pairs)
     return jnp.sum(different[:, :teachers]) / pairs, jnp.sum(different[:, teachers:]) / pairs
+
+
+def count_pairs(teachers: int, views: int, least_local_pairs: int = 0) -> int:
+    """Pairs of different views that the mean of `dino_losses` counts."""
+    return teachers * (teachers - 1) + max(teachers * (views - teachers), least_local_pairs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,10 @@ class DinoObjective:
         state: CenteringState,
         step: jax.Array,
     ) -> Outcome:
-        """Loss of all views; "global_loss" and "local_loss" are what DINOv2 logs."""
+        """Loss of all views; "global_loss" and "local_loss" are what DINOv2 logs.
+
+        "kl" is KL(teacher || student), the mean over all pairs of cross-entropy minus entropy.
+        """
         del batch
         student_logits = student.project(self.head, student.cls_tokens())
         teacher_logits = teacher.project(self.head, teacher.cls_tokens())
@@ -83,11 +90,17 @@ class DinoObjective:
             student_logits, targets, self.student_temperature, self.least_local_pairs
         )
         loss = global_loss + local_loss
+        teachers, views = len(teacher.features), len(student.features)
+        counted = count_pairs(teachers, views, self.least_local_pairs)
+        cross_entropy = loss * counted / count_pairs(teachers, views)
+        described = describe_targets(targets)
         metrics = {
             "loss": loss,
             "global_loss": global_loss,
             "local_loss": local_loss,
-            **describe_targets(targets),
+            **described,
+            "kl": cross_entropy - described["teacher_entropy"],
+            **self.centering.describe(state),
             "teacher_temperature": temperature,
         }
         return Outcome(loss, state, metrics)

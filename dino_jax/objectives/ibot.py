@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.objectives.base import Branch, Outcome
-from dino_jax.objectives.centering import Centering, CenteringState, describe_targets
+from dino_jax.objectives.centering import (
+    Centering,
+    CenteringState,
+    describe_targets,
+    entropy,
+)
 from dino_jax.schedules import Schedule
 
 
@@ -83,7 +88,10 @@ class IbotObjective:
         state: CenteringState,
         step: jax.Array,
     ) -> Outcome:
-        """Loss of the masked patches; "logged_loss" is what DINOv2 logs, half of it."""
+        """Loss of the masked patches; "logged_loss" is what DINOv2 logs, half of it.
+
+        "kl" is KL(teacher || student), the mean over the crops that have a mask.
+        """
         indices, weights = batch["mask_indices"], batch["mask_weight"]
         views = len(teacher.features)
         images, tokens, _ = teacher.features[0]["patches"].shape
@@ -93,10 +101,13 @@ class IbotObjective:
         valid = weights > 0
         targets, state = self.centering.targets(teacher_logits, state, temperature, valid)
         loss = ibot_loss(student_logits, targets, weights, self.student_temperature, images * views)
+        excess = loss * images * views - jnp.sum(weights * entropy(targets))
         metrics = {
             "loss": loss,
             "logged_loss": loss / 2,
             **describe_targets(targets, valid),
+            "kl": excess / jnp.maximum(jnp.sum(weights), 1.0),
+            **self.centering.describe(state),
             "teacher_temperature": temperature,
             "masked_share": jnp.sum(valid, dtype=jnp.float32) / (images * views * tokens),
         }

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
-from dino_jax.evaluation.online import OnlineKnn
+from dino_jax.evaluation.neighbours import neighbour_agreement
+from dino_jax.evaluation.online import OnlineEvaluation
 from dino_jax.models.network import build_network
 from dino_jax.sharding import make_mesh
 
@@ -22,7 +23,13 @@ def config():
 
 
 def build(config):
-    return OnlineKnn(config, build_network(config.network), make_mesh(1))
+    return OnlineEvaluation(config, build_network(config.network), make_mesh(1))
+
+
+def init_two(config):
+    init = jax.jit(partial(build_network(config.network).init, method="init_all"))
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    return (init(jax.random.key(seed), images) for seed in (0, 1))
 
 
 def write_images(folder, names):
@@ -46,9 +53,7 @@ def test_raw_pixels_are_only_measured_when_asked_for(config):
 
 def test_networks_are_evaluated_by_name_for_every_k(config):
     config.knn.update(k=(1, 10), max_train_images=300)
-    init = jax.jit(partial(build_network(config.network).init, method="init_all"))
-    images = np.zeros((1, 32, 32, 3), np.uint8)
-    student, teacher = (init(jax.random.key(seed), images) for seed in (0, 1))
+    student, teacher = init_two(config)
     knn = build(config)
     both = knn({"student": student, "teacher": teacher})
     assert both.keys() == {f"knn{k}/{name}" for k in (1, 10) for name in ("student", "teacher")}
@@ -63,7 +68,47 @@ def test_networks_are_evaluated_by_name_for_every_k(config):
 def test_a_source_without_labels_is_a_clear_error(config, tmp_path, part):
     path = write_images(tmp_path, ["a.png", "b.png"])
     config.knn[part].update(kind="folder", path=path)
-    with pytest.raises(ValueError, match=rf"config\.knn\.{part} has no labels.*every_epochs=0\.0"):
+    message = rf"config\.knn\.{part} has no labels.*measure=proxies.*every_epochs=0\.0"
+    with pytest.raises(ValueError, match=message):
+        build(config)
+
+
+def test_proxies_need_no_labels_and_one_folder(config, tmp_path):
+    path = write_images(tmp_path, [f"{index}.png" for index in range(30)])
+    config.knn.update(measure="proxies", k=(5,))
+    config.knn.test.update(kind="folder", path=path)
+    config.knn.train.update(kind="folder", path="/does/not/exist")
+    first, second = init_two(config)
+    online = build(config)
+    assert online.raw_pixels() == {}
+    before = online({"student": first, "teacher": first})
+    assert before.keys() == {"proxy/rankme", "proxy/agreement"}
+    assert before["proxy/agreement"] == 1
+    after = online({"student": first, "teacher": second})
+    # The student is the earlier teacher.
+    assert after["proxy/stability"] == after["proxy/agreement"] < 1
+    features = [online._features(each, "test").features for each in (first, second)]
+    wanted = neighbour_agreement(features[0], features[1], 5)
+    assert after["proxy/agreement"] == pytest.approx(wanted)
+    singular = np.linalg.svd(features[1].astype(np.float64), compute_uv=False)
+    shares = singular / singular.sum()
+    wanted = np.exp(-np.sum(shares * np.log(shares)))
+    assert after["proxy/rankme"] == pytest.approx(wanted, rel=1e-4)
+
+
+def test_both_measures_can_be_asked_for(config):
+    config.knn.update(measure="both", max_train_images=100, max_test_images=50)
+    student, teacher = init_two(config)
+    results = build(config)({"student": student, "teacher": teacher})
+    accuracies = {"knn10/teacher", "knn10/student"}
+    assert results.keys() == accuracies | {"proxy/rankme", "proxy/agreement"}
+
+
+def test_too_few_images_for_the_neighbours_are_a_clear_error(config, tmp_path):
+    path = write_images(tmp_path, [f"{index}.png" for index in range(10)])
+    config.knn.update(measure="proxies")
+    config.knn.test.update(kind="folder", path=path)
+    with pytest.raises(ValueError, match=r"has 10 images; add images or try .*knn\.k='\(9,\)'"):
         build(config)
 
 
@@ -84,6 +129,7 @@ def test_other_classes_are_a_clear_error(config, tmp_path):
         (dict(k=(10, 500), max_train_images=100), r"training images \(100\); try .*'\(100,\)'"),
         (dict(temperature=0.0), r"knn.temperature \(0.0\) must be positive"),
         (dict(max_test_images=0), "must be at least 1"),
+        (dict(measure="labels"), r"unknown knn.measure 'labels'; known: \('knn', 'proxies'"),
         (dict(networks=("teacher", "center")), r"unknown knn.networks \['center'\]"),
     ],
 )

@@ -124,3 +124,25 @@ def test_entropies_of_targets_leave_out_padding():
     np.testing.assert_allclose(
         describe_targets(targets)["teacher_entropy"], np.log(2) / 3, rtol=1e-6
     )
+
+
+def test_prototypes_are_counted_by_the_largest_share_of_every_target():
+    targets = np.random.default_rng(0).dirichlet(np.ones(5), size=(3, 4)).astype(np.float32)
+    valid = np.array([[1, 1, 1, 0], [1, 0, 1, 1], [1, 1, 0, 1]], bool)
+    counts = np.bincount(targets[valid].argmax(axis=-1), minlength=5)
+    assert 1 < counts.max() < counts.sum()
+    described = describe_targets(targets, valid)
+    np.testing.assert_allclose(described["top_prototype_share"], counts.max() / 9, rtol=1e-6)
+    assert described["used_prototypes"] == np.count_nonzero(counts)
+
+
+def test_relative_entropies_are_shares_of_log_k():
+    described = describe_targets(jnp.full((2, 3, 8), 1 / 8))
+    for name in ("relative_teacher_entropy", "relative_mean_teacher_entropy"):
+        np.testing.assert_allclose(described[name], 1, rtol=1e-6)
+
+
+def test_the_center_describes_its_norm_and_sinkhorn_nothing():
+    state = {"center": jnp.asarray([3.0, 4.0])}
+    assert Center(0.9).describe(state) == {"center_norm": 5.0}
+    assert Sinkhorn().describe({}) == {}

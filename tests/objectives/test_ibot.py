@@ -71,6 +71,10 @@ def test_groups_of_images_give_the_mean_over_crops_of_the_mean_over_their_masked
     ]
     assert per_crop.count(0.0) == 6
     np.testing.assert_allclose(outcome.loss, np.mean(per_crop), rtol=1e-5)
+    kl = cross_entropy + (targets * log_softmax(teacher / 0.07)).sum(-1)
+    pairs = zip(kl.reshape(-1, 16), batch["masks"].reshape(-1, 16), strict=True)
+    wanted = np.mean([each[mask].mean() for each, mask in pairs if mask.any()])
+    np.testing.assert_allclose(outcome.metrics["kl"], wanted, rtol=1e-5)
     np.testing.assert_allclose(outcome.metrics["masked_share"], batch["masks"].mean(), rtol=1e-6)
     mean = teacher[batch["masks"]].mean(0)
     np.testing.assert_allclose(outcome.state["center"], 0.1 * mean, rtol=1e-4, atol=1e-6)

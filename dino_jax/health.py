@@ -1,0 +1,95 @@
+"""Whether features are alive and updates sane: what a step measures beside its loss.
+
+Everything here is a mean over images or a sum over parameters, so that under jit it is that of the
+global batch and of the whole state, whatever the mesh. What needs eigenvalues is left to the host,
+which looks once per log interval. docs/metrics.md says what is healthy.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dino_jax.objectives.base import Branch
+
+FLOAT32 = float(np.finfo(np.float32).eps)
+NOISE = 10.0  # rounding errors of a matrix product by which its small eigenvalues may be off
+
+
+def describe_branches(student: Branch, teacher: Branch) -> dict[str, jax.Array]:
+    """Agreement of the two networks about the cls token of the same global crop.
+
+    Returns:
+      "health/student_teacher_cosine": scalar, mean over the global crops of the batch.
+    """
+    views = len(teacher.features)
+    ours, theirs = student.cls_tokens()[:, :views], teacher.cls_tokens()
+    ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
+    product = jnp.sum(ours * theirs, axis=-1)
+    norms = jnp.linalg.norm(ours, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
+    return {"health/student_teacher_cosine": jnp.mean(product / jnp.maximum(norms, 1e-12))}
+
+
+def measure_moments(branch: Branch) -> dict[str, jax.Array]:
+    """First and second moments of the cls tokens of all views.
+
+    Returns:
+      {"mean": [D], "second": [D, D]} float32, means over the rows of the batch; so those of the
+      passes of an update average to those of the batch.
+    """
+    cls = branch.cls_tokens().astype(jnp.float32)
+    rows = cls.shape[0] * cls.shape[1]
+    second = jnp.einsum("bvd,bve->de", cls, cls, precision="highest") / rows
+    return {"mean": jnp.mean(cls, axis=(0, 1)), "second": second}
+
+
+def describe_moments(moments: dict[str, np.ndarray]) -> dict[str, float]:
+    """How many dimensions the features use, and how much they vary over the images.
+
+    Args:
+      moments: of `measure_moments`, on the host.
+
+    Returns:
+      "health/effective_rank": see `effective_rank`; "health/feature_std": mean over the dimensions
+      of the standard deviation, in units of the root mean square of the features (with features of
+      length 1 that is the std times sqrt(D) of SimSiam, arXiv:2011.10566, Section 4.1).
+    """
+    mean, second = (np.asarray(moments[name], np.float64) for name in ("mean", "second"))
+    squares = np.diagonal(second)
+    with np.errstate(invalid="ignore"):
+        std = np.sqrt(np.maximum(squares - mean**2, 0))
+        spread = np.mean(std) / np.sqrt(np.mean(squares))
+    return {"health/effective_rank": effective_rank(second), "health/feature_std": float(spread)}
+
+
+def effective_rank(second: np.ndarray, precision: float = FLOAT32) -> float:
+    """RankMe (arXiv:2210.02885, Eq. 1): exp of the entropy of the normalised singular values.
+
+    Args:
+      second: [D, D], Z^T Z of features Z [N, D] up to a factor.
+      precision: relative, with which it was computed; smaller eigenvalues count as 0.
+
+    Returns:
+      Between 1 and min(N, D); nan if a number is not finite or all are 0.
+    """
+    if not np.all(np.isfinite(second)) or not np.any(second):
+        return float("nan")
+    eigenvalues = np.linalg.eigvalsh(second.astype(np.float64))
+    singular = np.sqrt(eigenvalues[eigenvalues > NOISE * precision * eigenvalues[-1]])
+    shares = singular / np.sum(singular)
+    return float(np.exp(-np.sum(shares * np.log(shares))))
+
+
+def describe_norms(trees: dict[str, Any]) -> dict[str, jax.Array]:
+    """L2 norms by module, such as {"norm/backbone/grad": …, "norm/heads_dino/update": …}.
+
+    Args:
+      trees: by name ("grad", "update", "param"), each {"backbone": {…}, "heads_NAME": {…}}.
+    """
+    return {
+        f"norm/{module}/{what}": optax.tree.norm(part)
+        for what, tree in trees.items()
+        for module, part in tree.items()
+    }

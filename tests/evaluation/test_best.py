@@ -1,0 +1,35 @@
+"""Which evaluation of a run is called the best."""
+
+from dino_jax.evaluation.best import Best
+
+
+def test_the_best_is_the_newest_of_the_highest_accuracies_of_the_teacher():
+    best = Best()
+    seen = [
+        best.add(step, {"loss": 1.0, "knn20/student": 99.0, "knn10/teacher": value})
+        for step, value in [(0, 90.0), (10, 50.0), (20, 70.0), (30, 70.0), (40, 60.0)]
+    ]
+    assert seen == [False, True, True, True, False]
+    assert (best.step, best.metric, best.value) == (30, "knn10/teacher", 70.0)
+
+
+def test_without_labels_the_effective_rank_decides():
+    best = Best()
+    for step, rank in [(10, 5.0), (20, 9.5), (30, 7.0)]:
+        best.add(step, {"proxy/agreement": 0.9, "proxy/rankme": rank})
+    assert best.describe([20, 30]) == "best teacher: step 20, proxy/rankme 9.5"
+
+
+def test_lines_without_an_evaluation_and_numbers_that_are_not_finite_do_not_count():
+    best = Best()
+    assert not best.add(10, {"loss": 1.0, "knn10/raw_pixels": 97.0})
+    assert not best.add(20, {"knn10/teacher": None})
+    assert not best.add(30, {"proxy/rankme": float("nan")})
+    assert best.describe([]) == "no evaluation, so no advice which checkpoint to use"
+
+
+def test_a_best_step_without_a_checkpoint_is_named_as_such():
+    best = Best()
+    best.add(10, {"knn10/student": 55.25})
+    wanted = "best teacher: step 10, knn10/student 55.2 %, but there is no checkpoint of it"
+    assert best.describe([20]) == wanted
