@@ -215,7 +215,7 @@ def get_config() -> ConfigDict:
         dict(
             action="none",  # none | warn | stop | roll_back
             measure="knn",  # knn (accuracy) | agreement (common neighbours, no labels); in [0, 1]
-            margin=0.05,  # how far the measure may fall below that of the model of init_from
+            margin=0.05,  # how far it may fall below that of the model of init_from; agreement: 0.5
             every_epochs=1.0,
             lr_factor=0.1,  # roll_back: of the learning rates, each time
             max_roll_backs=2,  # roll_back: then stop
