@@ -145,6 +145,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
             contextlib.closing(Profile(config.profile.steps, folder)) as profile,
             contextlib.closing(Throughput(hours_before)) as throughput,
             Progress(start, recipe.total_steps, config.batch_size) as progress,
+            Showcase(folder, config, probes, progress) as showcase,
             DiagnosisLog(
                 folder,
                 start,
@@ -163,7 +164,6 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             ):
                 progress.say(line)
-            showcase = Showcase(folder, config, probes, progress)
             record = evaluate(knn, state, progress, first=True) if knn and not resumed else {}
             record |= guard.start(folder, state.teacher, resumed, record, progress)
             if record:
@@ -211,7 +211,6 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 if stop:
                     break
             watch.wait()
-            showcase.finish()
             if knn:
                 progress.say(best.describe(checkpoints.all_steps()))
         progress.say(farewell(interruption.requested, int(state.step), recipe, folder))

@@ -22,7 +22,10 @@ CROPS_IMAGES = 4  # rows of the sheet of crops
 
 
 class Showcase:
-    """Pictures and report of a run in its workdir."""
+    """Pictures and report of a run in its workdir; a context manager.
+
+    However the run ends, the last report is written: enter it before what notes how.
+    """
 
     def __init__(self, workdir: epath.Path, config: Any, probes: Probes | None, progress: Progress):
         """Draws the crops that the network will see, unless an earlier start did.
@@ -68,8 +71,10 @@ class Showcase:
             with self._harmless("report"):
                 self._report.update()
 
-    def finish(self) -> None:
-        """Writes the last report."""
+    def __enter__(self) -> "Showcase":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
         if self._report is not None:
             with self._harmless("report"):
                 self._report.finish()

@@ -35,13 +35,14 @@ def test_the_crops_are_drawn_once(tmp_path, screen):
 
 def test_an_error_of_the_report_is_one_line_and_nothing_more(tmp_path, screen):
     showcase = open_showcase(tmp_path, quickstart.get_config(), screen)
-    showcase.update_report()
-    showcase.finish()
+    with showcase:
+        showcase.update_report()
     lines = screen.getvalue().splitlines()
     assert len(lines) == 2
     assert all(line.startswith("no report this time: FileNotFoundError: ") for line in lines)
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0}))
-    showcase.finish()
+    with pytest.raises(KeyboardInterrupt), showcase:
+        raise KeyboardInterrupt
     assert (tmp_path / "report.html").exists()
 
 
