@@ -1,7 +1,8 @@
 """Diagnoses of recorded runs and of single numbers.
 
 tests/histories/NAME.jsonl.gz holds what the rules read of the metrics.jsonl of quickstart runs with
---config.runtime.log_every_steps=10: "healthy" ones, and one for each provoked failure:
+--config.runtime.log_every_steps=10: "healthy0" to 2 with seeds 0, 1, 2 (the whole run, and two of
+300 steps), and one for each provoked failure:
 
   momentum1      teacher.momentum and momentum_end 1
   temp1          teacher_temperature and warmup_teacher_temperature 1
@@ -61,6 +62,10 @@ def test_a_healthy_run_gives_no_alarm_however_often_it_logs(name, every):
     found = states(read(name, every))
     assert set(found) == {"too_early", "healthy"}
     assert found[-1] == "healthy"
+
+
+def test_three_healthy_runs_are_on_record():
+    assert len(HEALTHY) == 3
 
 
 def line(step, **changes):

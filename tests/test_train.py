@@ -70,12 +70,18 @@ def same_state(workdir: Path, expected: Path) -> None:
 
 
 def close_metrics(workdir: Path, expected: Path) -> None:
-    """Equal up to float32 rounding; of the 100 test images of the k-NN three may change sides."""
+    """Equal up to float32 rounding; of the 100 test images of the k-NN three may change sides.
+
+    Differences, eigenvalues and norms of small updates magnify the rounding.
+    """
     ours, theirs = read_metrics(workdir), read_metrics(expected)
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         for name, value in other.items():
-            tolerance = dict(rtol=0, atol=3.0) if name.startswith("knn") else dict(rtol=1e-5)
+            magnified = name.startswith(("health/", "norm/")) or name.endswith("/kl")
+            tolerance = dict(rtol=1e-3 if magnified else 1e-5)
+            if name.startswith("knn"):
+                tolerance = dict(rtol=0, atol=3.0)
             np.testing.assert_allclose(mine[name], value, **tolerance, err_msg=name)
 
 
