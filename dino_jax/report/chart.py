@@ -191,10 +191,9 @@ def _steps(scale: Scale) -> Markup:
 
 def _reference(line: Reference, scale: Scale) -> Markup:
     y = _y(scale, line.value)
-    below = y < TOP + 14
     return join(
         _horizontal(y, "reference"),
-        _text(line.label, WIDTH - RIGHT, y + (12 if below else -4), "end"),
+        _text(line.label, WIDTH - RIGHT, y - 4, "end"),
     )
 
 
