@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def test_wandb_keeps_one_run_over_restarts(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     write_run(tmp_path, 0, 2, names=("wandb",))
+    time.sleep(1.1)  # wandb names the folder of a start by its second
     write_run(tmp_path, 2, 3, names=("wandb",))
     rows, runs = [], set()
     for path in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"), key=os.path.getmtime):
