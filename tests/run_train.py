@@ -161,6 +161,18 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     ]
 
 
+def tolerance(name: str) -> dict[str, float]:
+    """By how much rounding may change a metric on another mesh.
+
+    Of the 100 test images of the k-NN three may change sides; differences, eigenvalues and norms of
+    small updates magnify the rounding.
+    """
+    if name.startswith("knn"):
+        return dict(rtol=0, atol=3.0)
+    magnified = name.startswith(("health/", "norm/")) or name.endswith("/kl")
+    return dict(rtol=1e-3 if magnified else 2e-5, atol=1e-6)
+
+
 def checkpoint_steps(workdir: Path) -> list[int]:
     """Labels of the finished checkpoints."""
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit())

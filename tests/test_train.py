@@ -22,6 +22,7 @@ from tests.run_train import (
     read_state,
     run,
     run_two_processes,
+    tolerance,
 )
 
 KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_images": 100}
@@ -70,19 +71,12 @@ def same_state(workdir: Path, expected: Path) -> None:
 
 
 def close_metrics(workdir: Path, expected: Path) -> None:
-    """Equal up to float32 rounding; of the 100 test images of the k-NN three may change sides.
-
-    Differences, eigenvalues and norms of small updates magnify the rounding.
-    """
+    """Equal up to float32 rounding."""
     ours, theirs = read_metrics(workdir), read_metrics(expected)
     assert [line.keys() for line in ours] == [line.keys() for line in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         for name, value in other.items():
-            magnified = name.startswith(("health/", "norm/")) or name.endswith("/kl")
-            tolerance = dict(rtol=1e-3 if magnified else 1e-5)
-            if name.startswith("knn"):
-                tolerance = dict(rtol=0, atol=3.0)
-            np.testing.assert_allclose(mine[name], value, **tolerance, err_msg=name)
+            np.testing.assert_allclose(mine[name], value, **tolerance(name), err_msg=name)
 
 
 def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
