@@ -51,6 +51,10 @@ class Recipe:
         """First state of the run; call it under jit."""
         return init_train_state(self.network, self.objectives, self.optimizer, self.crop_shape, rng)
 
+    def schedule_values(self, step: int) -> dict[str, float]:
+        """The schedules as the update that finished `step` used them."""
+        return {name: float(rule(step - 1)) for name, rule in self.schedules.items()}
+
     def make_step(self, log_every_steps: int = 1):
         """The train step `(state, batch) -> (state, metrics)`; jit it.
 

@@ -6,8 +6,6 @@ if asked), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same co
 """
 
 import contextlib
-import json
-import math
 import sys
 from typing import Any
 
@@ -28,15 +26,12 @@ from dino_jax.command_line import (
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
-from dino_jax.diagnosis_log import DiagnosisLog
 from dino_jax.evaluation.best import Best
-from dino_jax.evaluation.online import OnlineEvaluation
-from dino_jax.guard import Guard
 from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption
-from dino_jax.json_lines import read_json_lines
-from dino_jax.metrics import METRICS_JSONL, Lap, MetricsWriter, Progress, say_if_slow
-from dino_jax.profile import Profile, check_profile
+from dino_jax.journal import Journal, build_instruments
+from dino_jax.metrics import say_if_slow
+from dino_jax.profile import check_profile
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
 from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.sharding import (
@@ -50,15 +45,9 @@ from dino_jax.sharding import (
     shard_batch,
     state_sharding,
 )
-from dino_jax.throughput import Throughput
-from dino_jax.train_state import TrainState
-from dino_jax.visualize.probes import Probes
-from dino_jax.visualize.showcase import Showcase
-from dino_jax.watch import LostRunError, Watch
-from dino_jax.workdir import config_to_json, describe_overrides, open_workdir
-from dino_jax.writers import check_writers, open_writers
-
-Metrics = dict[str, float]
+from dino_jax.watch import LostRunError
+from dino_jax.workdir import describe_overrides, open_workdir
+from dino_jax.writers import check_writers
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
@@ -81,11 +70,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         lowered = with_lowered_rates(config, workdir)
         recipe = build_recipe(lowered, len(source))
         multi_crop = build_multi_crop(config.augment)
-        knn_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
-        knn = OnlineEvaluation(config, recipe.network, mesh) if knn_steps else None
-        shown = knn_steps and config.probes.count
-        probes = Probes(config, recipe.network, mesh, source) if shown else None
-        guard = Guard(config, recipe, mesh)
+        instruments = build_instruments(config, recipe, mesh, source)
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 
@@ -108,7 +93,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 folder,
                 save_every_steps=runtime.save_every_steps,
                 keep=runtime.keep_checkpoints,
-                keep_last_of_every=guard.every_steps,
+                keep_last_of_every=instruments.guard.every_steps,
                 favourite=best,
             )
             state, resumed = checkpointing.restore_or_init(
@@ -130,120 +115,36 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 max_pixels=config.max_pixels,
                 masking=recipe.masking,
             )
-            plain_config = json.loads(config_to_json(config))
-            copies = open_writers(runtime.writers, folder, start, plain_config)
+            journal = Journal(folder, start, config, recipe, source, instruments, best)
 
-        # 3. The loop: data, step, log, evaluation, diagnosis, checkpoint.
-        history = read_json_lines(folder / METRICS_JSONL, start)
-        for record in history:
-            best.add(record["step"], record)
-        hours_before = max((record.get("time/hours", 0.0) for record in history), default=0.0)
-        with (
-            checkpointing.closing(checkpoints),
-            contextlib.closing(stream),
-            MetricsWriter(folder, start, copies) as writer,
-            contextlib.closing(Profile(config.profile.steps, folder)) as profile,
-            contextlib.closing(Throughput(hours_before)) as throughput,
-            Progress(start, recipe.total_steps, config.batch_size) as progress,
-            Showcase(folder, config, probes, progress) as showcase,
-            DiagnosisLog(
-                folder,
-                start,
-                history,
-                progress,
-                grace_steps=recipe.grace_steps,
-                stop_on_collapse=runtime.stop_on_collapse,
-            ) as diagnosis,
-        ):
-            for line in (
+        # 3. The loop: data, step, journal, checkpoint.
+        with checkpointing.closing(checkpoints), contextlib.closing(stream), journal:
+            lines = (
                 *overrides,
                 describe_mesh(mesh),
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, lowered, state),
                 *first.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
-            ):
-                progress.say(line)
-            record = evaluate(knn, state, progress, first=True) if knn and not resumed else {}
-            record |= guard.start(folder, state.teacher, resumed, record, progress)
-            if record:
-                writer.write(0, record)
-            if knn and not resumed:
-                showcase.look(0, state.teacher)
-            watch = Watch(
-                source,
-                progress,
-                folder,
-                max_skipped_in_a_row=config.max_skipped_in_a_row,
-                max_unreadable_share=config.max_unreadable_share,
             )
+            journal.begin(lines, state, resumed)
             for step in range(start + 1, recipe.total_steps + 1):
-                with mendable(), throughput.batch():
+                with mendable(), journal.waiting():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
-                profile.before(step)
+                journal.before(step)
                 state, metrics = train_step(state, batch)
-                profile.after(step, metrics)
-                throughput.started(metrics["loss"])
-                watch.add(step, metrics, unreadable)
-                progress.advance(step)
-                record, last = {}, step == recipe.total_steps
-                if last or step % runtime.log_every_steps == 0:
-                    record |= watch.catch_up() | schedule_values(recipe, step)
-                    lap = log_line(step, recipe, record, progress)
-                    record |= throughput.describe(lap)
-                if knn and (last or step % knn_steps == 0):
-                    watch.wait()
-                    record |= evaluate(knn, state, progress)
-                    showcase.look(step, state.teacher)
-                measured = guard.measure(step, state.teacher, record)
-                record |= measured
-                if record:
-                    writer.write(step, record)
-                    diagnosis.add(step, record)
-                if knn and step % knn_steps == 0:
-                    showcase.update_report()
-                good, improved = guard.judge(step, measured), best.add(step, record)
+                journal.add(step, metrics, unreadable)
+                worth_saving = journal.record(step, state)
                 stop = interruption.should_stop(step)
-                with progress.pause("checkpoint"):
-                    due = last or stop or good or improved
+                with journal.progress.pause("checkpoint"):
+                    due = stop or worth_saving or step == recipe.total_steps
                     checkpointing.save(checkpoints, step, state, force=due)
                 if stop:
                     break
-            watch.wait()
-            if knn:
-                progress.say(best.describe(checkpoints.all_steps()))
-        progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
+            journal.finish(checkpoints.all_steps())
+        journal.progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
         return interruption.exit_code
-
-
-def log_line(step: int, recipe: Recipe, metrics: Metrics, progress: Progress) -> Lap:
-    """Prints one line about finished step `step`; returns the times since the line before."""
-    columns = {"loss": metrics["loss"]}
-    for name in recipe.objectives:
-        if f"{name}/relative_teacher_entropy" in metrics:
-            share = metrics[f"{name}/relative_teacher_entropy"]
-            columns["H/lnK" if name == "dino" else f"{name} H/lnK"] = share
-    return progress.log(step, {**columns, "lr": metrics["lr"]})
-
-
-def schedule_values(recipe: Recipe, step: int) -> Metrics:
-    """The schedules as the update that finished `step` used them."""
-    return {name: float(rule(step - 1)) for name, rule in recipe.schedules.items()}
-
-
-def evaluate(
-    knn: OnlineEvaluation, state: TrainState, progress: Progress, first: bool = False
-) -> Metrics:
-    """Prints and returns how good the features are; the first time also the pixels themselves."""
-    with progress.pause("evaluation"):
-        results = knn.raw_pixels() if first else {}
-        results |= knn({"student": state.student, "teacher": state.teacher})
-        when = "before training" if first else f"step {int(state.step)}"
-        for name, value in results.items():
-            shown = f"{value:.1f} %" if name.startswith("knn") else f"{value:.3g}"
-            progress.say(f"{name}: {shown} ({when})")
-    return results
 
 
 def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
