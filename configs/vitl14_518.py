@@ -19,6 +19,7 @@ from configs import vitl14
 
 def get_config() -> ConfigDict:
     config = vitl14.get_config()
+    config.init_from.path = "runs/vitl14"  # workdir of the run before this stage
     config.epochs = 8.0  # x 1250 steps
     shorter = 8 / 500  # than vitl14
     for name in ("global_1", "global_2"):
