@@ -82,6 +82,7 @@ def get_config() -> ConfigDict:
         dict(
             probability=0.0,  # share of the crops with a mask; 0: no masks
             ratio=(0.1, 0.5),  # share of patches that is masked in such a crop
+            hide=True,  # False: the student sees them; masks only say which ones iBOT compares
             group_size=32,  # images that share one draw; divides the images per device
         )
     )
@@ -92,6 +93,14 @@ def get_config() -> ConfigDict:
             path="",  # workdir of a run (its teacher), or official .safetensors or .pth; "": random
             step=placeholder(int),  # checkpoint of the workdir; None: the newest
             heads="import",  # import (those that fit; others are random) | fresh (all are random)
+        )
+    )
+
+    # A frozen teacher instead of the EMA (docs/distilling.md).
+    config.distill = ConfigDict(
+        dict(
+            path="",  # workdir of a run with the same heads; "": none
+            step=placeholder(int),  # its checkpoint; None: the newest
         )
     )
 

@@ -20,7 +20,7 @@ from dino_jax.metrics import METRICS_JSONL, MetricsWriter, Progress
 from dino_jax.profile import Profile
 from dino_jax.recipe import Recipe
 from dino_jax.throughput import Throughput
-from dino_jax.train_state import TrainState
+from dino_jax.train_state import TrainState, Variables
 from dino_jax.visualize.probes import Probes
 from dino_jax.visualize.showcase import Showcase
 from dino_jax.watch import Watch
@@ -28,6 +28,7 @@ from dino_jax.workdir import config_to_json
 from dino_jax.writers import open_writers
 
 Metrics = dict[str, float]
+FROZEN_TEACHER = "frozen_teacher"  # in the names of metrics
 
 
 class Instruments(NamedTuple):
@@ -35,12 +36,14 @@ class Instruments(NamedTuple):
 
     Attributes:
       evaluation: how good the features are; None: never.
+      frozen_evaluation: the same of the frozen teacher of a distillation, None for none.
       every_steps: between two evaluations; 0: never.
       probes: images that are looked at in every evaluation, None for none.
       guard: against a teacher that gets worse than the model that it started from.
     """
 
     evaluation: OnlineEvaluation | None
+    frozen_evaluation: OnlineEvaluation | None
     every_steps: int
     probes: Probes | None
     guard: Guard
@@ -63,16 +66,26 @@ def build_instruments(config: Any, recipe: Recipe, mesh: Mesh, source: ImageSour
     shown = every_steps and config.probes.count
     return Instruments(
         OnlineEvaluation(config, recipe.network, mesh) if every_steps else None,
+        _judge_of_frozen_teacher(config, recipe, mesh) if every_steps else None,
         every_steps,
         Probes(config, recipe.network, mesh, source) if shown else None,
         Guard(config, recipe, mesh),
     )
 
 
+def _judge_of_frozen_teacher(config: Any, recipe: Recipe, mesh: Mesh) -> OnlineEvaluation | None:
+    """k-NN of the frozen teacher of a distillation; without labels nothing is to be compared."""
+    if recipe.frozen_teacher is None or config.knn.measure == "proxies":
+        return None
+    config = config.copy_and_resolve_references()
+    config.knn.update(networks=("teacher",), measure="knn")
+    return OnlineEvaluation(config, recipe.frozen_teacher, mesh)
+
+
 class Journal:
     """Keeps the journal of a run; a context manager, in the same order on all processes.
 
-        journal.begin(lines, state, resumed)
+        journal.begin(lines, state, resumed, frozen)
         for every step:
             with journal.waiting(): batch = …
             journal.before(step)
@@ -160,18 +173,21 @@ class Journal:
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
 
-    def begin(self, lines: Iterable[str], state: TrainState, resumed: bool) -> None:
+    def begin(
+        self, lines: Iterable[str], state: TrainState, resumed: bool, frozen: Variables | None
+    ) -> None:
         """Says what the run is, and evaluates the first networks of a new one.
 
         Args:
           lines: for the screen.
           state: before the first step.
           resumed: whether it comes from a checkpoint of the workdir.
+          frozen: variables of the frozen teacher of a distillation.
         """
         for line in lines:
             self.progress.say(line)
         guard = self._instruments.guard
-        record = {} if resumed else self._evaluate(0, state)
+        record = {} if resumed else self._evaluate(0, state) | self._evaluate_frozen(frozen)
         record |= guard.start(self._folder, state.teacher, resumed, record, self.progress)
         if record:
             self._writer.write(0, record)
@@ -261,9 +277,22 @@ class Journal:
         with self.progress.pause("evaluation"):
             results = evaluation.raw_pixels() if step == 0 else {}
             results |= evaluation({"student": state.student, "teacher": state.teacher})
-            when = "before training" if step == 0 else f"step {step}"
-            for name, value in results.items():
-                shown = f"{value:.1f} %" if name.startswith("knn") else f"{value:.3g}"
-                self.progress.say(f"{name}: {shown} ({when})")
+            self._say(results, "before training" if step == 0 else f"step {step}")
         self._showcase.look(step, state.teacher)
         return results
+
+    def _evaluate_frozen(self, frozen: Variables | None) -> Metrics:
+        """Prints and returns what the student of a distillation may hope for."""
+        evaluation = self._instruments.frozen_evaluation
+        if evaluation is None:
+            return {}
+        with self.progress.pause("evaluation"):
+            found = evaluation({"teacher": frozen})
+            results = {name.replace("teacher", FROZEN_TEACHER): x for name, x in found.items()}
+            self._say(results, "the whole run")
+        return results
+
+    def _say(self, results: Metrics, when: str) -> None:
+        for name, value in results.items():
+            shown = f"{value:.1f} %" if name.startswith("knn") else f"{value:.3g}"
+            self.progress.say(f"{name}: {shown} ({when})")

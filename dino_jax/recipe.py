@@ -31,6 +31,8 @@ class Recipe:
       total_steps: updates of the run.
       accumulate_steps: passes per update.
       masking: of the student's global crops, None for none.
+      hide_masked: whether the student does not see masked patches.
+      frozen_teacher: module of the teacher of a distillation, None for none.
       grace_steps: in which the last layer is frozen or the learning rate warms up, of which one
         epoch counts; features and targets say little then.
     """
@@ -45,6 +47,8 @@ class Recipe:
     total_steps: int
     accumulate_steps: int
     masking: Masking | None
+    hide_masked: bool
+    frozen_teacher: Network | None
     grace_steps: int
 
     def init(self, rng: jax.Array) -> TrainState:
@@ -56,7 +60,7 @@ class Recipe:
         return {name: float(rule(step - 1)) for name, rule in self.schedules.items()}
 
     def make_step(self, log_every_steps: int = 1):
-        """The train step `(state, batch) -> (state, metrics)`; jit it.
+        """The train step `(state, batch, frozen=None) -> (state, metrics)`; jit it.
 
         Args:
           log_every_steps: at whose multiples, and at the last step, all metrics are measured.
@@ -68,15 +72,18 @@ class Recipe:
             self.momentum,
             self.accumulate_steps,
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
+            self.frozen_teacher,
+            self.hide_masked,
         )
 
 
-def build_recipe(config: Any, image_count: int) -> Recipe:
+def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None = None) -> Recipe:
     """Builds all parts.
 
     Args:
       config: the whole config.
       image_count: images of the training set.
+      frozen_teacher: module of the teacher of a distillation.
 
     Raises:
       ValueError: if something in the config is unknown, out of range or does not fit together.
@@ -124,6 +131,8 @@ def build_recipe(config: Any, image_count: int) -> Recipe:
             crops=augment.global_1.count + augment.global_2.count,
             batch_size=pass_size,
         ),
+        hide_masked=config.masking.hide,
+        frozen_teacher=frozen_teacher,
         grace_steps=epochs_to_steps(grace_epochs, steps_per_epoch),
         **length,
     )
@@ -138,7 +147,8 @@ def check_masking(config: Any) -> None:
     backbone, masked = config.network.backbone, config.masking.probability > 0
     if "ibot" in config.objectives and not masked:
         raise ValueError("config.objectives.ibot needs masks: set config.masking.probability=0.5")
-    if masked and not (backbone.kind == "vit" and backbone.has_mask_token):
+    hidden = masked and config.masking.hide
+    if hidden and not (backbone.kind == "vit" and backbone.has_mask_token):
         raise ValueError(
             "config.masking.probability > 0 needs a ViT with "
             "--config.network.backbone.has_mask_token=True"

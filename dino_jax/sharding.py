@@ -85,6 +85,15 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
     return jax.tree.map(rule, state)
 
 
+def with_sharding(abstract: Any, shardings: Any) -> Any:
+    """The shapes of a state, each with the sharding that it shall have."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
+
+
 def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None:
     """Checks that every device gets whole images in every pass.
 

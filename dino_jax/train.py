@@ -26,6 +26,7 @@ from dino_jax.command_line import (
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
+from dino_jax.distillation import open_distillation
 from dino_jax.evaluation.best import Best
 from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption
@@ -44,6 +45,7 @@ from dino_jax.sharding import (
     replicated,
     shard_batch,
     state_sharding,
+    with_sharding,
 )
 from dino_jax.watch import LostRunError
 from dino_jax.workdir import describe_overrides, open_workdir
@@ -67,8 +69,9 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
         mesh = make_mesh(runtime.fsdp)
         check_batch_size(config.batch_size, config.accumulate_steps, mesh)
         source = build_source(config.data)
+        distillation = open_distillation(config, workdir)
         lowered = with_lowered_rates(config, workdir)
-        recipe = build_recipe(lowered, len(source))
+        recipe = build_recipe(lowered, len(source), distillation.network)
         multi_crop = build_multi_crop(config.augment)
         instruments = build_instruments(config, recipe, mesh, source)
     with say_if_slow("compiling the input kernels, once per machine"):
@@ -88,6 +91,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
             first = load_first_weights(
                 config.init_from, abstract.teacher, recipe.network.backbone, workdir
             )
+            frozen = distillation.load(mesh, recipe.crop_shape)
             folder, best = open_workdir(workdir, config), Best()
             checkpoints = checkpointing.open_checkpoints(
                 folder,
@@ -125,15 +129,16 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, lowered, state),
                 *first.lines,
+                *distillation.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             )
-            journal.begin(lines, state, resumed)
+            journal.begin(lines, state, resumed, frozen)
             for step in range(start + 1, recipe.total_steps + 1):
                 with mendable(), journal.waiting():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
                 journal.before(step)
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, frozen)
                 journal.add(step, metrics, unreadable)
                 worth_saving = journal.record(step, state)
                 stop = interruption.should_stop(step)
@@ -154,15 +159,6 @@ def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.P
             "the same command goes on"
         )
     return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
-
-
-def with_sharding(abstract: Any, shardings: Any) -> Any:
-    """The shapes of a state, each with the sharding that it shall have."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        abstract,
-        shardings,
-    )
 
 
 def main(argv: list[str]) -> None:

@@ -58,8 +58,7 @@ def init_train_state(
       rng: typed base key of the run.
     """
     init_rng, run_rng = jax.random.split(rng)
-    init = partial(network.init, method="init_all")
-    variables: Any = init(init_rng, jnp.zeros((1, *image_shape), jnp.float32))
+    variables = init_variables(network, image_shape, init_rng)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         student=variables,
@@ -69,3 +68,17 @@ def init_train_state(
         rng=run_rng,
         skipped={"total": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)},
     )
+
+
+def init_variables(
+    network: Network, image_shape: tuple[int, int, int], rng: jax.Array
+) -> Variables:
+    """Random variables of a network with all its heads.
+
+    Args:
+      network: the module.
+      image_shape: (H, W, C) of an image that it can take.
+      rng: typed key.
+    """
+    init: Any = partial(network.init, method="init_all")
+    return init(rng, jnp.zeros((1, *image_shape), jnp.float32))

@@ -1,6 +1,6 @@
 """One step of self-distillation: a pure function of state and batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,19 +39,29 @@ def global_views(batch: Batch) -> list[Views]:
     return [Views(batch["global_crops"])]
 
 
-def all_views(batch: Batch) -> list[Views]:
-    """What the student sees: the global crops, masked if the batch says so, and the local ones."""
+def all_views(batch: Batch, hide: bool = True) -> list[Views]:
+    """What the student sees: the global crops, masked if the batch says so, and the local ones.
+
+    Args:
+      batch: see `make_train_step`.
+      hide: whether masks, if there are any, hide patches.
+    """
     permutations = {
         kind: batch.get(f"{kind}_drop_path_permutations") for kind in ("global", "local")
     }
-    views = [Views(batch["global_crops"], batch.get("masks"), permutations["global"])]
+    masks = batch.get("masks") if hide else None
+    views = [Views(batch["global_crops"], masks, permutations["global"])]
     if "local_crops" in batch:
         views.append(Views(batch["local_crops"], None, permutations["local"]))
     return views
 
 
 def forward(
-    network: Network, variables: Variables, groups: list[Views], rngs: dict[str, jax.Array]
+    network: Network,
+    variables: Variables,
+    groups: list[Views],
+    rngs: dict[str, jax.Array],
+    mutable: Sequence[str] = ("batch_stats",),
 ) -> tuple[Branch, Callable[[], Variables]]:
     """Runs the backbone once per crop size.
 
@@ -60,12 +70,14 @@ def forward(
       variables: of this branch.
       groups: one per crop size.
       rngs: {"drop_path": key} for stochastic depth, {} without.
+      mutable: with "batch_stats" BatchNorm uses and tracks the statistics of the batch, with () it
+        uses those of `variables`.
 
     Returns:
       The branch for the objectives, and a function that gives the statistics ({} or
       {"batch_stats": …}) once they have projected everything.
     """
-    bound = network.bind(variables, rngs=rngs, mutable=["batch_stats"])
+    bound = network.bind(variables, rngs=rngs, mutable=list(mutable))
     views = []
     for images, masks, permutations in groups:
         batch, count = images.shape[:2]
@@ -91,8 +103,10 @@ def make_train_step(
     momentum: Schedule,
     accumulate_steps: int = 1,
     is_logged: Callable[[jax.Array], Any] = lambda step: True,
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Builds `train_step(state, batch) -> (state, metrics)`, which the caller jits.
+    frozen_teacher: Network | None = None,
+    hide_masked: bool = True,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
 
     Args:
       network: of both branches.
@@ -102,24 +116,37 @@ def make_train_step(
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
       is_logged: whether the norms of finished update `step` are asked for; they are nan otherwise,
         because each costs a pass over all parameters.
+      frozen_teacher: of a distillation: its variables are the step's argument `frozen`, it gives
+        the targets, and the teacher of the state is nothing but the EMA of the student.
+      hide_masked: whether the student does not see the patches of "masks"; else they only say
+        which patches iBOT compares.
 
     A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
     normalised floats, and whatever else the objectives ask for; the local crops may be missing.
-    "masks" hide patches of the global crops from the student; photometric parameters of the device
+    "masks" are patches of the global crops; photometric parameters of the device
     back end are applied first. Arrays with fewer than B rows have one per group of images.
 
     A step whose loss or gradient is not finite leaves everything but the clock and the counts as it
     was.
     """
 
-    def loss_and_grads(state: TrainState, batch: Batch, rng: jax.Array):
+    def loss_and_grads(state: TrainState, frozen: Variables | None, batch: Batch, rng: jax.Array):
         batch = apply_photometric(batch)
 
         def loss_fn(params):
-            # The teacher has no stochastic depth; its BatchNorm uses batch statistics all the same.
-            teacher, teacher_statistics = forward(network, state.teacher, global_views(batch), {})
             variables = {**state.student, "params": params}
-            student, statistics = forward(network, variables, all_views(batch), {"drop_path": rng})
+            views = all_views(batch, hide_masked)
+            student, statistics = forward(network, variables, views, {"drop_path": rng})
+            if frozen_teacher is None:
+                # No stochastic depth; its BatchNorm uses batch statistics all the same.
+                teacher, teacher_statistics = forward(
+                    network, state.teacher, global_views(batch), {}
+                )
+            else:
+                teacher, _ = forward(
+                    frozen_teacher, frozen or {}, global_views(batch), {}, mutable=()
+                )
+                teacher_statistics = statistics  # the EMA makes no pass of its own
             outcomes = {
                 name: objective(student, teacher, batch, state.objectives[name], state.step)
                 for name, objective in objectives.items()
@@ -135,16 +162,22 @@ def make_train_step(
                 for name, out in outcomes.items()
                 for key, value in out.metrics.items()
             }
-            metrics |= {"loss": total, MOMENTS: measure_moments(teacher)}
-            return total, (moved, metrics | describe_branches(student, teacher))
+            metrics |= {"loss": total}
+            if frozen_teacher is None:
+                metrics |= {MOMENTS: measure_moments(teacher)} | describe_branches(student, teacher)
+            else:  # whose features never change and have other dimensions
+                metrics |= {MOMENTS: measure_moments(student.first_views(len(teacher.features)))}
+            return total, (moved, metrics)
 
         grads, (moved, metrics) = jax.grad(loss_fn, has_aux=True)(state.student["params"])
         return grads, moved, metrics
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(
+        state: TrainState, batch: Batch, frozen: Variables | None = None
+    ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         grads, moved, metrics = average_over_parts(
-            lambda part, index: loss_and_grads(state, part, jax.random.fold_in(rng, index)),
+            lambda part, index: loss_and_grads(state, frozen, part, jax.random.fold_in(rng, index)),
             batch,
             accumulate_steps,
         )

@@ -47,7 +47,8 @@ class Best:
 
 def deciding_metric(metrics: Mapping[str, Any]) -> str | None:
     """The k-NN accuracy of the teacher with the first k, else the student's, else RankMe."""
-    names = [name for name in metrics if name.startswith("knn") and "raw_pixels" not in name]
+    judged = ("/teacher", "/student")
+    names = [name for name in metrics if name.startswith("knn") and name.endswith(judged)]
     names = [name for name in names if name.endswith("/teacher")] or names
     names += [name for name in metrics if name == "proxy/rankme"]
     return names[0] if names else None

@@ -26,6 +26,10 @@ class Branch(NamedTuple):
         """[B, V, D] cls tokens of all views."""
         return jnp.stack([view["cls"] for view in self.features], axis=1)
 
+    def first_views(self, count: int) -> "Branch":
+        """The same branch with its first views only."""
+        return self._replace(features=self.features[:count])
+
 
 class Outcome(NamedTuple):
     """What an objective returns.

@@ -10,7 +10,7 @@ from dino_jax.report.history import Run
 
 PLAIN, FROM_ZERO, LOGARITHMIC = Axis(), Axis(low=0.0), Axis(log=True)
 SHARE = Axis(low=0.0, high=1.0)
-RAW_PIXELS = r"knn(\d+)/raw_pixels"  # a reference, no curve
+BASELINE = r"knn(\d+)/(raw_pixels|frozen_teacher)"  # measured once: a reference, no curve
 
 
 def ln_prototypes(run: Run) -> list[Reference]:
@@ -23,12 +23,12 @@ def ln_prototypes(run: Run) -> list[Reference]:
     ]
 
 
-def raw_pixels(run: Run) -> list[Reference]:
-    """The k-NN accuracy of the pixels themselves, where it was measured."""
+def baselines(run: Run) -> list[Reference]:
+    """The k-NN accuracy of the pixels and of the teacher of a distillation, where measured."""
     return [
-        Reference(f"raw pixels, k = {match[1]}", float(curve.values[-1]))
+        Reference(f"{match[2].replace('_', ' ')}, k = {match[1]}", float(curve.values[-1]))
         for name, curve in run.curves.items()
-        if (match := re.fullmatch(RAW_PIXELS, name))
+        if (match := re.fullmatch(BASELINE, name))
     ]
 
 
@@ -83,11 +83,11 @@ class Section:
 QUALITY = (
     Panel(
         "k-NN accuracy",
-        r"knn(\d+)/(?!raw_pixels)(.+)",
+        r"knn(\d+)/(?!raw_pixels|frozen_teacher)(.+)",
         r"\2, k = \1",
         "Held-out images classified by their nearest training images. The only use of labels.",
         Axis("%"),
-        raw_pixels,
+        baselines,
     ),
     Panel(
         "RankMe of held-out images",
@@ -241,6 +241,6 @@ def generic_section(metrics: Iterable[str]) -> Section:
     others = [
         name
         for name in metrics
-        if all(panel.label(name) is None for panel in known) and not re.fullmatch(RAW_PIXELS, name)
+        if all(panel.label(name) is None for panel in known) and not re.fullmatch(BASELINE, name)
     ]
     return Section("Other metrics", [Panel(name, re.escape(name)) for name in sorted(set(others))])

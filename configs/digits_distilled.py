@@ -1,0 +1,21 @@
+"""A small ViT that learns from the finished quickstart: distillation on a CPU.
+
+Paper: DINOv2, arXiv:2304.07193, Section 5. The quickstart's teacher, frozen, gives the targets; the
+student has a sixth of its backbone's parameters, no stochastic depth, and its EMA is kept.
+Expected: no figure yet.
+Hardware and time: 2 CPU cores, about as long as the quickstart, which must have run before.
+
+Command:
+  python -m dino_jax.train --config=configs/digits_distilled.py --workdir=runs/digits_distilled
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+    config = quickstart.get_config()
+    config.distill.path = "runs/quickstart"
+    config.network.backbone.update(embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0)
+    return config
