@@ -1,7 +1,7 @@
 """A small ViT that learns from the finished quickstart: distillation on a CPU.
 
 Paper: DINOv2, arXiv:2304.07193, Section 5. The quickstart's teacher, frozen, gives the targets; the
-student has a sixth of its backbone's parameters, no stochastic depth, and its EMA is kept.
+student has an eleventh of the parameters of its backbone, and its EMA is kept.
 Expected: no figure yet.
 Hardware and time: 2 CPU cores, about as long as the quickstart, which must have run before.
 

@@ -93,8 +93,8 @@ WITHOUT_COUNTERPART = {
     "optim.lr": "the official trainer computes it from base_lr",
 }
 
-# Sections that configs/vits16_vanilla.py has not, or that replace its own.
-NEW_SECTIONS = ("masking", "network.heads.ibot", "objectives.ibot", "objectives.koleo")
+# Sections that configs/vits16_vanilla.py has not.
+NEW_SECTIONS = ("network.heads.ibot", "objectives.ibot", "objectives.koleo")
 
 ARCHITECTURES = {
     "vit_small": "small",

@@ -10,9 +10,9 @@ import pytest
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from configs import digits_dinov2, quickstart
+from configs import digits_dinov2, digits_distilled, quickstart, vitg14, vits14_distilled
 from dino_jax import checkpointing
-from dino_jax.distillation import open_distillation
+from dino_jax.distillation import check_distillation, open_distillation
 from dino_jax.recipe import build_recipe
 from dino_jax.sharding import make_mesh
 from dino_jax.train_state import init_variables
@@ -265,6 +265,15 @@ def test_a_head_that_the_teacher_has_not_is_named(source, tmp_path):
     config.objectives.dino.head = "other"
     with pytest.raises(ValueError, match=r"no such head, only \['dino', 'ibot'\]"):
         open_distillation(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher"), [(digits_distilled, quickstart), (vits14_distilled, vitg14)]
+)
+def test_the_configs_fit_the_teachers_that_they_name(student, teacher):
+    config = student.get_config()
+    assert config.distill.path == f"runs/{teacher.__name__.rpartition('.')[2]}"
+    check_distillation(config, teacher.get_config().network)
 
 
 def test_other_patches_are_fine_without_ibot(source, tmp_path):

@@ -176,8 +176,10 @@ def test_trajectory_equals_a_plain_second_implementation(name):
             "ibot_loss": metrics["ibot/logged_loss"],
         }
         for loss, value in logged.items():
+            # KoLeo is a mean of logarithms that goes through 0, with rounding errors of 7e-8.
+            atol = 2e-7 if loss == "koleo_loss" else 0
             np.testing.assert_allclose(
-                value, expected[loss], rtol=1e-5, atol=1e-6, err_msg=f"{index} {loss}"
+                value, expected[loss], rtol=1e-5, atol=atol, err_msg=f"{index} {loss}"
             )
     check_tensors(state.student, plain.student, case)
     check_tensors(state.teacher, plain.teacher, case)

@@ -74,7 +74,10 @@ def test_an_axis_is_logarithmic_only_for_positive_numbers_over_a_power_of_ten():
 
 def test_one_run_has_a_color_for_every_curve_and_several_have_one_for_every_run():
     curves = dict(knn10__teacher=[1, 2], knn10__student=[2, 3], knn10__raw_pixels=[9])
+    curves |= dict(knn10__frozen_teacher=[4])
     panel = find_panel("k-NN accuracy")
+    baselines = [(line.label, line.value) for line in panel.references(make_run(**curves))]
+    assert baselines == [("raw pixels, k = 10", 9), ("frozen teacher, k = 10", 4)]
     alone = collect_series(panel, [make_run(**curves)])
     assert [(s.label, s.color, s.dash) for s in alone] == [
         ("student, k = 10", 0, 0),
