@@ -34,8 +34,18 @@ def fail(message: object) -> NoReturn:
     sys.exit(WRONG_USAGE)
 
 
-def parse_flags(argv: list[str], required: Sequence[str] = ("config", "workdir")) -> list[str]:
-    """Flags parser for `absl.app.run`: a wrong command line ends with one clear message."""
+def parse_flags(
+    argv: list[str],
+    required: Sequence[str] = ("config", "workdir"),
+    example: str = "dino_jax.train --config=configs/quickstart.py --workdir=runs/quickstart",
+) -> list[str]:
+    """Flags parser for `absl.app.run`: a wrong command line ends with one clear message.
+
+    Args:
+      argv: the command line.
+      required: flags that must be given.
+      example: of a right command, without python -m.
+    """
     try:
         # First the file alone: what flags.FLAGS raises afterwards is about the overrides.
         for path in _config_files(argv):
@@ -47,10 +57,7 @@ def parse_flags(argv: list[str], required: Sequence[str] = ("config", "workdir")
         fail(error)
     missing = [f"--{name}" for name in required if not flags.FLAGS[name].value]
     if missing:
-        fail(
-            f"missing {' and '.join(missing)}; a command looks like "
-            "python -m dino_jax.train --config=configs/quickstart.py --workdir=runs/quickstart"
-        )
+        fail(f"missing {' and '.join(missing)}; a command looks like python -m {example}")
     if rest[1:]:
         fail(f"unexpected {' '.join(rest[1:])}; options look like --config.optimizer.lr=0.001")
     return rest

@@ -94,6 +94,17 @@ def with_sharding(abstract: Any, shardings: Any) -> Any:
     )
 
 
+def jit_step(step: Callable, mesh: Mesh, shardings: Any) -> Any:
+    """Jits `step(state, batch) -> (state, metrics)` so that the new state takes the old one's room.
+
+    Args:
+      step: the pure function.
+      mesh: that it runs on.
+      shardings: of the state; metrics are on every device.
+    """
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
+
+
 def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None:
     """Checks that every device gets whole images in every pass.
 

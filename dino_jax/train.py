@@ -39,10 +39,10 @@ from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
     describe_mesh,
+    jit_step,
     join_processes,
     make_mesh,
     make_replicate,
-    replicated,
     shard_batch,
     state_sharding,
     with_sharding,
@@ -81,10 +81,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     base_key = jax.random.key(config.seed)
     abstract = jax.eval_shape(recipe.init, base_key)
     shardings = state_sharding(mesh, abstract)
-    step_shardings = (shardings, replicated(mesh))
-    train_step = jax.jit(
-        recipe.make_step(runtime.log_every_steps), donate_argnums=0, out_shardings=step_shardings
-    )
+    train_step = jit_step(recipe.make_step(runtime.log_every_steps), mesh, shardings)
     replicate = make_replicate(mesh)
     with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
         with mendable():

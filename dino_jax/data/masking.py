@@ -64,6 +64,15 @@ class Masking:
         ratios = _ratios(self.group_size * self.crops, self.probability, self.ratio)
         return sum(int(math.prod(self.grid) * high) for high in ratios[1:])
 
+    def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Shapes and dtypes of what whole groups of `images` images together get."""
+        groups = images // self.group_size
+        return {
+            "masks": ((images, self.crops, math.prod(self.grid)), np.dtype(bool)),
+            "mask_indices": ((groups, self.bound), np.dtype(np.int32)),
+            "mask_weight": ((groups, self.bound), np.dtype(np.float32)),
+        }
+
     def __call__(self, seed: int, step: int, group: int) -> dict[str, np.ndarray]:
         """Draws the masks of images group * group_size, … of the global batch of a step.
 

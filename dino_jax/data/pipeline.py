@@ -18,13 +18,26 @@ from PIL import Image
 from dino_jax.data.decode import UnreadableImageError, decode_image
 from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
-from dino_jax.data.slots import Slots, set_worker_index
+from dino_jax.data.slots import Layout, Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
 from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
 MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
+
+
+def batch_layout(multi_crop: MultiCrop, masking: Masking | None, images: int) -> Layout:
+    """Shapes and dtypes of what `build_train_stream` yields for some images.
+
+    Args:
+      multi_crop: the augmentation.
+      masking: of the global crops, if any; its groups must divide `images`.
+      images: b.
+    """
+    masks = masking.layout(images) if masking else {}
+    unreadable = {"unreadable": ((images,), np.dtype(np.int64))}
+    return unreadable | masks | multi_crop.layout(images)
 
 
 def build_train_stream(
@@ -63,8 +76,9 @@ def build_train_stream(
       masking: of the global crops, if any; its groups must divide b.
 
     Yields:
-      The entries of `MultiCrop.layout`, "unreadable": [b] int64 source index of the image that had
-      to be replaced, else -1, and what `Masking` draws for all groups of the rows.
+      The entries of `batch_layout`: those of `MultiCrop.layout`, "unreadable": [b] int64 source
+      index of the image that had to be replaced, else -1, and what `Masking` draws for all groups
+      of the rows.
 
     Raises:
       ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,

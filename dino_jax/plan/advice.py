@@ -1,0 +1,133 @@
+"""The largest batch that fits, and what to change in a config that does not fit."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from dino_jax.models.vit import REMAT_POLICIES
+from dino_jax.plan.program import Program
+from dino_jax.plan.topology import Slice
+
+RESOLUTION = 8  # the search goes up and down in steps of an eighth to a sixteenth
+STATE_SHARE = 0.25  # of the memory; a larger state is worth splitting
+
+Changes = dict[str, Any]  # of a config, by name: {"runtime.fsdp": 4}
+
+
+class Largest(NamedTuple):
+    """Images per device.
+
+    Attributes:
+      fits: the most that compiled; 0 if nothing did.
+      fails: the least that did not; None if all that the data set allows fits.
+    """
+
+    fits: int
+    fails: int | None
+
+
+def find_largest_batch(
+    compile_batch: Callable[[int], Program],
+    first: tuple[int, Program],
+    limit: float,
+    unit: int,
+    most: int,
+) -> Largest:
+    """Bisects the batch per device; each try is a compilation.
+
+    A try lies where the line through the two nearest known points meets the memory, but inside the
+    bracket.
+
+    Args:
+      compile_batch: compiles the step for some images per device.
+      first: images per device and program that are known already.
+      limit: bytes of memory.
+      unit: the batch must be a multiple of it.
+      most: images per device that the data set allows.
+    """
+    count, program = first
+    known = {0: program.state, count: program.memory}
+    fits, fails = (count, None) if program.fits else (0, count)
+    while (above := next_batch(fits, unit)) < (fails or most + 1):
+        guess = meet(known, limit)
+        guess -= guess % grid_step(guess, unit)
+        below = (fails or most + 1) - 1
+        trial = max(above, min(guess, below - below % grid_step(below, unit)))
+        program = compile_batch(trial)
+        known[trial] = program.memory
+        fits, fails = (trial, fails) if program.fits else (fits, trial)
+    return Largest(fits, fails)
+
+
+def grid_step(batch: int, unit: int) -> int:
+    """Distance of the batches that are worth trying near one: the unit times a power of two."""
+    return unit * 2 ** max(0, math.floor(math.log2(max(batch, 1) / (unit * RESOLUTION))))
+
+
+def next_batch(batch: int, unit: int) -> int:
+    """The next larger one that is worth trying."""
+    step = grid_step(batch, unit)
+    return (batch // step + 1) * step
+
+
+def meet(known: dict[int, float], limit: float) -> int:
+    """Where the line through the two points nearest to the limit meets it; 0 if it does not."""
+    nearest = sorted(known.items(), key=lambda point: abs(point[1] - limit))[:2]
+    (left, low), (right, high) = sorted(nearest)
+    if high <= low:
+        return 0
+    return max(0, math.floor(left + (limit - low) * (right - left) / (high - low)))
+
+
+def batch_unit(config: Any, place: Slice) -> int:
+    """Images per device that every batch of this config must be a multiple of.
+
+    Every pass has the same number, and the groups of images that share a draw or a loss do not go
+    across hosts.
+    """
+    groups = [section.get("group_size", 0) for section in config.objectives.values()]
+    if config.masking.probability:
+        groups.append(config.masking.group_size)
+    passes, per_host = config.accumulate_steps, len(place.devices) // place.hosts
+    whole = passes * math.lcm(*(group or 1 for group in groups))
+    return math.lcm(passes, whole // math.gcd(whole, per_host))
+
+
+def remedies(config: Any, program: Program, place: Slice) -> Iterator[Changes]:
+    """Changes that save memory and compute the same, cheapest first.
+
+    What the backward pass keeps is reduced first; the state is split only if it is large.
+    """
+    levels = list(REMAT_POLICIES)
+    current = config.network.backbone.get("remat", levels[-1])  # a ResNet has none
+    stronger = levels[levels.index(current) + 1 :]
+    remats: list[Changes] = [{"network.backbone.remat": level} for level in stronger]
+    if program.state < place.chip.hbm:
+        yield from remats
+    degree = wide_degree(config, program, place)
+    if degree > config.runtime.fsdp:
+        for remat in [{}, *remats]:
+            yield {"runtime.fsdp": degree, **remat}
+
+
+def wide_degree(config: Any, program: Program, place: Slice) -> int:
+    """The least fsdp that makes the state small, or all devices."""
+    count = len(place.devices)
+    whole = program.state * config.runtime.fsdp
+    degrees = [n for n in range(config.runtime.fsdp, count + 1) if count % n == 0]
+    small = [n for n in degrees if whole / n <= STATE_SHARE * place.chip.hbm]
+    return (small or degrees)[0 if small else -1]
+
+
+def find_remedy(
+    config: Any,
+    program: Program,
+    place: Slice,
+    compile_changed: Callable[[Changes], Program],
+) -> tuple[Changes, Program] | None:
+    """The first of `remedies` with which the step fits; each try is a compilation."""
+    for changes in remedies(config, program, place):
+        changed = compile_changed(changes)
+        if changed.fits:
+            return changes, changed
+    return None

@@ -1,0 +1,281 @@
+"""What a compiled program does on one device: FLOPs, memory traffic, collectives, cycles.
+
+XLA's own `cost_analysis` counts the body of a loop once; here it counts as often as it runs.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator
+
+from dino_jax.plan.contractions import contraction_flops
+from dino_jax.plan.hlo import Array, Computation, Instruction, Module
+
+COLLECTIVES = (
+    *("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "ragged-all-to-all"),
+    *("collective-permute", "collective-broadcast"),
+)
+# Neither read nor write memory: they name, or belong to an instruction that is counted.
+_FREE = {
+    *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "call"),
+    *("partition-id", "replica-id", "while", "conditional", "opt-barrier", "async-start"),
+}
+_FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast")
+_SLICES = ("dynamic-slice", "slice", "gather")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Communication of one kind.
+
+    Attributes:
+      count: how often it runs.
+      bytes: of the whole arrays: what is reduced, gathered, scattered or sent.
+      sent: bytes that a device sends at least.
+    """
+
+    count: int = 0
+    bytes: float = 0
+    sent: float = 0
+
+    def __add__(self, other: "Collective") -> "Collective":
+        return Collective(
+            self.count + other.count, self.bytes + other.bytes, self.sent + other.sent
+        )
+
+    def __mul__(self, times: int) -> "Collective":
+        return Collective(self.count * times, self.bytes * times, self.sent * times)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Work of a part of a program on one device.
+
+    Attributes:
+      flops: of products and convolutions, two per multiplication and addition.
+      bytes: read from and written to HBM.
+      cycles: the compiler's estimate; 0 where it makes none.
+      collectives: by kind.
+      kernels: runs of custom kernels, whose flops and cycles are not known.
+      endless: loops of unknown length, counted once.
+    """
+
+    flops: float = 0
+    bytes: float = 0
+    cycles: float = 0
+    collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)
+    kernels: int = 0
+    endless: int = 0
+
+    def __add__(self, other: "Cost") -> "Cost":
+        kinds = self.collectives.keys() | other.collectives.keys()
+        none = Collective()
+        return Cost(
+            self.flops + other.flops,
+            self.bytes + other.bytes,
+            self.cycles + other.cycles,
+            {k: self.collectives.get(k, none) + other.collectives.get(k, none) for k in kinds},
+            self.kernels + other.kernels,
+            self.endless + other.endless,
+        )
+
+    def __mul__(self, times: int) -> "Cost":
+        return Cost(
+            self.flops * times,
+            self.bytes * times,
+            self.cycles * times,
+            {kind: collective * times for kind, collective in self.collectives.items()},
+            self.kernels * times,
+            self.endless,
+        )
+
+
+def module_cost(module: Module, devices: int) -> Cost:
+    """Cost of one run of a program on each of its devices.
+
+    Of a conditional the branch with the least memory traffic counts: a bound from below.
+
+    Args:
+      module: the compiled program.
+      devices: that it runs on.
+    """
+    memo: dict[str, Cost] = {}
+
+    def visit(name: str) -> Cost:
+        if name not in memo:
+            memo[name] = Cost()
+            for instruction in module.computations[name].values():
+                memo[name] += cost(instruction, module.computations[name])
+        return memo[name]
+
+    def cost(instruction: Instruction, computation: Computation) -> Cost:
+        opcode = instruction.opcode
+        if opcode == "while":
+            trips = trip_count(instruction, module)
+            body = visit(instruction.called("body")[0])
+            return body * trips if trips is not None else body + Cost(endless=1)
+        if opcode == "conditional":
+            return min(map(visit, branches(instruction)), key=lambda branch: branch.bytes)
+        if opcode == "call":
+            return visit(instruction.called("to_apply")[0])
+        if opcode == "async-start":
+            return visit(instruction.called("calls")[0])
+        own = own_cost(instruction, computation, devices)
+        if opcode != "fusion":
+            return own
+        inner = module.computations[instruction.called("calls")[0]]
+        inside = visit(instruction.called("calls")[0])
+        traffic = fusion_bytes(instruction, computation, inner)
+        return dataclasses.replace(inside, bytes=traffic, cycles=own.cycles)
+
+    return visit(module.entry)
+
+
+def trip_count(loop: Instruction, module: Module) -> int | None:
+    """How often the body of a while loop runs; None if that is not written down.
+
+    Either the compiler says so, or the condition is `counter < constant` of a scan, which counts
+    from 0 in steps of 1.
+    """
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop.attributes)
+    if known:
+        return int(known[1])
+    condition = module.computations[loop.called("condition")[0]]
+    root = condition.root
+    if root.opcode != "compare" or root.attribute("direction") != "LT":
+        return None
+    limit = condition[root.operands[1]]
+    return int(limit.arguments) if limit.opcode == "constant" else None
+
+
+def branches(conditional: Instruction) -> list[str]:
+    """Computations of which a conditional runs one."""
+    names = conditional.called("branch_computations")
+    either = ("true_computation", "false_computation")
+    return names or [name for attribute in either for name in conditional.called(attribute)]
+
+
+def own_cost(instruction: Instruction, computation: Computation, devices: int) -> Cost:
+    """Cost of an instruction without what it calls."""
+    cycles = _CYCLES.search(instruction.attributes)
+    kind = instruction.opcode.removesuffix("-start")
+    collectives = {}
+    if kind in COLLECTIVES:
+        collectives = {kind: collective_cost(kind, instruction, computation, devices)}
+    kernel = instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.attributes
+    return Cost(
+        flops=contraction_flops(instruction, computation),
+        bytes=moved_bytes(instruction, computation),
+        cycles=int(cycles[1]) if cycles else 0,
+        collectives=collectives,
+        kernels=int(kernel),
+    )
+
+
+def collective_cost(
+    kind: str, instruction: Instruction, computation: Computation, devices: int
+) -> Collective:
+    """What a collective moves; a device sends at least `sent` of it, by whatever algorithm."""
+    members = group_size(instruction, devices)
+    whole = sum(array.bytes for array in operand_arrays(instruction, computation))
+    if kind == "all-gather":
+        whole *= members
+    share = (members - 1) / members
+    if kind == "collective-permute":
+        share = 1
+    passes = 2 if kind == "all-reduce" else 1
+    return Collective(1, whole, passes * share * whole)
+
+
+def group_size(instruction: Instruction, devices: int) -> int:
+    """Devices that take part in one instance of a collective.
+
+    replica_groups is {{0,1},{2,3}}, [groups,members]<=[…], mesh['a'=4,'b'=2] {'b'}, or empty for
+    all devices.
+    """
+    text = instruction.attributes.partition("replica_groups=")[2]
+    if groups := re.match(r"\[(\d+),(\d+)\]<=", text):
+        return int(groups[2])
+    if listed := re.match(r"\{\{([\d,]*)\}", text):
+        return len(listed[1].split(","))
+    if mesh := re.match(r"mesh\[([^\]]*)\] *\{([^}]*)\}", text):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", mesh[2])
+        return math.prod(int(part or sizes[axis]) for axis, part in axes)
+    return devices
+
+
+def operand_arrays(instruction: Instruction, computation: Computation) -> Iterator[Array]:
+    for name in instruction.operands:
+        if name in computation:
+            yield from computation[name].arrays
+
+
+def moved_bytes(instruction: Instruction, computation: Computation) -> float:
+    """HBM traffic of an instruction that is no fusion."""
+    opcode = instruction.opcode
+    target = instruction.attribute("custom_call_target") or ""
+    if opcode in _FREE or opcode.endswith("-done") or target.strip('"') in _FREE_TARGETS:
+        return 0
+    operands = list(operand_arrays(instruction, computation))
+    if opcode == "copy-start":  # its result names source and destination
+        return hbm_bytes(instruction.arrays[:2])
+    if opcode in _SLICES or opcode == "slice-start":
+        taken = instruction.arrays[1] if opcode == "slice-start" else instruction.arrays[0]
+        return taken.bytes * (in_hbm(operands[0]) + in_hbm(taken))
+    if opcode == "dynamic-update-slice":
+        return operands[1].bytes * (in_hbm(operands[0]) + in_hbm(operands[1]))
+    if opcode.removesuffix("-start") in COLLECTIVES:  # what a start returns names its operands
+        return 2 * hbm_bytes(operands)
+    return hbm_bytes(operands) + hbm_bytes(instruction.arrays)
+
+
+def fusion_bytes(fusion: Instruction, computation: Computation, inner: Computation) -> float:
+    """HBM traffic of a fusion: of operands of which it only takes slices, only the slices."""
+    total = 0.0
+    for instruction in inner.values():
+        if instruction.opcode == "parameter":
+            operand = computation[fusion.operands[int(instruction.arguments)]]
+            read = sum(array.bytes for array in operand.arrays)
+            used = used_bytes(instruction, inner)
+            total += min(read, used) * any(map(in_hbm, operand.arrays))
+    root = inner.root
+    results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    each = [result for result in results for _ in result.arrays]  # a sort, for example, has several
+    for array, result in zip(fusion.arrays, each, strict=True):
+        written = updated_bytes(result, inner)
+        total += in_hbm(array) * (array.bytes if written is None else written)
+    return total
+
+
+def used_bytes(value: Instruction, inner: Computation) -> float:
+    """How much of a value a fusion reads, looking through bitcasts."""
+    total = 0.0
+    for user in inner.users[value.name]:
+        if user.opcode == "bitcast":
+            total += used_bytes(user, inner)
+        elif user.opcode in _SLICES and user.operands[0] == value.name:
+            total += sum(array.bytes for array in user.arrays)
+        elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
+            continue  # it is overwritten in place
+        else:
+            return math.inf
+    return total
+
+
+def updated_bytes(result: Instruction, inner: Computation) -> float | None:
+    """How much of a result a fusion writes if it updates a slice in place, else None."""
+    while result.opcode == "bitcast":
+        result = inner[result.operands[0]]
+    if result.opcode != "dynamic-update-slice":
+        return None
+    return sum(array.bytes for array in inner[result.operands[1]].arrays)
+
+
+def hbm_bytes(arrays) -> float:
+    return sum(array.bytes for array in arrays if in_hbm(array))
+
+
+def in_hbm(array: Array) -> bool:
+    return array.space == 0

@@ -1,0 +1,79 @@
+"""FLOPs that the recipe itself asks for: the products of a step in which nothing is computed twice.
+
+The "model FLOPs" of the field: what a faster program cannot avoid.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.extend import core
+
+from dino_jax.plan.contractions import count_pairs
+from dino_jax.plan.program import abstract_batch, with_changes
+from dino_jax.recipe import build_recipe
+
+
+def model_flops_per_image(config: Any, images: int) -> float:
+    """FLOPs of a train step per image, student and teacher, forward and backward.
+
+    Args:
+      config: the whole config; its `remat` is not used.
+      images: of the training set.
+    """
+    has_remat = "remat" in config.network.backbone
+    plain = with_changes(config, {"network.backbone.remat": "none"}) if has_remat else config
+    recipe = build_recipe(plain, images)
+    state = jax.eval_shape(recipe.init, jax.random.key(config.seed))
+    step = jax.make_jaxpr(recipe.make_step())(state, abstract_batch(plain, recipe, None))
+    return count_flops(step.jaxpr) / config.batch_size
+
+
+def count_flops(jaxpr: core.Jaxpr) -> float:
+    """Two FLOPs per multiplication and addition of all products and convolutions of a program."""
+    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+
+
+def _equation_flops(equation: Any) -> float:
+    name, parameters = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = parameters["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        return _convolution_flops(equation)
+    inner = [count_flops(jaxpr) for jaxpr in _inner_jaxprs(parameters)]
+    if name == "cond":
+        return min(inner)
+    return sum(inner) * (parameters["length"] if name == "scan" else 1)
+
+
+def _convolution_flops(equation: Any) -> float:
+    image, kernel = (variable.aval.shape for variable in equation.invars)
+    result, parameters = equation.outvars[0].aval.shape, equation.params
+    images, kernels, results = parameters["dimension_numbers"]  # batch, features, then space
+    products = image[images[0]] // parameters["batch_group_count"] * result[results[1]]
+    products *= kernel[kernels[1]]
+    for axis, (of_image, of_kernel, of_result) in enumerate(
+        zip(images[2:], kernels[2:], results[2:], strict=True)
+    ):
+        products *= count_pairs(
+            image[of_image],
+            kernel[of_kernel],
+            result[of_result],
+            stride=parameters["window_strides"][axis],
+            before=parameters["padding"][axis][0],
+            dilation=parameters["lhs_dilation"][axis],
+            spread=parameters["rhs_dilation"][axis],
+        )
+    return 2.0 * products
+
+
+def _inner_jaxprs(parameters: dict[str, Any]) -> Iterator[core.Jaxpr]:
+    for value in parameters.values():
+        for entry in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(entry, core.ClosedJaxpr):
+                yield entry.jaxpr
+            elif isinstance(entry, core.Jaxpr):
+                yield entry

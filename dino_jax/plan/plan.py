@@ -1,0 +1,100 @@
+"""All that is found out about a config on one slice."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from dino_jax.plan.advice import Changes, Largest, batch_unit, find_largest_batch, find_remedy
+from dino_jax.plan.bounds import Bounds, Work, compute_bounds
+from dino_jax.plan.model_flops import model_flops_per_image
+from dino_jax.plan.program import GIB, Program, compile_step, with_changes
+from dino_jax.plan.topology import Slice
+from dino_jax.recipe import build_recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A config on a slice.
+
+    Attributes:
+      place: the slice.
+      batch_size: images per step, over all devices.
+      work: what the step and the run are.
+      program: the step as the config has it.
+      bounds: of that, or of the program with the remedy; None if neither fits or can be read.
+      largest: batch per device; None if it was not searched for.
+      remedy: changes with which the step fits, and its program; None if it fits or nothing helps.
+      seconds: that all this took.
+    """
+
+    place: Slice
+    work: Work
+    program: Program
+    bounds: Bounds | None
+    largest: Largest | None
+    remedy: tuple[Changes, Program] | None
+    seconds: float
+
+    @property
+    def runnable(self) -> Program | None:
+        """The program that the bounds are of."""
+        if self.program.fits:
+            return self.program
+        return self.remedy[1] if self.remedy else None
+
+
+def make_plan(
+    config: Any, images: int, place: Slice, search: bool, say: Callable[[str], None]
+) -> Plan:
+    """Compiles for a slice until all questions are answered; minutes of CPU time each.
+
+    Args:
+      config: the whole config.
+      images: of the training set.
+      place: the slice.
+      search: whether to look for the largest batch.
+      say: told about each compilation.
+
+    Raises:
+      ValueError: as dino_jax.train, if the config does not fit together or the slice.
+    """
+    start = time.monotonic()
+    recipe = build_recipe(config, images)
+    flops = model_flops_per_image(config, images)
+    work = Work(flops, config.batch_size, recipe.steps_per_epoch, recipe.total_steps)
+
+    def compile_changed(changes: Changes) -> Program:
+        program = compile_step(with_changes(config, changes), images, place)
+        say(describe_program(place, config, changes, program))
+        return program
+
+    program = compile_changed({})
+    remedy = None if program.fits else find_remedy(config, program, place, compile_changed)
+    devices = len(place.devices)
+    largest = None
+    if search:
+        largest = find_largest_batch(
+            lambda count: compile_changed({"batch_size": count * devices}),
+            (config.batch_size // devices, program),
+            place.chip.hbm,
+            batch_unit(config, place),
+            images // devices,
+        )
+    runnable = program if program.fits else remedy and remedy[1]
+    cost = runnable.cost if runnable else None
+    bounds = compute_bounds(cost, work, place) if cost else None
+    seconds = time.monotonic() - start
+    return Plan(place, work, program, bounds, largest, remedy, seconds)
+
+
+def describe_program(place: Slice, config: Any, changes: Changes, program: Program) -> str:
+    """One line about a compilation."""
+    batch = changes.get("batch_size", config.batch_size)
+    others = [f"{name.split('.')[-1]} {changes[name]}" for name in changes if name != "batch_size"]
+    verdict = "fits" if program.fits else "does not fit"
+    what = ", ".join([f"{place.name}: {batch // len(place.devices)} images per device", *others])
+    return (
+        f"{what}: {program.memory / GIB:.2f} of {place.chip.hbm / GIB:.2f} GiB, {verdict} "
+        f"({program.seconds:.0f} s)"
+    )

@@ -1,0 +1,146 @@
+"""Compiles the train step of a config for a slice, as dino_jax.train does on one."""
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.pipeline import batch_layout
+from dino_jax.plan.cost import Cost, module_cost
+from dino_jax.plan.hlo import parse_module
+from dino_jax.plan.topology import GIB, Slice
+from dino_jax.recipe import Recipe, build_recipe
+from dino_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    jit_step,
+    make_mesh,
+    state_sharding,
+    with_sharding,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What the compiler says about a step, per device.
+
+    Attributes:
+      fits: whether it compiled.
+      memory: bytes of HBM that it needs.
+      state: bytes of the state, a part of it.
+      cost: of one step; None if it does not fit or the compiler cannot print the program.
+      seconds: that tracing and compiling took.
+    """
+
+    fits: bool
+    memory: float
+    state: float
+    cost: Cost | None
+    seconds: float
+
+
+def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
+    """Lowers the step.
+
+    Args:
+      config: the whole config.
+      images: of the training set.
+      devices: to compile for.
+
+    Returns:
+      The lowered step, and the bytes of the state on one device.
+
+    Raises:
+      ValueError: as dino_jax.train, if the config does not fit together or the devices.
+    """
+    mesh = make_mesh(config.runtime.fsdp, devices)
+    check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+    recipe = build_recipe(config, images)
+    abstract = jax.eval_shape(recipe.init, jax.random.key(config.seed))
+    shardings = state_sharding(mesh, abstract)
+    step = jit_step(recipe.make_step(config.runtime.log_every_steps), mesh, shardings)
+    batch = abstract_batch(config, recipe, batch_sharding(mesh))
+    return step.lower(with_sharding(abstract, shardings), batch), state_bytes(abstract, shardings)
+
+
+def abstract_batch(config: Any, recipe: Recipe, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the batch that the step of a config takes."""
+    layout = batch_layout(build_multi_crop(config.augment), recipe.masking, config.batch_size)
+    del layout["unreadable"]  # stays on the host
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
+        for name, (shape, dtype) in layout.items()
+    }
+
+
+def state_bytes(abstract: Any, shardings: Any) -> float:
+    """Bytes of a state on one device."""
+    sizes = jax.tree.map(
+        lambda leaf, sharding: np.prod(sharding.shard_shape(leaf.shape)) * itemsize(leaf.dtype),
+        abstract,
+        shardings,
+    )
+    return float(sum(jax.tree.leaves(sizes)))
+
+
+def itemsize(dtype: Any) -> int:
+    """Bytes of an element; a random key of jax has two words of 32 bits."""
+    return 8 if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
+
+
+def compile_step(config: Any, images: int, place: Slice) -> Program:
+    """Compiles the step of a config for a slice; minutes of CPU time.
+
+    Raises:
+      ValueError: as `lower_step`.
+    """
+    start = time.monotonic()
+    lowered, state = lower_step(config, images, place.devices)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        memory = needed_memory(str(error))
+        if memory is None:
+            raise
+        return Program(False, memory, state, None, time.monotonic() - start)
+    memory = compiled_memory(compiled.memory_analysis())
+    try:
+        cost = module_cost(parse_module(compiled.as_text()), len(place.devices))
+    except jax.errors.JaxRuntimeError:  # libtpu fails to print some large programs
+        cost = None
+    return Program(True, memory, state, cost, time.monotonic() - start)
+
+
+def compiled_memory(analysis: Any) -> float:
+    """Bytes of HBM that a compiled program occupies; donated arguments count once."""
+    return float(
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+
+
+def needed_memory(message: str) -> float | None:
+    """Bytes of HBM that a program would need, from the error that it has not got them; else None.
+
+    The compiler says either "Used 18.92G of 15.75G hbm" or "total memory required … (512.00G)".
+    """
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    found = re.search(r"Used ([\d.]+)([KMGT]) of|required for [^(]*\(([\d.]+)([KMGT])\)", message)
+    if not found:
+        return None
+    number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
+    return float(number) * GIB * 1024.0 ** ("KMGT".index(unit) - 2)
+
+
+def with_changes(config: Any, changes: dict[str, Any]) -> Any:
+    """A copy of a config with other values, {"runtime.fsdp": 4, …}."""
+    changed = config.copy_and_resolve_references()
+    changed.update_from_flattened_dict(changes)
+    return changed
