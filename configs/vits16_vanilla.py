@@ -241,7 +241,7 @@ def get_config() -> ConfigDict:
             save_every_steps=1000,
             keep_checkpoints=2,
             stop_on_collapse=False,  # end the run when its diagnosis is a failure
-            compilation_cache="",  # folder of compiled programs, for faster starts
+            compilation_cache="",  # folder of compiled programs, of all hosts, for faster starts
             writers=("tensorboard",),  # beside metrics.jsonl: tensorboard | wandb | mlflow
         )
     )

@@ -3,13 +3,14 @@
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from dino_jax.compilations import FirstStep
 from dino_jax.data.sources import ImageSource
 from dino_jax.diagnosis_log import DiagnosisLog
 from dino_jax.evaluation.best import Best
@@ -107,6 +108,7 @@ class Journal:
         source: ImageSource,
         instruments: Instruments,
         best: Best,
+        first_step: FirstStep,
     ):
         """Goes on with what an earlier start wrote up to `start_step`.
 
@@ -118,6 +120,7 @@ class Journal:
           source: of the training images.
           instruments: for the evaluations.
           best: learns which teacher is the best so far.
+          first_step: of this process; closed with this journal.
 
         Raises:
           ValueError: if a writer cannot be opened.
@@ -125,7 +128,7 @@ class Journal:
         """
         self._folder, self._start, self._config = folder, start_step, config
         self._recipe, self._source = recipe, source
-        self._instruments, self._best = instruments, best
+        self._instruments, self._best, self._first_step = instruments, best, first_step
         self._history = read_json_lines(folder / METRICS_JSONL, start_step)
         for record in self._history:
             best.add(record["step"], record)
@@ -136,6 +139,7 @@ class Journal:
         config, recipe, history = self._config, self._recipe, self._history
         hours_before = max((record.get("time/hours", 0.0) for record in history), default=0.0)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(contextlib.closing(self._first_step))
             self._writer = stack.enter_context(
                 MetricsWriter(self._folder, self._start, self._copies)
             )
@@ -192,13 +196,16 @@ class Journal:
         if record:
             self._writer.write(0, record)
 
-    def waiting(self) -> contextlib.AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
         """Goes around everything that makes the next batch."""
-        return self._throughput.batch()
+        with self._throughput.batch(), self._first_step.batch():
+            yield
 
     def before(self, step: int) -> None:
         """Goes before step number `step`, counted from 1."""
         self._profile.before(step)
+        self._first_step.begin()
 
     def add(self, step: int, metrics: dict[str, jax.Array], unreadable: jax.Array) -> None:
         """Takes the numbers of a step that may still be running.
@@ -211,6 +218,8 @@ class Journal:
         Raises:
           LostRunError: as `Watch.add`.
         """
+        if line := self._first_step.end():
+            self.progress.say(line)
         self._profile.after(step, metrics)
         self._throughput.started(metrics["loss"])
         self._watch.add(step, metrics, unreadable)

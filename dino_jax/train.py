@@ -23,6 +23,7 @@ from dino_jax.command_line import (
     mendable,
     parse_flags,
 )
+from dino_jax.compilations import FirstStep, use_compilation_cache
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
@@ -60,8 +61,8 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     """Trains until the end or a signal; returns the exit code."""
     # 1. Build everything that can be wrong before anything is written.
     runtime = config.runtime
-    if runtime.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", runtime.compilation_cache)
+    first_step = FirstStep()
+    use_compilation_cache(runtime.compilation_cache)
     with mendable():
         check_runtime(runtime)
         check_writers(runtime.writers)
@@ -116,7 +117,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 max_pixels=config.max_pixels,
                 masking=recipe.masking,
             )
-            journal = Journal(folder, start, config, recipe, source, instruments, best)
+            journal = Journal(folder, start, config, recipe, source, instruments, best, first_step)
 
         # 3. The loop: data, step, journal, checkpoint.
         with checkpointing.closing(checkpoints), contextlib.closing(stream), journal:

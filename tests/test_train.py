@@ -1,5 +1,6 @@
 """Whole runs in processes of their own: resumed, killed, interrupted, distributed, disturbed."""
 
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -105,6 +106,18 @@ def test_a_run_prints_what_it_does_and_nothing_on_stderr(whole):
     assert steps == {"0", "4", "8"}
     assert (workdir / "crops.png").exists()
     assert "Probe images" in (workdir / "report.html").read_text()
+
+
+def test_a_second_start_compiles_nothing(whole, small, tmp_path):
+    first_start = re.search("(?m)^first step .*$", whole[1].out)[0]
+    assert "trace" in first_start and "; 0 of" in first_start
+    with Train(*small(tmp_path)) as process:
+        process.wait_for("first step")
+        process.send(signal.SIGKILL)
+        second_start = process.finish().out.splitlines()[-1]
+    assert "s (from the cache); " in second_start
+    found, needed = re.search(r"(\d+) of (\d+) programs so far", second_start).groups()
+    assert found == needed == re.search(r"(\d+) programs so far", first_start)[1]
 
 
 def test_a_finished_run_that_is_started_again_only_says_so(whole, small):
