@@ -82,12 +82,7 @@ def open_checkpoints(
         kept.append(policies.EveryNSteps(keep_last_of_every, max_to_keep=1))
     options = ocp.CheckpointManagerOptions(
         # Not `save_interval_steps`, which also saves the first step it is offered.
-        save_decision_policy=policies.AnySavePolicy(
-            [
-                policies.FixedIntervalPolicy(save_every_steps),
-                policies.PreemptionCheckpointingPolicy(),
-            ]
-        ),
+        save_decision_policy=policies.FixedIntervalPolicy(save_every_steps),
         preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )

@@ -18,6 +18,8 @@ WRONG_USAGE = 2  # exit code, as argparse's
 class UsageError(Exception):
     """Something in the config, the data or the workdir that the user can mend."""
 
+    exit_code = WRONG_USAGE
+
 
 @contextmanager
 def mendable() -> Iterator[None]:
@@ -81,7 +83,7 @@ def check_runtime(runtime: Any) -> None:
     for name in ("log_every_steps", "save_every_steps", "keep_checkpoints"):
         if runtime[name] < 1:
             raise ValueError(f"runtime.{name} must be at least 1, got {runtime[name]}")
-    for name in ("workers", "threads"):
+    for name in ("workers", "threads", "save_every_minutes"):
         if runtime[name] < 0:
             raise ValueError(f"runtime.{name} must be at least 0, got {runtime[name]}")
 

@@ -5,9 +5,7 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from dino_jax.processes.agreement import Agreement
 
 EXIT_CODES = {
     signal.SIGTERM: 75,  # EX_TEMPFAIL of sysexits.h: the launcher may start the same command again
@@ -15,10 +13,21 @@ EXIT_CODES = {
 }
 
 
+def end_on_sigterm() -> None:
+    """Until an `Interruption` takes over there is nothing to save: SIGTERM ends at once with 75."""
+    signal.signal(signal.SIGTERM, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    del frame
+    os.write(2, b"\nSIGTERM: nothing to save, stopping.\n")
+    os._exit(EXIT_CODES[signal.Signals(number)])
+
+
 class Interruption:
     """Turns SIGTERM and the first Ctrl-C into a request to stop; a context manager.
 
-        with Interruption(agree_every_steps=10) as interruption:
+        with Interruption(agreement) as interruption:
             for step in ...:
                 ...
                 if interruption.should_stop(step):
@@ -28,28 +37,20 @@ class Interruption:
 
     Ctrl-C after any request raises KeyboardInterrupt at once; a repeated SIGTERM changes nothing.
     The old handlers come back on exit. Python sets signal handlers in the main thread only: entered
-    in another thread, this installs none and signals act as before. Enter it after
-    `jax.distributed.initialize`, whose preemption service sets a handler of its own for SIGTERM.
+    in another thread, this installs none and signals act as before.
 
     Attributes:
       requested: Name of the signal that asks to stop ("SIGTERM", "SIGINT"), or None.
     """
 
-    def __init__(self, agree_every_steps: int = 1):
+    def __init__(self, agreement: Agreement):
         """Installs nothing yet.
 
         Args:
-          agree_every_steps: With several processes, the steps between two agreements, >= 1; each
-            costs one small all-gather that waits for the devices. With one process it has no
-            effect.
-
-        Raises:
-          ValueError: if `agree_every_steps` is smaller than 1.
+          agreement: of all processes; one signal anywhere stops all at one step.
         """
-        if agree_every_steps < 1:
-            raise ValueError(f"agree_every_steps must be at least 1, got {agree_every_steps}")
         self.requested: str | None = None
-        self._agree_every_steps = agree_every_steps
+        self._agreement = agreement
         self._previous = {}
 
     @property
@@ -60,19 +61,12 @@ class Interruption:
     def should_stop(self, step: int) -> bool:
         """Whether to stop after `step`: one answer, and one `requested`, on all processes.
 
-        Every process must call it on every step. With several processes the answer is False except
-        at multiples of `agree_every_steps`, where one signal anywhere stops all.
+        Every process must call it on every step.
         """
-        if jax.process_count() == 1:
-            return self.requested is not None
-        if step % self._agree_every_steps:
-            return False
-        number = signal.Signals[self.requested] if self.requested else 0
-        # SIGTERM is the larger number: a preemption anywhere decides, and the launcher restarts.
-        agreed = int(np.max(multihost_utils.process_allgather(np.int32(number))))
-        if agreed:
-            self.requested = signal.Signals(agreed).name
-        return agreed != 0
+        reached = [s.name for s in EXIT_CODES if self._agreement.reached(s.name, step)]
+        if reached:  # SIGTERM first: a preemption anywhere decides, and the launcher restarts
+            self.requested = reached[0]
+        return bool(reached)
 
     def __enter__(self) -> "Interruption":
         if threading.current_thread() is threading.main_thread():
@@ -96,6 +90,7 @@ class Interruption:
                 raise KeyboardInterrupt
             return
         self.requested = signal.Signals(number).name
+        self._agreement.ask(self.requested)
         # os.write and not print: a handler may run in the middle of another print.
         os.write(2, f"\n{self.requested}: saving and stopping after this step.".encode())
         os.write(2, b" Ctrl-C now quits at once, without saving.\n")

@@ -12,21 +12,6 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MIN_SHARDED_SIZE = 2**12
 
 
-def join_processes() -> None:
-    """Makes this process one of the several of a TPU pod, a Slurm, Open MPI or Kubernetes job.
-
-    Raises:
-      ValueError: if it is started by none of these.
-    """
-    try:
-        jax.distributed.initialize()
-    except ValueError as error:
-        raise ValueError(
-            "--distributed needs a TPU pod or a job of Slurm, Open MPI or Kubernetes that tells "
-            f"this process which one it is ({error}); leave the flag away for a single process"
-        ) from error
-
-
 def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
     """Makes a mesh of all devices with axes "data" and "fsdp".
 

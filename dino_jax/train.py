@@ -2,7 +2,8 @@
 
 The same command on the same workdir resumes. Exit codes: 0 done, 1 given up (numbers that are not
 finite, images that cannot be read, a teacher worse than the model that it started from, a collapse
-if asked), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved: run the same command again).
+if asked), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved), 75 also if another process has
+died or did not start: run the same command again.
 """
 
 import contextlib
@@ -30,18 +31,21 @@ from dino_jax.data.sources import build_source
 from dino_jax.distillation import open_distillation
 from dino_jax.evaluation.best import Best
 from dino_jax.init_from import load_first_weights
-from dino_jax.interruption import Interruption
+from dino_jax.interruption import Interruption, end_on_sigterm
 from dino_jax.journal import Journal, build_instruments
 from dino_jax.metrics import say_if_slow
+from dino_jax.processes.agreement import Agreement, Alone
+from dino_jax.processes.join import join_processes
+from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.profile import check_profile
 from dino_jax.recipe import Recipe, build_recipe, describe_recipe
 from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
+from dino_jax.save_clock import SaveClock
 from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
     describe_mesh,
     jit_step,
-    join_processes,
     make_mesh,
     make_replicate,
     shard_batch,
@@ -57,7 +61,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or 
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as on a pod.")
 
 
-def train(config: Any, workdir: str, overrides: list[str]) -> int:
+def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement) -> int:
     """Trains until the end or a signal; returns the exit code."""
     # 1. Build everything that can be wrong before anything is written.
     runtime = config.runtime
@@ -84,7 +88,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
     shardings = state_sharding(mesh, abstract)
     train_step = jit_step(recipe.make_step(runtime.log_every_steps), mesh, shardings)
     replicate = make_replicate(mesh)
-    with Interruption(agree_every_steps=runtime.log_every_steps) as interruption:
+    with Interruption(agreement) as interruption:
         with mendable():
             first = load_first_weights(
                 config.init_from, abstract.teacher, recipe.network.backbone, workdir
@@ -131,6 +135,7 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             )
             journal.begin(lines, state, resumed, frozen)
+            save_clock = SaveClock(runtime.save_every_minutes, agreement)
             for step in range(start + 1, recipe.total_steps + 1):
                 with mendable(), journal.waiting():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
@@ -141,8 +146,10 @@ def train(config: Any, workdir: str, overrides: list[str]) -> int:
                 worth_saving = journal.record(step, state)
                 stop = interruption.should_stop(step)
                 with journal.progress.pause("checkpoint"):
-                    due = stop or worth_saving or step == recipe.total_steps
-                    checkpointing.save(checkpoints, step, state, force=due)
+                    due = save_clock.due(step) or stop or worth_saving
+                    due |= step == recipe.total_steps
+                    if checkpointing.save(checkpoints, step, state, force=due):
+                        save_clock.restart()
                 if stop:
                     break
             journal.finish(checkpoints.all_steps())
@@ -162,17 +169,24 @@ def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.P
 def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
+    end_on_sigterm()
+    config, workdir = _CONFIG.value, str(_WORKDIR.value)
+    runtime = config.runtime
     try:
-        with mendable():
-            if _DISTRIBUTED.value:
-                join_processes()
-            overrides = describe_overrides(default_config("config"), _CONFIG.value)
-        code = repeat_after_roll_backs(lambda: train(_CONFIG.value, str(_WORKDIR.value), overrides))
+        with contextlib.ExitStack() as stack:
+            agreement: Agreement = Alone()
+            with mendable():
+                if _DISTRIBUTED.value:
+                    agreement = stack.enter_context(
+                        join_processes(runtime.join_report_seconds, runtime.join_timeout_seconds)
+                    )
+                overrides = describe_overrides(default_config("config"), config)
+            code = repeat_after_roll_backs(lambda: train(config, workdir, overrides, agreement))
     except UsageError as error:
         fail(error)
-    except LostRunError as error:
+    except (LostRunError, MissingProcessesError) as error:
         print(f"stopped: {error}", file=sys.stderr)
-        code = 1
+        code = error.exit_code
     sys.exit(code)
 
 

@@ -20,6 +20,8 @@ RUN_AHEAD = 2  # steps that the host may be ahead of the devices before it looks
 class LostRunError(Exception):
     """A run that is not worth going on with: the message says why and what to change."""
 
+    exit_code = 1
+
 
 class NotFiniteError(LostRunError):
     """Too many steps in a row gave numbers that are not finite."""

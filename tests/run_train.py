@@ -123,14 +123,19 @@ def run(*arguments: str, **options) -> Finished:
         return process.finish()
 
 
-def run_two_processes(*arguments: str, devices: int) -> tuple[Finished, Finished]:
-    """Runs a command as two processes that train together, started as Slurm does it."""
+def slurm_of(processes: int) -> dict[str, str]:
+    """What jax reads about a job; SLURM_PROCID is missing, which each process has of its own."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
-    # jax reads the number and the addresses of the processes from these.
-    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
-    slurm |= {"SLURM_LOCALID": "0", "JAX_COORDINATOR_PORT": str(port)}
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost"}
+    slurm |= {"SLURM_NTASKS": str(processes), "SLURM_LOCALID": "0"}
+    return slurm | {"JAX_COORDINATOR_PORT": str(port)}
+
+
+def start_two_processes(*arguments: str, devices: int) -> tuple[Train, Train]:
+    """A command as two processes that train together, started as Slurm does it."""
+    slurm = slurm_of(2)
     first, second = (
         Train(
             *arguments,
@@ -140,6 +145,12 @@ def run_two_processes(*arguments: str, devices: int) -> tuple[Finished, Finished
         )
         for process in ("0", "1")
     )
+    return first, second
+
+
+def run_two_processes(*arguments: str, devices: int) -> tuple[Finished, Finished]:
+    """Runs a command as two processes to its end."""
+    first, second = start_two_processes(*arguments, devices=devices)
     with first, second:
         return first.finish(), second.finish()
 

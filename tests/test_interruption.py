@@ -2,16 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
 import threading
-from pathlib import Path
 
 import pytest
 
 from dino_jax.interruption import Interruption
+from dino_jax.processes.agreement import Alone
+from tests.run_train import ROOT, slurm_of
 
 
 def send(number: int) -> None:
@@ -29,7 +29,7 @@ def pythons_own_handlers():
 
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_the_first_signal_asks_to_stop_and_sets_the_exit_code(name, code, capfd):
-    with Interruption() as interruption:
+    with Interruption(Alone()) as interruption:
         assert not interruption.should_stop(1)
         assert (interruption.requested, interruption.exit_code) == (None, 0)
         send(getattr(signal, name))
@@ -40,13 +40,13 @@ def test_the_first_signal_asks_to_stop_and_sets_the_exit_code(name, code, capfd)
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_after_a_request_quits_at_once(first):
-    with pytest.raises(KeyboardInterrupt), Interruption():
+    with pytest.raises(KeyboardInterrupt), Interruption(Alone()):
         send(first)
         send(signal.SIGINT)
 
 
 def test_a_repeated_sigterm_changes_nothing():
-    with Interruption() as interruption:
+    with Interruption(Alone()) as interruption:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             send(number)
         assert interruption.requested == "SIGINT"
@@ -58,7 +58,7 @@ def test_the_old_handlers_come_back_even_after_an_error():
 
     signal.signal(signal.SIGTERM, mine)
     interrupt = signal.getsignal(signal.SIGINT)
-    with pytest.raises(RuntimeError, match="in the loop"), Interruption():
+    with pytest.raises(RuntimeError, match="in the loop"), Interruption(Alone()):
         assert signal.getsignal(signal.SIGTERM) is not mine
         raise RuntimeError("in the loop")
     assert signal.getsignal(signal.SIGTERM) is mine
@@ -69,7 +69,7 @@ def test_outside_the_main_thread_no_handler_is_set():
     before, inside = signal.getsignal(signal.SIGTERM), []
 
     def work():
-        with Interruption() as interruption:
+        with Interruption(Alone()) as interruption:
             inside.append((signal.getsignal(signal.SIGTERM), interruption.should_stop(1)))
 
     thread = threading.Thread(target=work)
@@ -78,19 +78,39 @@ def test_outside_the_main_thread_no_handler_is_set():
     assert inside == [(before, False)]
 
 
-def test_an_impossible_interval_is_an_error():
-    with pytest.raises(ValueError, match="agree_every_steps must be at least 1, got 0"):
-        Interruption(agree_every_steps=0)
+def test_before_and_after_an_interruption_sigterm_ends_at_once_with_75():
+    code = """
+        import sys
+        from dino_jax.interruption import Interruption, end_on_sigterm
+        from dino_jax.processes.agreement import Alone
+        end_on_sigterm()
+        if sys.argv[1] == "after":
+            with Interruption(Alone()):
+                pass
+        print("ready", flush=True)
+        sys.stdin.read()
+    """
+    for when in ("before", "after"):
+        command = [sys.executable, "-c", textwrap.dedent(code), when]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdin=-1, stdout=-1, stderr=-1, text=True
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.stderr.read() == "\nSIGTERM: nothing to save, stopping.\n"
+        assert process.returncode == 75
 
 
 TWO_PROCESSES = textwrap.dedent("""
     import os, signal, sys
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-    address, process, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-    jax.distributed.initialize(address, 2, process)
+    folder = sys.argv[1]
     from dino_jax import checkpointing
     from dino_jax.interruption import Interruption
+    from dino_jax.processes.join import join_processes
+    lifeline = join_processes()
+    process = jax.process_index()
 
     mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
     sharding = {"x": NamedSharding(mesh, P("data")), "step": NamedSharding(mesh, P())}
@@ -101,7 +121,7 @@ TWO_PROCESSES = textwrap.dedent("""
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), init(0))
 
     manager = checkpointing.open_checkpoints(folder, save_every_steps=2, keep=3)
-    with Interruption(agree_every_steps=4) as interruption:
+    with Interruption(lifeline) as interruption:
         step = 0
         while step < 20:
             step += 1
@@ -116,14 +136,14 @@ TWO_PROCESSES = textwrap.dedent("""
     if process == 1:  # this process alone cannot read the newest checkpoint
         read = checkpointing._restore_state
         def fail(path, tree):
-            if "/8/" in str(path):
+            if f"/{step}/" in str(path):
                 raise OSError("a disk of process 1")
             return read(path, tree)
         checkpointing._restore_state = fail
     manager = checkpointing.open_checkpoints(folder, save_every_steps=2, keep=3)
     state, resumed = checkpointing.restore_or_init(manager, lambda: init(0), abstract)
     start = int(state["step"])
-    again = checkpointing.save(manager, 8, init(8))
+    again = checkpointing.save(manager, step, init(step), force=True)
     checkpointing.close(manager)
     with open(f"{folder}/result{process}", "w") as file:
         stop = (step, interruption.requested, interruption.exit_code)
@@ -132,29 +152,32 @@ TWO_PROCESSES = textwrap.dedent("""
 
 
 def test_two_processes_stop_at_one_step_and_fall_back_to_one_checkpoint(tmp_path):
-    """The signal reaches process 1 at step 5; both stop at 8. Only process 1 fails to read 8."""
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-    }
-    processes = []
+    """The signal reaches process 1 at step 5. Only process 1 fails to read what both saved then."""
+    processes, slurm = [], slurm_of(2)
     for i in range(2):
         with (tmp_path / f"output{i}").open("w") as output:  # a pipe could fill and block
-            command = [sys.executable, "-c", TWO_PROCESSES, address, str(i), str(tmp_path)]
-            root = Path(__file__).parents[1]
+            command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
+            environment = os.environ | {
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            }
             processes.append(
                 subprocess.Popen(
-                    command, cwd=root, env=environment, stdout=output, stderr=subprocess.STDOUT
+                    command,
+                    cwd=ROOT,
+                    env=environment | slurm | {"SLURM_PROCID": str(i)},
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
                 )
             )
     codes = [process.wait() for process in processes]
     outputs = [(tmp_path / f"output{i}").read_text() for i in range(2)]
     assert codes == [0, 0], "\n".join(outputs)
-    results = [(tmp_path / f"result{i}").read_text() for i in range(2)]
-    assert results == ["8 SIGTERM 75 True 6 True\n"] * 2
+    results = [(tmp_path / f"result{i}").read_text().split() for i in range(2)]
+    assert results[0] == results[1]
+    stopped, *rest, start, again = results[0]
+    assert 5 <= int(stopped) < 20
+    assert rest == ["SIGTERM", "75", "True"]
+    assert (int(start), again) == ((int(stopped) - 1) // 2 * 2, "True")
     assert "a disk of process 1" in outputs[1]
     assert "unreadable on another process" in outputs[0]

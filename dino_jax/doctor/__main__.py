@@ -31,8 +31,9 @@ from dino_jax.doctor.result import (
     exit_code,
     gather_results,
 )
+from dino_jax.processes.join import join_processes
+from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.recipe import build_recipe
-from dino_jax.sharding import join_processes
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
@@ -128,7 +129,7 @@ def examine_processes() -> Result:
     """Joins the other processes."""
     try:
         join_processes()
-    except (RuntimeError, ValueError) as error:
+    except (MissingProcessesError, RuntimeError, ValueError) as error:
         return Result("processes", "FAIL", str(error), "start it on all hosts at the same time")
     return Result("processes", "OK", "found each other")
 

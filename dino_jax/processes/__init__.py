@@ -1,0 +1,1 @@
+"""Several processes of one training: they find each other, agree on steps, and end together."""

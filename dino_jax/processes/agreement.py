@@ -1,0 +1,117 @@
+"""One step at which all processes do what one of them asked for: stop, save.
+
+Processes are not at the same step when somebody asks, so each of them says where it is, goes no
+further until all have answered, and the step after the last of them is the one. That costs a round
+trip when somebody asks, and nothing on all other steps.
+"""
+
+import dataclasses
+import threading
+from typing import Protocol
+
+
+class Agreement(Protocol):
+    """Asked for from anywhere, agreed on between steps.
+
+    agreement.ask("save")                       any process, at any time, also a signal handler
+    if agreement.reached("save", step): …       every process, after every step
+    """
+
+    def ask(self, topic: str) -> None:
+        """Asks all processes for `topic`; returns at once."""
+        ...
+
+    def reached(self, topic: str, step: int) -> bool:
+        """Whether `step` is the one, once for each time that somebody asked: alike everywhere."""
+        ...
+
+
+class Alone:
+    """The agreement of a single process with itself."""
+
+    def __init__(self):
+        self._asked: set[str] = set()
+
+    def ask(self, topic: str) -> None:
+        """See `Agreement.ask`."""
+        self._asked.add(topic)
+
+    def reached(self, topic: str, step: int) -> bool:
+        """See `Agreement.reached`."""
+        del step
+        asked = topic in self._asked
+        self._asked.discard(topic)
+        return asked
+
+
+@dataclasses.dataclass
+class _Proposal:
+    topic: str
+    step: int | None = None  # None until all have said where they are
+
+
+class Proposals:
+    """What one process knows of the agreements in progress; safe to use from two threads."""
+
+    def __init__(self):
+        self._proposals: dict[int, _Proposal] = {}
+        self._step = 0  # the last one that was asked about
+        self._changed = threading.Condition()
+
+    def propose(self, number: int, topic: str) -> int:
+        """Takes a proposal; returns the step that this process does not go beyond until `settle`.
+
+        Args:
+          number: of the proposal, never used before.
+          topic: what is asked for.
+        """
+        with self._changed:
+            self._proposals[number] = _Proposal(topic)
+            return self._step
+
+    def settle(self, number: int, step: int) -> None:
+        """Takes the step that was agreed on."""
+        with self._changed:
+            self._proposals[number].step = step
+            self._changed.notify_all()
+
+    def reached(self, topic: str, step: int) -> bool:
+        """See `Agreement.reached`; waits while a proposal is open."""
+        with self._changed:
+            self._step = step
+            self._changed.wait_for(lambda: None not in self._steps(topic))
+            # A resumed run comes from beyond the step if nobody had begun when it was agreed on.
+            due = [agreed <= step for agreed in self._steps(topic) if agreed is not None]
+            self._proposals = {
+                number: proposal
+                for number, proposal in self._proposals.items()
+                if proposal.topic != topic or proposal.step is None or proposal.step > step
+            }
+            return any(due)
+
+    def _steps(self, topic: str) -> list[int | None]:
+        return [proposal.step for proposal in self._proposals.values() if proposal.topic == topic]
+
+
+class Votes:
+    """Collects, on process 0, where all processes are."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._votes: dict[int, list[int]] = {}
+        self._next = 0
+
+    def open(self) -> int:
+        """The number of a new proposal."""
+        self._next += 1
+        self._votes[self._next] = []
+        return self._next
+
+    def add(self, number: int, step: int) -> int | None:
+        """Takes the answer of one process; the agreed step once it was the last one."""
+        votes = self._votes[number]
+        votes.append(step)
+        if len(votes) < self._count:
+            return None
+        del self._votes[number]
+        return max(votes) + 1

@@ -1,0 +1,99 @@
+"""The lifeline in real processes: all end together, with one clear line."""
+
+import contextlib
+import re
+
+import pytest
+
+from tests.processes.processes import Small, free_address
+
+BUSY = """
+    with Lifeline(place, lines) as lifeline:
+        print("busy", flush=True)
+        time.sleep(50)
+"""
+
+
+@contextlib.contextmanager
+def processes(*codes: str):
+    """One process for each code, all of them past the roll call."""
+    address = free_address()
+    with contextlib.ExitStack() as stack:
+        all_of_them = [
+            stack.enter_context(Small(address, i, len(codes), code)) for i, code in enumerate(codes)
+        ]
+        for process in all_of_them:
+            assert process.read_line().startswith("met")
+        yield all_of_them
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_when_a_process_is_killed_the_others_end_with_75_and_say_who(victim):
+    with processes(BUSY, BUSY, BUSY) as all_of_them:
+        for process in all_of_them:
+            assert process.read_line() == "busy"
+        all_of_them[victim].kill()
+        for i, process in enumerate(all_of_them):
+            code, _, err = process.finish()
+            if i != victim:
+                assert code == 75
+                pattern = (
+                    rf"\nstopped: process {victim}.* has died or cannot be reached \(.*\); exit "
+                    "code 75: run the same command again\n"
+                )
+                assert re.fullmatch(pattern, err), err
+
+
+def test_an_error_of_one_process_ends_all_with_its_exit_code_and_its_words():
+    failing = """
+        import dino_jax.processes.lifeline as module
+        module.DOUBT_SECONDS = 0.1
+        class Wrong(Exception):
+            exit_code = 2
+        with Lifeline(place, lines) as lifeline:
+            raise Wrong("no such folder")
+    """
+    impatient = """
+        import dino_jax.processes.lifeline as module
+        module.GRACE_SECONDS = 0.3
+        """ + BUSY.replace("\n    ", "\n        ")
+    with processes(impatient, failing, impatient) as (first, second, third):
+        assert second.finish()[0] == 2
+        for process in (first, third):
+            code, _, err = process.finish()
+            assert code == 2
+            assert re.search(
+                r"stopped: process 1 on .* ended with exit code 2: Wrong: no such folder; exit "
+                "code 2\n$",
+                err,
+            )
+
+
+def test_processes_that_finish_at_different_times_disturb_nobody():
+    slow = """
+        with Lifeline(place, lines) as lifeline:
+            time.sleep(1)
+        print("done", flush=True)
+    """
+    quick = slow.replace("sleep(1)", "sleep(0)")
+    for codes in ((quick, slow, slow), (slow, quick, quick)):
+        with processes(*codes) as all_of_them:
+            assert [p.finish() for p in all_of_them] == [(0, "done\n", "")] * 3
+
+
+def test_all_processes_stop_after_one_step_that_none_of_them_has_passed():
+    """Process 1 asks at its step 5; process 2 is fast and process 0 slow."""
+    steps = """
+        with Lifeline(place, lines) as lifeline:
+            for step in range(1, 100_000):
+                time.sleep((0.02, 0.01, 0.001)[place.process])
+                if place.process == 1 and step == 5:
+                    lifeline.ask("stop")
+                if lifeline.reached("stop", step):
+                    break
+        print(step, flush=True)
+    """
+    with processes(steps, steps, steps) as all_of_them:
+        found = {process.finish()[:2] for process in all_of_them}
+    ((code, step),) = found
+    assert code == 0 and 5 < int(step) < 99_999
