@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from dino_jax.command_line import load_config
+from dino_jax.recipe import build_recipe
 from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
@@ -90,6 +93,23 @@ def test_a_split_state_takes_a_quarter_of_the_memory():
     sharding = state_sharding(mesh, jax.ShapeDtypeStruct((4096, 64), jnp.float32))
     array = jax.device_put(np.ones((4096, 64), np.float32), sharding)
     assert [shard.data.size for shard in array.addressable_shards] == [4096 * 64 // 4] * 4
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_the_state_of_a_run_is_made_in_parts_that_shrink_with_the_degree(fsdp):
+    config = load_config("configs/quickstart.py")
+    config.network.heads.dino.update(out_dim=16384, bottleneck_dim=64)
+    init, key = build_recipe(config, 1438).init, jax.random.key(0)
+    shardings = state_sharding(make_mesh(fsdp), jax.eval_shape(init, key))
+    program = jax.jit(init, out_shardings=shardings).lower(key).compile()
+    # Neither in the result nor on the way there is a large array whole on a device.
+    shapes = set(re.findall(r"f32\[(\d+,64)\]", program.as_text()))
+    assert ("16384,64" in shapes, f"{16384 // fsdp},64" in shapes) == (fsdp == 1, True)
+    state = program(jax.random.key(0))
+    arrays = jax.tree.leaves(state.replace(rng=None))
+    whole = sum(array.nbytes for array in arrays)
+    on_first = sum(array.addressable_shards[0].data.nbytes for array in arrays)
+    assert 1 / fsdp <= on_first / whole < 1 / fsdp + 0.02  # small arrays are on all devices
 
 
 @pytest.mark.parametrize("fsdp", [1, 2, 4])
