@@ -33,7 +33,7 @@ from tests.run_train import (
     slurm_of,
 )
 
-STEPS = 64  # of a whole run
+STEPS = 96  # of a whole run
 ADVANCE = (3, 10)  # steps that a round trains, at least and at most
 SAVE_EVERY = 4
 ROUNDS_PER_RUN = 5
@@ -201,11 +201,11 @@ class Chaos:
         return ended
 
     def sigterm_at_start(self, started: Started, played: Round) -> Ended:
-        """SIGTERM to all at a random moment before or during the first step.
+        """SIGTERM to all at a random moment before or during the first steps.
 
         While Python still imports jax nobody listens: -15.
         """
-        seconds = self._rng.uniform(1.0, 15.0)
+        seconds = self._rng.uniform(1.0, 6.0 if started.place.processes == 1 else 18.0)
         time.sleep(seconds)
         ended = started.send(signal.SIGTERM, list(range(len(started.processes))))
         require(all(f.code in (75, -15) for f in ended.finished), played, ended)
@@ -228,7 +228,8 @@ class Chaos:
         return ended
 
     def _advance(self, started: Started) -> None:
-        started.wait_for_step(self.newest() + self._rng.randint(*ADVANCE))
+        step = self.newest() + self._rng.randint(*ADVANCE)
+        started.wait_for_step(min(step, STEPS - ADVANCE[0]))
 
     def _saved(self) -> list[int]:
         folder = self.workdir / "checkpoints"
@@ -296,7 +297,7 @@ def compare(workdir: Path, whole: Path) -> Deviation:
 
 
 def play(
-    rounds: int, seed: int, folder: Path, say: Callable[[str], object] = partial(print, flush=True)
+    rounds: int, seed: int, folder: Path, say: Callable[[str], object]
 ) -> tuple[list[Round], list[Deviation]]:
     """Plays `rounds` rounds in runs of a few each; raises AssertionError if anything is wrong."""
     rng, cache = random.Random(seed), folder / "compiled"
@@ -333,7 +334,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rounds, deviations = play(options.rounds, options.seed, Path(folder))
+        rounds, deviations = play(
+            options.rounds, options.seed, Path(folder), partial(print, flush=True)
+        )
     for kind in KINDS:
         ours = [played for played in rounds if played.kind == kind]
         lost = [played.lost_steps for played in ours if played.lost_steps is not None]

@@ -110,8 +110,10 @@ class Lifeline:
         """The thread: reads from all lines until the end."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._woken, selectors.EVENT_READ)
-            for process, line in self._lines.items():
+            for process, line in list(self._lines.items()):
                 selector.register(line, selectors.EVENT_READ, process)
+                for message in line.unread:
+                    self._take(process, message)
             while True:
                 for key, _ in selector.select(self._seconds_left()):
                     if key.fileobj is self._woken:

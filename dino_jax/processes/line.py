@@ -17,11 +17,12 @@ class Line:
 
     Attributes:
       host: name of the host at the other end, "" until it is known.
+      unread: messages that a reader has received and left for the next one.
     """
 
     def __init__(self, connection: socket.socket):
         """Takes over a connected TCP socket."""
-        self.host = ""
+        self.host, self.unread = "", list[Message]()
         self._socket, self._rest = connection, b""
         connection.settimeout(UNANSWERED_SECONDS)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -174,10 +174,13 @@ def _wait_for_all(line: Line, place: Place, patience: Patience) -> None:
     with selectors.DefaultSelector() as selector:
         selector.register(line, selectors.EVENT_READ)
         while True:
-            for message in line.receive() if selector.select(RETRY_SECONDS) else ():
+            messages = line.receive() if selector.select(RETRY_SECONDS) else []
+            while messages:
+                message = messages.pop(0)
                 if "refused" in message:
                     raise _RefusedError(message["refused"])
-                if "go" in message:  # nothing follows before jax has started everywhere
+                if "go" in message:
+                    line.unread = messages
                     return
                 present = {int(process): host for process, host in message["present"].items()}
             patience.check(describe_missing(place, present))
