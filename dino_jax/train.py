@@ -146,8 +146,8 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
                 worth_saving = journal.record(step, state)
                 stop = interruption.should_stop(step)
                 with journal.progress.pause("checkpoint"):
-                    due = save_clock.due(step) or stop or worth_saving
-                    due |= step == recipe.total_steps
+                    last = step == recipe.total_steps
+                    due = save_clock.due(step) or stop or worth_saving or last
                     if checkpointing.save(checkpoints, step, state, force=due):
                         save_clock.restart()
                 if stop:

@@ -137,7 +137,9 @@ class Lifeline:
 
     def _hear(self, process: int) -> bool:
         """Reads from a line; whether it is still of use."""
-        line = self._lines[process]
+        line = self._lines.get(process)
+        if line is None:
+            return False
         try:
             for message in line.receive():
                 self._take(process, message)
