@@ -49,15 +49,19 @@ class Finished(NamedTuple):
 
 
 class Train:
-    """A running `python -m dino_jax.train`, in a process group of its own; a context manager."""
+    """A running command, `train` unless said, in a process group of its own; a context manager."""
 
     def __init__(
-        self, *arguments: str, devices: int = 1, environment: dict[str, str] | None = None
+        self,
+        *arguments: str,
+        devices: int = 1,
+        environment: dict[str, str] | None = None,
+        module: str = "dino_jax.train",
     ):
         self._err = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._lines: list[str] = []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "dino_jax.train", *arguments],
+            [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env=os.environ
             | {
@@ -133,7 +137,7 @@ def slurm_of(processes: int) -> dict[str, str]:
     return slurm | {"JAX_COORDINATOR_PORT": str(port)}
 
 
-def start_two_processes(*arguments: str, devices: int) -> tuple[Train, Train]:
+def start_two_processes(*arguments: str, devices: int, **options) -> tuple[Train, Train]:
     """A command as two processes that train together, started as Slurm does it."""
     slurm = slurm_of(2)
     first, second = (
@@ -142,15 +146,16 @@ def start_two_processes(*arguments: str, devices: int) -> tuple[Train, Train]:
             "--distributed",
             devices=devices,
             environment=slurm | {"SLURM_PROCID": process},
+            **options,
         )
         for process in ("0", "1")
     )
     return first, second
 
 
-def run_two_processes(*arguments: str, devices: int) -> tuple[Finished, Finished]:
+def run_two_processes(*arguments: str, devices: int, **options) -> tuple[Finished, Finished]:
     """Runs a command as two processes to its end."""
-    first, second = start_two_processes(*arguments, devices=devices)
+    first, second = start_two_processes(*arguments, devices=devices, **options)
     with first, second:
         return first.finish(), second.finish()
 

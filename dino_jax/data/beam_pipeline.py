@@ -22,9 +22,10 @@ from apache_beam import pvalue
 from apache_beam.utils.shared import Shared
 from etils import epath
 
-from dino_jax.data.build_plan import Options, write_text
+from dino_jax.data.build_plan import Options
 from dino_jax.data.build_report import REPORT, check_share, report_lines
 from dino_jax.data.inspection import inspect_image, mean_and_std
+from dino_jax.data.output_folder import write_text
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.record_format import Description, shard_name, write_description
 from dino_jax.data.sources.shard_writer import write_shard

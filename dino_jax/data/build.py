@@ -24,18 +24,18 @@ options on the same folder are refused. Where one machine is not enough: build_b
 """
 
 import argparse
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from dino_jax.command_line import UsageError, fail, load_config, mendable
-from dino_jax.data.build_plan import Options, absolute_folder, open_folder, write_text
+from dino_jax.command_line import UsageError, fail, mendable
+from dino_jax.data.build_plan import PLAN, Options
 from dino_jax.data.build_report import REPORT, Selection, report_lines, select_images
 from dino_jax.data.build_workers import Stopped, run_tasks, stop_on_signals
 from dino_jax.data.inspection import (
@@ -46,6 +46,8 @@ from dino_jax.data.inspection import (
     scan_images,
     scan_to_bytes,
 )
+from dino_jax.data.output_folder import absolute_folder, open_folder, write_text
+from dino_jax.data.source_arguments import add_source_arguments, source_config
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.record_format import (
     DESCRIPTION,
@@ -81,7 +83,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
     source = build_source(ConfigDict(options.source))
     classes = f"{len(source.class_names):,} classes" if source.class_names else "no labels"
     say(f"source      {options.source['kind']}, {len(source):,} images, {classes}")
-    open_folder(out, options, source)
+    open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
         say(f"done        {out} is complete already")
         return
@@ -199,33 +201,11 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def source_config(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The config of the source that the command line names, as plain values."""
-    if arguments.source.endswith(".py"):
-        config: Any = load_config(arguments.source)
-        return config.data.to_dict()
-    return {
-        "kind": arguments.kind,
-        "path": arguments.source,
-        "name": arguments.name,
-        "split": arguments.split,
-        "data_dir": arguments.data_dir,
-        "image_column": arguments.image_column,
-        "label_column": arguments.label_column,
-    }
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that decide the result; the Beam pipeline has the same."""
+    add_source_arguments(parser)
     add = parser.add_argument
-    add("source", nargs="?", default="", help="folder, list, pattern, shards or config file")
     add("--out", required=True, help="new folder for the shards, local or gs://")
-    add("--kind", default="folder", help="of SOURCE, as config.data.kind")
-    add("--name", default="", help="of the TFDS data set")
-    add("--split", default="train", help="of TFDS or the digits")
-    add("--data-dir", default="", help="of TFDS")
-    add("--image-column", default="", help="of Parquet; default: the only one with images")
-    add("--label-column", default="", help="of Parquet; default: no labels")
     add("--shards", type=int, default=0, help="0: one per GiB, at most 1,024")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
     add("--drop-duplicates", action="store_true", help="leave out files with equal bytes")

@@ -27,6 +27,7 @@ A pipeline that has failed starts again from the beginning when it is run again.
 # (apache_beam is an extra)
 
 import argparse
+import dataclasses
 import sys
 
 import apache_beam as beam
@@ -37,7 +38,8 @@ from ml_collections import ConfigDict
 from dino_jax.command_line import UsageError, fail, mendable
 from dino_jax.data.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
 from dino_jax.data.build import add_arguments, options_of
-from dino_jax.data.build_plan import Options, absolute_folder, open_folder
+from dino_jax.data.build_plan import PLAN, Options
+from dino_jax.data.output_folder import absolute_folder, open_folder
 from dino_jax.data.sources import build_source
 from dino_jax.data.sources.record_format import DESCRIPTION
 
@@ -59,7 +61,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
     if options.shards < 1:
         raise ValueError("a pipeline needs --shards, such as one for every GiB of images")
     source = build_source(ConfigDict(options.source))
-    open_folder(out, options, source)
+    open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
         print(f"{out} is complete already")
         return

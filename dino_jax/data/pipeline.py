@@ -150,7 +150,7 @@ def build_eval_stream(
     Yields:
       "image": [b, S, S, 3] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
       padding of the last batch and for unreadable images (both black, label -1); "unreadable": [b]
-      int64 source index of an unreadable image, else -1.
+      int64 source index of an unreadable image, else -1; "name": [b] str, "" where not valid.
 
     Raises:
       ValueError: if the batch does not divide by the hosts or a number is not positive.
@@ -171,11 +171,11 @@ def build_eval_stream(
     return _iterate(dataset.to_iter_dataset(_read_options(threads)))
 
 
-def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int]:
+def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int, str]:
     """Reads and decodes one image of a source.
 
     Returns:
-      [H, W, 3] uint8 and the label.
+      [H, W, 3] uint8, the label, and the name inside the source.
 
     Raises:
       UnreadableImageError: if the file can't be read or decoded; the message names it.
@@ -187,7 +187,7 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
             image = decode_image(image, max_pixels)
     except (OSError, UnreadableImageError) as error:
         raise UnreadableImageError(f"{source.name(index)}: {error}") from error
-    return image, record["label"]
+    return image, record["label"], record["name"]
 
 
 def resize_for_evaluation(image: np.ndarray, size: int) -> np.ndarray:
@@ -290,17 +290,19 @@ class _EvalBatch:
             "label": np.full(len(indices), UNLABELED, np.int32),
             "valid": np.zeros(len(indices), bool),
             "unreadable": np.full(len(indices), READABLE, np.int64),
+            "name": np.full(len(indices), "", object),
         }
         for row, index in enumerate(indices.tolist()):
             if index < 0:
                 continue
             try:
-                image, label = read_image(self.source, index, self.max_pixels)
+                image, label, name = read_image(self.source, index, self.max_pixels)
             except UnreadableImageError:
                 batch["unreadable"][row] = index
                 continue
             batch["image"][row] = resize_for_evaluation(image, self.image_size)
             batch["label"][row], batch["valid"][row] = label, True
+            batch["name"][row] = name
         return batch
 
 

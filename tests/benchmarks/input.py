@@ -47,7 +47,7 @@ class PhotoSource:
         return self._length
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": self._photos[index % len(self._photos)], "label": -1}
+        return {"image": self._photos[index % len(self._photos)], "label": -1, "name": str(index)}
 
     def name(self, index: int) -> str:
         return f"photo {index % len(self._photos)}"

@@ -49,8 +49,12 @@ class ArraySource:
 
     def __getitem__(self, index):
         if index in self._unreadable:
-            return {"image": b"no image", "label": 0}
-        return {"image": np.full((8, 8, 3), index, np.uint8), "label": index % 2}
+            return {"image": b"no image", "label": 0, "name": str(index)}
+        return {
+            "image": np.full((8, 8, 3), index, np.uint8),
+            "label": index % 2,
+            "name": str(index),
+        }
 
     def name(self, index):
         return f"array[{index}]"
@@ -61,7 +65,7 @@ class NoiseSource(ArraySource):
 
     def __getitem__(self, index):
         pixels = np.random.default_rng(index).integers(0, 256, (9, 10, 3), np.uint8)
-        return {"image": pixels, "label": -1}
+        return {"image": pixels, "label": -1, "name": str(index)}
 
 
 def _stream(source, multi_crop=MULTI_CROP, **options):

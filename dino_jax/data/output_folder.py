@@ -1,0 +1,86 @@
+"""A folder of results that belongs to one command and its options, so that it can go on."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from dino_jax.data.sources import ImageSource
+from dino_jax.data.sources.storage import is_remote, written_whole
+
+_NAMES_COMPARED = 1000
+
+
+def open_folder(
+    out: str, plan_name: str, options: dict[str, Any], source: ImageSource, what: str
+) -> None:
+    """Makes the folder, or checks that it belongs to the same options and the same source.
+
+    Args:
+      out: the folder, local or gs://.
+      plan_name: of the file in it that keeps the options.
+      options: what decides the result.
+      source: the images that it is made from.
+      what: of what kind the folder is, for messages: "build".
+
+    Raises:
+      ValueError: if it belongs to others (lists the differences) or holds something else.
+      OSError: if it can't be made or read.
+    """
+    plan = {**options, "images": len(source), "names": _fingerprint(source)}
+    plan = _flatten(json.loads(json.dumps(plan)))
+    path = epath.Path(out) / plan_name
+    if path.exists():
+        _require_same(_flatten(json.loads(path.read_text())), plan, out, what)
+        return
+    folder = epath.Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--out={out} exists and is no {what}; choose a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(f"{out}/{plan_name}", json.dumps(plan, indent=1) + "\n")
+
+
+def absolute_folder(out: str) -> str:
+    """The folder from the root, with "~" expanded."""
+    return out.rstrip("/") if is_remote(out) else str(Path(out).expanduser().absolute())
+
+
+def write_text(target: str, text: str) -> None:
+    """Writes a whole file or none; names that are no UTF-8 keep their bytes."""
+    with written_whole(target) as path:
+        Path(path).write_bytes(os.fsencode(text))
+
+
+def _fingerprint(source: ImageSource) -> str:
+    """A hash of some names, evenly spaced: another list of files gives another value."""
+    indices = np.linspace(0, len(source) - 1, min(len(source), _NAMES_COMPARED)).astype(int)
+    names = "\n".join(source.name(index) for index in indices.tolist())
+    return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
+
+
+def _require_same(theirs: dict[str, Any], ours: dict[str, Any], out: str, what: str) -> None:
+    lines = [
+        f"  {name}: {out} has {theirs.get(name)!r}, this command has {ours.get(name)!r}"
+        for name in sorted(theirs.keys() | ours.keys())
+        if theirs.get(name) != ours.get(name)
+    ]
+    if lines:
+        raise ValueError(
+            f"{out} belongs to another {what}:\n"
+            + "\n".join(lines)
+            + f"\nuse another --out, or the same options to go on with that {what}"
+        )
+
+
+def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in section.items():
+        if isinstance(value, dict) and value:
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,34 @@
+"""The arguments of a command line that name a source of images."""
+
+import argparse
+from typing import Any
+
+from dino_jax.command_line import load_config
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds SOURCE and the options that some kinds of it need."""
+    add = parser.add_argument
+    add("source", nargs="?", default="", help="folder, list, pattern, shards or config file")
+    add("--kind", default="folder", help="of SOURCE, as config.data.kind")
+    add("--name", default="", help="of the TFDS data set")
+    add("--split", default="train", help="of TFDS or the digits")
+    add("--data-dir", default="", help="of TFDS")
+    add("--image-column", default="", help="of Parquet; default: the only one with images")
+    add("--label-column", default="", help="of Parquet; default: no labels")
+
+
+def source_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The config of the source that the command line names, as plain values."""
+    if arguments.source.endswith(".py"):
+        config: Any = load_config(arguments.source)
+        return config.data.to_dict()
+    return {
+        "kind": arguments.kind,
+        "path": arguments.source,
+        "name": arguments.name,
+        "split": arguments.split,
+        "data_dir": arguments.data_dir,
+        "image_column": arguments.image_column,
+        "label_column": arguments.label_column,
+    }

@@ -1,0 +1,1 @@
+"""Vectors for the images of a data set, for search and clustering."""

@@ -1,0 +1,100 @@
+"""What a batch of images becomes: tokens of the last layers, projected, of length 1 if asked."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.embedding.projection import Projection
+from dino_jax.models.network import Network
+from dino_jax.models.vit import VisionTransformer
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import batch_sharding, replicated, shard_batch
+
+TOKENS = ("cls", "mean", "both")
+
+Embed = Callable[[np.ndarray], jax.Array]
+
+
+def make_embedder(
+    model: Model,
+    mesh: Mesh,
+    *,
+    tokens: str,
+    layers: int,
+    projection: Projection | None = None,
+    normalize: bool = False,
+) -> Embed:
+    """Compiles images [B, S, S, 3] uint8 -> [B, d] float32, which returns before it is done.
+
+    Args:
+      model: whose features are taken.
+      mesh: of this process's devices; the batch is split over them, so it must divide by them.
+      tokens: "cls", "mean" (of the patch tokens) or "both", one after the other.
+      layers: L, how many of the last blocks; their features stand one after the other, that of the
+        last block at the end.
+      projection: applied to them.
+      normalize: whether to scale to length 1, at the end.
+
+    Raises:
+      ValueError: if a name is unknown or there are fewer layers.
+    """
+    check_tokens(model.network, tokens, layers)
+    variables = jax.device_put(model.variables, replicated(mesh))
+
+    @jax.jit
+    def embed(variables: Any, images: jax.Array) -> jax.Array:
+        x = take_tokens(model.network, variables, images, tokens, layers)
+        if projection is not None:
+            x = projection(x)
+        if normalize:
+            x = x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+        return x
+
+    return lambda images: embed(
+        variables, shard_batch({"image": images}, batch_sharding(mesh))["image"]
+    )
+
+
+def check_tokens(network: Network, tokens: str, layers: int) -> None:
+    """Checks that a network has these features.
+
+    Raises:
+      ValueError: if not.
+    """
+    if tokens not in TOKENS:
+        raise ValueError(f"unknown --tokens {tokens!r}; known: {list(TOKENS)}")
+    vit = isinstance(network.backbone, VisionTransformer)
+    depth = network.backbone.depth if vit else 1
+    if not 1 <= layers <= depth:
+        raise ValueError(
+            f"--layers={layers}: this {type(network.backbone).__name__} gives the features of "
+            f"1 to {depth} layers"
+        )
+
+
+def width_of(model: Model, image_size: tuple[int, int], tokens: str, layers: int) -> int:
+    """D, the numbers per image of `take_tokens`."""
+    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8)
+    take = partial(take_tokens, model.network, tokens=tokens, layers=layers)
+    return jax.eval_shape(take, model.variables, images).shape[-1]
+
+
+def take_tokens(
+    network: Network, variables: Any, images: jax.Array, tokens: str, layers: int
+) -> jax.Array:
+    """[B, D] float32 features of images, see `make_embedder`."""
+    apply: Any = network.apply
+    if layers == 1:
+        outputs = (apply(variables, images),)
+    else:
+        last = tuple(range(-layers, 0))
+        outputs = apply(variables, images, last, method="intermediate")
+    kinds = {"cls": lambda x: x["cls"], "mean": lambda x: jnp.mean(x["patches"], axis=1)}
+    names = ("cls", "mean") if tokens == "both" else (tokens,)
+    parts = [kinds[name](output).astype(jnp.float32) for output in outputs for name in names]
+    return jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,77 @@
+"""Fewer numbers per image: principal components of a sample, or a random projection."""
+
+import io
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from sklearn.decomposition import PCA
+
+KINDS = ("none", "pca", "random")
+
+
+class Projection(NamedTuple):
+    """x -> (x - mean) @ matrix.
+
+    Attributes:
+      mean: [D] float32.
+      matrix: [D, d] float32.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., D] to [..., d]."""
+        return jnp.matmul(x - self.mean, self.matrix, precision="highest")
+
+    def save(self, path: epath.Path) -> None:
+        """Writes mean and matrix as NPZ."""
+        buffer = io.BytesIO()
+        np.savez(buffer, **self._asdict())
+        path.write_bytes(buffer.getvalue())
+
+
+def load_projection(path: epath.Path) -> Projection:
+    """Reads what `Projection.save` has written."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        return Projection(arrays["mean"], arrays["matrix"])
+
+
+def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
+    """Principal components of a sample.
+
+    Args:
+      vectors: [N, D].
+      dim: d, how many components, those of the largest variance first.
+
+    Raises:
+      ValueError: if the sample has not so many.
+    """
+    most = min(vectors.shape)
+    if not 1 <= dim <= most:
+        raise ValueError(
+            f"--dim={dim}: PCA of {vectors.shape[0]} sample images with {vectors.shape[1]} "
+            f"numbers each gives 1 to {most} components"
+        )
+    pca: Any = PCA(dim, svd_solver="covariance_eigh").fit(vectors.astype(np.float64))
+    return Projection(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
+
+
+def draw_random(width: int, dim: int, seed: int = 0) -> Projection:
+    """A Gaussian matrix that keeps scalar products on average (Johnson-Lindenstrauss).
+
+    Args:
+      width: D, numbers before.
+      dim: d, numbers after.
+      seed: of the draw.
+
+    Raises:
+      ValueError: if d is not from 1 to D.
+    """
+    if not 1 <= dim <= width:
+        raise ValueError(f"--dim={dim}: a projection of {width} numbers gives 1 to {width}")
+    matrix = np.random.default_rng(seed).normal(size=(width, dim)) / np.sqrt(dim)
+    return Projection(np.zeros(width, np.float32), matrix.astype(np.float32))

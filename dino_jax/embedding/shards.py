@@ -1,0 +1,124 @@
+"""Files with vectors and the names of their images.
+
+npy      embeddings-00000-of-00002.npy   [n, d]
+         images-00000-of-00002.jsonl     one line per row: {"name": "cat/1.jpg", "label": "cat"}
+parquet  embeddings-00000-of-00002.parquet   columns name, label, embedding (list of d numbers)
+
+unreadable-00000-of-00002.txt names the images of a shard that have no row, if there are any. The
+file with the vectors is written last: a shard is there as a whole, or will be made again.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from dino_jax.data.output_folder import write_text
+from dino_jax.data.sources.storage import written_whole
+
+FORMATS = ("npy", "parquet")
+
+
+class Rows(NamedTuple):
+    """What a shard holds.
+
+    Attributes:
+      vectors: [n, d].
+      names: n names of images, inside their source.
+      labels: n class names, None for none.
+      unreadable: names of images without a row.
+    """
+
+    vectors: np.ndarray
+    names: list[str]
+    labels: list[str | None]
+    unreadable: list[str]
+
+
+class Shards:
+    """The shards of one folder.
+
+    Attributes:
+      count: how many there will be.
+    """
+
+    def __init__(self, out: str, count: int, file_format: str):
+        """Of `count` shards in the folder `out`, local or gs://."""
+        if file_format not in FORMATS:
+            raise ValueError(f"unknown --format {file_format!r}; known: {list(FORMATS)}")
+        self._out, self.count, self._format = out, count, file_format
+
+    def is_written(self, shard: int) -> bool:
+        return epath.Path(self._path("embeddings", shard, self._format)).exists()
+
+    def write(self, shard: int, rows: Rows) -> None:
+        """Writes all files of a shard."""
+        if rows.unreadable:
+            text = "".join(f"{name}\n" for name in rows.unreadable)
+            write_text(self._path("unreadable", shard, "txt"), text)
+        {"npy": self._write_npy, "parquet": self._write_parquet}[self._format](shard, rows)
+
+    def count_rows(self) -> tuple[int, int]:
+        """Rows, and unreadable images, of all shards."""
+        return (
+            sum(self._count_rows(shard) for shard in range(self.count)),
+            sum(self._count_unreadable(shard) for shard in range(self.count)),
+        )
+
+    def _write_npy(self, shard: int, rows: Rows) -> None:
+        pairs = zip(rows.names, rows.labels, strict=True)
+        lines = [json.dumps({"name": name, "label": label}) for name, label in pairs]
+        write_text(self._path("images", shard, "jsonl"), "".join(f"{line}\n" for line in lines))
+        with (
+            written_whole(self._path("embeddings", shard, "npy")) as path,
+            Path(path).open("wb") as file,
+        ):
+            np.save(file, rows.vectors)
+
+    def _write_parquet(self, shard: int, rows: Rows) -> None:
+        arrow, parquet = import_pyarrow()
+        flat = arrow.array(rows.vectors.reshape(-1))
+        vectors = arrow.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
+        names = [os.fsencode(name).decode(errors="replace") for name in rows.names]
+        table = arrow.table(
+            {
+                "name": arrow.array(names, arrow.string()),
+                "label": arrow.array(rows.labels, arrow.string()),
+                "embedding": vectors,
+            }
+        )
+        with written_whole(self._path("embeddings", shard, "parquet")) as path:
+            parquet.write_table(table, path)
+
+    def _count_rows(self, shard: int) -> int:
+        if self._format == "parquet":
+            _, parquet = import_pyarrow()
+            with epath.Path(self._path("embeddings", shard, "parquet")).open("rb") as file:
+                return parquet.ParquetFile(file).metadata.num_rows
+        return len(epath.Path(self._path("images", shard, "jsonl")).read_bytes().splitlines())
+
+    def _count_unreadable(self, shard: int) -> int:
+        path = epath.Path(self._path("unreadable", shard, "txt"))
+        return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+    def _path(self, kind: str, shard: int, suffix: str) -> str:
+        return f"{self._out}/{kind}-{shard:05d}-of-{self.count:05d}.{suffix}"
+
+
+def import_pyarrow() -> tuple[Any, Any]:
+    """Imports the packages of the extra `parquet`.
+
+    Raises:
+      ValueError: if they are not installed.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ValueError(
+            f"--format=parquet needs pyarrow ({error}): pip install 'dino_jax[parquet]'"
+        ) from error
+    return pyarrow, parquet
