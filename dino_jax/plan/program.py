@@ -30,7 +30,8 @@ class Program:
 
     Attributes:
       fits: whether it compiled.
-      memory: bytes of HBM that it needs.
+      memory: bytes of HBM that it needs at its peak. (The sum of arguments and temporaries is no
+        measure: libtpu compiles programs for which it exceeds the memory.)
       state: bytes of the state, a part of it.
       cost: of one step; None if it does not fit or the compiler cannot print the program.
       seconds: that tracing and compiling took.
@@ -107,22 +108,12 @@ def compile_step(config: Any, images: int, place: Slice) -> Program:
         if memory is None:
             raise
         return Program(False, memory, state, None, time.monotonic() - start)
-    memory = compiled_memory(compiled.memory_analysis())
+    memory = float(compiled.memory_analysis().peak_memory_in_bytes)
     try:
         cost = module_cost(parse_module(compiled.as_text()), len(place.devices))
     except jax.errors.JaxRuntimeError:  # libtpu fails to print some large programs
         cost = None
     return Program(True, memory, state, cost, time.monotonic() - start)
-
-
-def compiled_memory(analysis: Any) -> float:
-    """Bytes of HBM that a compiled program occupies; donated arguments count once."""
-    return float(
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-    )
 
 
 def needed_memory(message: str) -> float | None:
