@@ -4,6 +4,8 @@ from setuptools import find_packages, setup
 
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6"]
+# libtpu, which also compiles where there is no TPU (dino_jax.plan).
+TPU = ["jax[tpu]>=0.10.2,<0.11"]
 WANDB = ["wandb>=0.25,<0.32"]
 MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
@@ -40,7 +42,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
-        "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+        "tpu": TPU,
         "tfds": TFDS,
         "parquet": PARQUET,
         "wandb": WANDB,
@@ -51,6 +53,7 @@ setup(
         "test": [
             *TFDS,
             *PARQUET,
+            f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
             "ruff==0.17.6",

@@ -1,6 +1,7 @@
 """The parts of a run, built from its config and the size of its data set."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives, check_groups
 from dino_jax.optimizer import build_optimizer, build_schedules
 from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
-from dino_jax.train_state import TrainState, init_train_state
+from dino_jax.train_state import TrainState, Variables, init_train_state
 from dino_jax.train_step import make_train_step
 
 
@@ -59,11 +60,16 @@ class Recipe:
         """The schedules as the update that finished `step` used them."""
         return {name: float(rule(step - 1)) for name, rule in self.schedules.items()}
 
-    def make_step(self, log_every_steps: int = 1):
+    def make_step(
+        self,
+        log_every_steps: int = 1,
+        gather: Callable[[Variables], Variables] = lambda variables: variables,
+    ):
         """The train step `(state, batch, frozen=None) -> (state, metrics)`; jit it.
 
         Args:
           log_every_steps: at whose multiples, and at the last step, all metrics are measured.
+          gather: applied to the variables of a network before it runs, see `sharding.make_gather`.
         """
         return make_train_step(
             self.network,
@@ -74,6 +80,7 @@ class Recipe:
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
             self.frozen_teacher,
             self.hide_masked,
+            gather,
         )
 
 

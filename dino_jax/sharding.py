@@ -115,6 +115,15 @@ def shard_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
     }
 
 
+def make_gather(mesh: Mesh) -> Callable[[Any], Any]:
+    """What puts whole weights on every device inside a step, before a network uses them.
+
+    Weights and batch are split over the same devices. Left alone, XLA would exchange the far larger
+    activations of every layer in place of the weights.
+    """
+    return lambda variables: jax.lax.with_sharding_constraint(variables, replicated(mesh))
+
+
 def make_replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     """Compiles what puts the whole of a sharded array on every device; all processes call it."""
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))

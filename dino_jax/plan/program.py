@@ -18,6 +18,7 @@ from dino_jax.sharding import (
     batch_sharding,
     check_batch_size,
     jit_step,
+    make_gather,
     make_mesh,
     state_sharding,
     with_sharding,
@@ -58,14 +59,20 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
     Raises:
       ValueError: as dino_jax.train, if the config does not fit together or the devices.
     """
+    if config.distill.path:
+        raise ValueError(
+            "frozen teachers cannot be planned yet; leave --config.distill.path away and add the "
+            "teacher's weights and one forward pass of it over the global crops"
+        )
     mesh = make_mesh(config.runtime.fsdp, devices)
     check_batch_size(config.batch_size, config.accumulate_steps, mesh)
     recipe = build_recipe(config, images)
     abstract = jax.eval_shape(recipe.init, jax.random.key(config.seed))
     shardings = state_sharding(mesh, abstract)
-    step = jit_step(recipe.make_step(config.runtime.log_every_steps), mesh, shardings)
+    step = recipe.make_step(config.runtime.log_every_steps, make_gather(mesh))
     batch = abstract_batch(config, recipe, batch_sharding(mesh))
-    return step.lower(with_sharding(abstract, shardings), batch), state_bytes(abstract, shardings)
+    lowered = jit_step(step, mesh, shardings).lower(with_sharding(abstract, shardings), batch)
+    return lowered, state_bytes(abstract, shardings)
 
 
 def abstract_batch(config: Any, recipe: Recipe, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,0 +1,77 @@
+"""What the devices of a mesh exchange: gradients and weights, never images or activations."""
+
+import jax
+import pytest
+
+from configs import digits_dinov2, quickstart
+from dino_jax.plan.cost import COLLECTIVES, module_cost
+from dino_jax.plan.hlo import parse_module
+from dino_jax.plan.program import abstract_batch, lower_step, with_changes
+from dino_jax.recipe import build_recipe
+from tests.run_train import SMALL
+
+IMAGES = 1438
+DINOV2 = {
+    "batch_size": 32,
+    "masking.group_size": 8,
+    "objectives.koleo.group_size": 8,
+    "network.backbone.depth": 2,
+    "network.backbone.drop_path_group": 16,
+}
+CONFIGS = {"dino": (quickstart, SMALL), "dinov2": (digits_dinov2, DINOV2)}
+
+
+@pytest.fixture(scope="module", params=[("dino", 1), ("dino", 2), ("dinov2", 4)])
+def compiled(request):
+    """(config, fsdp, module) of the step that dino_jax.train runs, on four devices."""
+    name, fsdp = request.param
+    module, changes = CONFIGS[name]
+    config = with_changes(module.get_config(), changes | {"runtime.fsdp": fsdp})
+    lowered, _ = lower_step(config, IMAGES, jax.devices())
+    return config, fsdp, parse_module(lowered.compile().as_text())
+
+
+def collectives(module):
+    """(kind, arrays) of every collective of a program."""
+    for computation in module.computations.values():
+        for instruction in computation.values():
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                yield kind, instruction.arrays
+
+
+def test_nothing_is_exchanged_but_weights_and_their_gradients(compiled):
+    _, fsdp, module = compiled
+    kinds = {kind for kind, _ in collectives(module)}
+    assert kinds <= ({"all-reduce"} if fsdp == 1 else {"all-reduce", "all-gather"})
+    assert "all-reduce" in kinds
+
+
+def test_images_stay_where_they_are(compiled):
+    config, _, module = compiled
+    batch = abstract_batch(config, build_recipe(config, IMAGES), None)
+    pixels = {leaf.shape[2:] for leaf in batch.values() if leaf.dtype == "uint8"}
+    patch = config.network.backbone.patch_size
+    patches = {(h // patch * w // patch, patch * patch * c) for h, w, c in pixels}
+    for _, arrays in collectives(module):
+        for array in arrays:
+            assert array.dtype != "u8"
+            assert array.shape[-3:] not in pixels and array.shape[-2:] not in patches
+
+
+def test_what_is_gathered_are_weights(compiled):
+    config, fsdp, module = compiled
+    state = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
+    sizes = {leaf.size for leaf in jax.tree.leaves(state.student)}
+    gathered = [arrays[-1] for kind, arrays in collectives(module) if kind == "all-gather"]
+    assert (fsdp > 1) == bool(gathered)
+    for array in gathered:
+        assert array.bytes / 4 in sizes, array
+
+
+def test_the_devices_add_up_every_gradient_once(compiled):
+    config, _, module = compiled
+    state = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(state.student["params"]))
+    reduced = module_cost(module, 4).collectives["all-reduce"].bytes
+    assert weights < reduced < 3 * weights
