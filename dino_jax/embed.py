@@ -326,6 +326,7 @@ def options_of(arguments: argparse.Namespace, model: Model) -> Options:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
     parser = argparse.ArgumentParser(
         "python -m dino_jax.embed",
         description=__doc__,

@@ -21,10 +21,9 @@ from dino_jax.visualize.layout import (
     step_folder,
 )
 from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
-from dino_jax.visualize.pictures import BACKGROUND, enlarge, tile_row
+from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
 from dino_jax.visualize.probes import Look, Probes
 
-SMALLEST_TILE = 96  # pixels; smaller images are enlarged by a whole factor
 HEAD_TILE = 64  # pixels of a head's map at least, again by a whole factor
 
 
@@ -41,7 +40,7 @@ class Album:
         """
         self._workdir, self._probes, self._max_pixels = workdir, probes, max_pixels
         for number, image in enumerate(probes.images):
-            write_png(probe_image(workdir, number), _enlarge_whole(image))
+            write_png(probe_image(workdir, number), enlarge_whole(image))
 
     def add(self, step: int, look: Look) -> None:
         """Writes the pictures of one evaluation.
@@ -56,7 +55,7 @@ class Album:
         scores = pca.scores if earlier is None else align_signs(pca.scores, earlier)
         colors = scores_to_rgb(scores)
         for number, image in enumerate(self._probes.images):
-            large = _enlarge_whole(image)
+            large = enlarge_whole(image)
             write_png(folder / f"{number:02d}_pca.png", enlarge(colors[number], *large.shape[:2]))
             if look.attention is not None:
                 self._write_attention(folder, number, large, look.attention[number])
@@ -80,8 +79,8 @@ class Album:
         try:
             image = read_image(self._probes.train, int(index), self._max_pixels)[0]
         except UnreadableImageError:  # it could be read a moment ago
-            return _enlarge_whole(np.full((size, size, 3), BACKGROUND, np.uint8))
-        return _enlarge_whole(resize_for_evaluation(image, size))
+            return enlarge_whole(np.full((size, size, 3), BACKGROUND, np.uint8))
+        return enlarge_whole(resize_for_evaluation(image, size))
 
     def _describe(self, look: Look, explained: np.ndarray) -> dict[str, Any]:
         source, train = self._probes.source, self._probes.train
@@ -127,12 +126,6 @@ def _npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array)
     return buffer.getvalue()
-
-
-def _enlarge_whole(image: np.ndarray) -> np.ndarray:
-    """Enlarged by the smallest whole factor that gives SMALLEST_TILE pixels."""
-    factor = math.ceil(SMALLEST_TILE / min(image.shape[:2]))
-    return enlarge(image, factor * image.shape[0], factor * image.shape[1])
 
 
 def _caption(source: ImageSource, index: int) -> dict[str, str]:

@@ -26,6 +26,28 @@ def cls_to_patches(attention: Array, grid: tuple[int, int]) -> Array:
     return rows.reshape(*rows.shape[:-1], height, width)
 
 
+def keep_mass(attention: np.ndarray, mass: float) -> np.ndarray:
+    """The patches that hold most of the attention.
+
+    Patches by ascending weight; kept are those beyond which the sum passes 1 - mass, as in the
+    official visualize_attention.py.
+
+    Args:
+      attention: [..., h, w] weights.
+      mass: share of the attention that is kept, in (0, 1].
+
+    Returns:
+      bool [..., h, w].
+    """
+    flat = attention.reshape(*attention.shape[:-2], -1).astype(np.float64)
+    order = np.argsort(flat, axis=-1, kind="stable")
+    ascending = np.take_along_axis(flat, order, axis=-1)
+    total = np.cumsum(ascending, axis=-1) / ascending.sum(axis=-1, keepdims=True)
+    kept = np.zeros(flat.shape, bool)
+    np.put_along_axis(kept, order, total > 1 - mass, axis=-1)
+    return kept.reshape(attention.shape)
+
+
 def draw_attention(attention: np.ndarray) -> np.ndarray:
     """A map as colors, its largest weight the brightest: [..., h, w] to [..., h, w, 3] uint8."""
     largest = attention.max(axis=(-2, -1), keepdims=True)

@@ -1,8 +1,10 @@
 """Small arrays as pictures: colors, enlarging, overlays, rows of tiles."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 # Dark to light through purple and orange; lightness grows evenly, so that it also reads in gray.
 HEAT = np.array(
@@ -18,6 +20,8 @@ HEAT = np.array(
     np.float32,
 )
 BACKGROUND = 24  # gray between tiles
+CAPTION = 18  # pixels of a line of text
+SMALLEST_TILE = 96  # pixels; smaller images are enlarged by a whole factor
 
 
 def apply_heat(values: np.ndarray) -> np.ndarray:
@@ -42,6 +46,12 @@ def enlarge(picture: np.ndarray, height: int, width: int) -> np.ndarray:
     return picture[rows][:, columns]
 
 
+def enlarge_whole(image: np.ndarray) -> np.ndarray:
+    """Enlarged by the smallest whole factor that gives SMALLEST_TILE pixels."""
+    factor = math.ceil(SMALLEST_TILE / min(image.shape[:2]))
+    return enlarge(image, factor * image.shape[0], factor * image.shape[1])
+
+
 def overlay(image: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> np.ndarray:
     """Puts colors over an image in gray.
 
@@ -64,3 +74,48 @@ def tile_row(pictures: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
     between = np.full((height, gap, 3), BACKGROUND, np.uint8)
     parts = [part for picture in pictures for part in (between, picture)][1:]
     return np.concatenate(parts, axis=1)
+
+
+def dim_outside(image: np.ndarray, kept: np.ndarray, opacity: float = 0.75) -> np.ndarray:
+    """Leaves an image as it is where `kept` is true, and dark and gray elsewhere.
+
+    Args:
+      image: [H, W, 3] uint8.
+      kept: bool [h, w], enlarged to the image.
+      opacity: of the darkness, in [0, 1].
+    """
+    gray = image.astype(np.float32).mean(axis=-1, keepdims=True) * (1 - opacity)
+    inside = enlarge(kept, *image.shape[:2])[..., None]
+    return np.where(inside, image, np.round(gray)).astype(np.uint8)
+
+
+def mark_patch(image: np.ndarray, row: int, column: int, patch_size: int) -> np.ndarray:
+    """A copy with a white and black frame around one patch."""
+    marked = image.copy()
+    top, left = row * patch_size, column * patch_size
+    for inset, level in ((-1, 0), (0, 255), (1, 0)):
+        rows = max(top + inset, 0), min(top + patch_size - inset, image.shape[0]) - 1
+        columns = max(left + inset, 0), min(left + patch_size - inset, image.shape[1]) - 1
+        marked[rows[0] : rows[1] + 1, list(columns)] = level
+        marked[list(rows), columns[0] : columns[1] + 1] = level
+    return marked
+
+
+def tile_rows(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
+    """Rows of pictures, each row of one height, below each other: [H, W, 3] uint8."""
+    joined = [tile_row(row, gap) for row in rows]
+    width = max(row.shape[1] for row in joined)
+    parts = []
+    for row in joined:
+        right = np.full((row.shape[0], width - row.shape[1], 3), BACKGROUND, np.uint8)
+        between = np.full((gap, width, 3), BACKGROUND, np.uint8)
+        parts += [between, np.concatenate([row, right], axis=1)]
+    return np.concatenate(parts[1:])
+
+
+def caption(image: np.ndarray, text: str) -> np.ndarray:
+    """The image with a line of text below: [H, W, 3] uint8 to [H + CAPTION, W, 3]."""
+    below = Image.new("RGB", (image.shape[1], CAPTION), (BACKGROUND,) * 3)
+    font = ImageFont.load_default(CAPTION - 6)
+    ImageDraw.Draw(below).text((2, 1), text, (235, 235, 235), font)
+    return np.concatenate([image, np.array(below)])

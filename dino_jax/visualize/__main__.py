@@ -1,0 +1,159 @@
+"""Pictures of what a backbone sees.
+
+  python -m dino_jax.visualize attention       MODEL IMAGE... --out=DIR [--mass=0.6]
+  python -m dino_jax.visualize pca             MODEL IMAGE... --out=DIR
+  python -m dino_jax.visualize similar_patches MODEL IMAGE... --out=DIR --point=X,Y
+  python -m dino_jax.visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5]
+
+attention        one sheet per image: the image, the mean over the heads of the attention of [CLS],
+                 the patches that hold --mass of it, then every head
+pca              objects, found by the first principal component of the patches of all images
+                 jointly, colored by the components of what is left: equal colors, equal parts
+similar_patches  the patch of the first image below the point (pixels of the picture as it is drawn,
+                 from the upper left corner), and how much each patch of all images is like it
+neighbours       one row per image: the image and its nearest ones in the gallery, with the cosine
+
+MODEL is the workdir of a run (its teacher) or a file of official weights; IMAGE is a file or a
+folder. --size is the short side in pixels that the network sees (0: as it is); both sides are cut
+to whole patches.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dino_jax.command_line import UsageError, fail, mendable
+from dino_jax.pretrained.model import Model, load
+from dino_jax.visualize.inputs import Named, fit_to_patches, read_images
+from dino_jax.visualize.sheets import (
+    attention_sheet,
+    neighbours_sheet,
+    objects_sheet,
+    similarity_sheet,
+)
+
+# The network sees images larger than in its evaluation, as in the official visualize_attention.py.
+SIZE, USUAL_SIZE = 480, 224  # pixels
+
+Draw = Callable[[Model, Sequence[Named], Any], dict[str, np.ndarray]]
+
+
+def draw_attention(model: Model, images: Sequence[Named], arguments: Any) -> dict[str, np.ndarray]:
+    return {
+        f"{number:03d}_{image.name}_attention": attention_sheet(model, pixels, arguments.mass)
+        for number, (image, pixels) in enumerate(
+            zip(images, fit(model, images, arguments), strict=True)
+        )
+    }
+
+
+def draw_objects(model: Model, images: Sequence[Named], arguments: Any) -> dict[str, np.ndarray]:
+    return {"pca": objects_sheet(model, fit(model, images, arguments))}
+
+
+def draw_similar(model: Model, images: Sequence[Named], arguments: Any) -> dict[str, np.ndarray]:
+    point = parse_point(arguments.point)
+    return {"similar_patches": similarity_sheet(model, fit(model, images, arguments), point)}
+
+
+def draw_neighbours(model: Model, images: Sequence[Named], arguments: Any) -> dict[str, np.ndarray]:
+    if not arguments.gallery:
+        raise ValueError("neighbours needs --gallery=FOLDER, the images to search in")
+    queries = model.preprocess([image.pixels for image in images])
+    return {"neighbours": neighbours_sheet(model, queries, arguments.gallery, arguments.k)}
+
+
+def fit(model: Model, images: Sequence[Named], arguments: Any) -> list[np.ndarray]:
+    """The images at the size that the network sees, in whole patches."""
+    size = arguments.size
+    if size is None:
+        size = round(model.image_size * SIZE / USUAL_SIZE)
+    patch_size = model.network.backbone.patch_size
+    return [fit_to_patches(image.pixels, size, patch_size) for image in images]
+
+
+DRAW: dict[str, Draw] = {
+    "attention": draw_attention,
+    "pca": draw_objects,
+    "similar_patches": draw_similar,
+    "neighbours": draw_neighbours,
+}
+
+
+def parse_point(text: str) -> tuple[int, int]:
+    """ "120,80" -> (120, 80).
+
+    Raises:
+      ValueError: if it is something else.
+    """
+    try:
+        x, y = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(
+            f"similar_patches needs --point=X,Y in pixels, such as --point=120,80; got {text!r}"
+        ) from error
+    return x, y
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.visualize",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("what", choices=sorted(DRAW))
+    add("model", help="workdir of a run, or file of official weights")
+    add("images", nargs="+", help="files or folders")
+    add("--out", required=True, help="folder for the pictures")
+    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+    add("--size", type=int, help=f"short side in pixels; default {SIZE} for a model of 224 pixels")
+    add("--mass", type=float, default=0.6, help="attention: share that is kept")
+    add("--point", default="", help="similar_patches: X,Y in pixels")
+    add("--gallery", default="", help="neighbours: folder to search in")
+    add("--k", type=int, default=5, help="neighbours: how many")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = parse(argv)
+    try:
+        with mendable():
+            check_numbers(arguments)
+            model = load(arguments.model, arguments.step)
+            images, lost = read_images(arguments.images)
+            for line in lost:
+                print(f"unreadable image, left out: {line}", file=sys.stderr)
+            pictures = DRAW[arguments.what](model, images, arguments)
+            out = Path(arguments.out)
+            out.mkdir(parents=True, exist_ok=True)
+            for name, pixels in pictures.items():
+                Image.fromarray(pixels).save(out / f"{name}.png")
+                print(f"{out / name}.png: {pixels.shape[1]} x {pixels.shape[0]} pixels")
+    except UsageError as error:
+        fail(error)
+    return 0
+
+
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Checks what no picture can be drawn with.
+
+    Raises:
+      ValueError: names the option.
+    """
+    if (arguments.size or 0) < 0 or arguments.k < 1 or not 0 < arguments.mass <= 1:
+        raise ValueError(
+            f"--size ({arguments.size}) must be at least 0, --k ({arguments.k}) at least 1 and "
+            f"--mass ({arguments.mass}) in (0, 1]"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Images from a command line, at a size that a backbone can take."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.sources import FolderSource
+
+MAX_PIXELS = 178_956_970  # as config.max_pixels, Pillow's own limit
+
+
+class Named(NamedTuple):
+    """An image [H, W, 3] uint8 and the name of its file."""
+
+    name: str
+    pixels: np.ndarray
+
+
+def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
+    """Reads images as they are.
+
+    Args:
+      paths: files, and folders whose images are all taken, sorted.
+
+    Returns:
+      The images, and a line for each file that cannot be read.
+
+    Raises:
+      OSError: if a path is not there.
+      ValueError: if there are no images, or none can be read.
+    """
+    images, lost = [], []
+    for file in _list_files(paths):
+        try:
+            images.append(Named(file.stem, decode_image(file.read_bytes(), MAX_PIXELS)))
+        except UnreadableImageError as error:
+            lost.append(f"{file}: {error}")
+    if not images:
+        raise ValueError("no image can be read:\n  " + "\n  ".join(lost))
+    return images, lost
+
+
+def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
+    """Short side to S, bicubic; then both sides cut to multiples of a patch, around the center.
+
+    Args:
+      image: [H, W, 3] uint8.
+      size: S, pixels; 0 leaves the size as it is.
+      patch_size: of the backbone.
+
+    Raises:
+      ValueError: if less than a patch is left.
+    """
+    height, width = image.shape[:2]
+    if size:
+        scale = size / min(height, width)
+        height, width = round(height * scale), round(width * scale)
+        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+        image = np.array(resized)
+    rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
+    if min(rows, columns) < patch_size:
+        raise ValueError(
+            f"an image of {height} x {width} pixels is smaller than a patch of {patch_size}; "
+            f"give a larger --size"
+        )
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return np.ascontiguousarray(image[top : top + rows, left : left + columns])
+
+
+def _list_files(paths: Sequence[str]) -> list[Path]:
+    files = []
+    for path in paths:
+        if Path(path).is_dir():
+            source = FolderSource(path)
+            files += [Path(source.name(index)) for index in range(len(source))]
+        elif Path(path).exists():
+            files.append(Path(path))
+        else:
+            raise FileNotFoundError(f"there is no image or folder {path!r}")
+    return files
