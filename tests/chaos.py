@@ -6,7 +6,6 @@ and must be the run that nothing disturbed: every step once, the same losses, th
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import random
@@ -25,12 +24,11 @@ from tests.run_train import (
     QUICKSTART,
     SMALL,
     Finished,
-    Train,
+    Job,
     checkpoint_steps,
     overrides,
     read_metrics,
     read_state,
-    slurm_of,
 )
 
 STEPS = 96  # of a whole run
@@ -77,24 +75,13 @@ class Round:
     lost_steps: int | None = None  # known when the next start resumes
 
 
-class Started:
+class Started(Job):
     """The processes of one start; a context manager."""
 
     def __init__(self, arguments: list[str], place: Place):
-        environment = slurm_of(place.processes) if place.processes > 1 else {}
-        self.place, self._stack = place, contextlib.ExitStack()
-        self.processes = [
-            self._stack.enter_context(
-                Train(
-                    *arguments,
-                    f"--config.runtime.fsdp={place.fsdp}",
-                    *(["--distributed"] if place.processes > 1 else []),
-                    devices=place.devices,
-                    environment=environment | {"SLURM_PROCID": str(number)},
-                )
-            )
-            for number in range(place.processes)
-        ]
+        fsdp = f"--config.runtime.fsdp={place.fsdp}"
+        super().__init__(*arguments, fsdp, processes=place.processes, devices=place.devices)
+        self.place = place
 
     def wait_for_step(self, step: int) -> None:
         self.processes[0].wait_for(f"step {step:2d}/")
@@ -106,15 +93,6 @@ class Started:
             self.processes[victim].send(number)
         finished = self.finish()
         return Ended(finished, time.monotonic() - begun)
-
-    def finish(self) -> list[Finished]:
-        return [process.finish() for process in self.processes]
-
-    def __enter__(self) -> "Started":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
 
 def places(rng: random.Random) -> Iterator[Place]:

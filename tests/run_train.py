@@ -1,5 +1,6 @@
 """`python -m dino_jax.train` as a user starts it: real processes, with a very small model."""
 
+import contextlib
 import json
 import os
 import signal
@@ -137,27 +138,47 @@ def slurm_of(processes: int) -> dict[str, str]:
     return slurm | {"JAX_COORDINATOR_PORT": str(port)}
 
 
-def start_two_processes(*arguments: str, devices: int, **options) -> tuple[Train, Train]:
-    """A command as two processes that train together, started as Slurm does it."""
-    slurm = slurm_of(2)
-    first, second = (
-        Train(
-            *arguments,
-            "--distributed",
-            devices=devices,
-            environment=slurm | {"SLURM_PROCID": process},
-            **options,
-        )
-        for process in ("0", "1")
-    )
-    return first, second
+class Job:
+    """A command as one or more processes that train together; a context manager.
+
+    Several are started as Slurm does it.
+
+    Attributes:
+      processes: in the order of their numbers.
+    """
+
+    def __init__(self, *arguments: str, processes: int, devices: int, **options):
+        distributed, environment = [], {}
+        if processes > 1:
+            distributed, environment = ["--distributed"], slurm_of(processes)
+        self._stack = contextlib.ExitStack()
+        self.processes = [
+            self._stack.enter_context(
+                Train(
+                    *arguments,
+                    *distributed,
+                    devices=devices,
+                    environment=environment | {"SLURM_PROCID": str(number)},
+                    **options,
+                )
+            )
+            for number in range(processes)
+        ]
+
+    def finish(self) -> list[Finished]:
+        return [process.finish() for process in self.processes]
+
+    def __enter__(self) -> "Job":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
 
-def run_two_processes(*arguments: str, devices: int, **options) -> tuple[Finished, Finished]:
-    """Runs a command as two processes to its end."""
-    first, second = start_two_processes(*arguments, devices=devices, **options)
-    with first, second:
-        return first.finish(), second.finish()
+def run_processes(*arguments: str, processes: int, devices: int, **options) -> list[Finished]:
+    """Runs a command as so many processes, each with so many devices, to its end."""
+    with Job(*arguments, processes=processes, devices=devices, **options) as job:
+        return job.finish()
 
 
 def close_state(workdir: Path, expected: Path) -> None:

@@ -25,7 +25,7 @@ from tests.run_train import (
     read_metrics,
     read_state,
     run,
-    run_two_processes,
+    run_processes,
     tolerance,
 )
 
@@ -322,7 +322,7 @@ def test_four_devices_equal_one(runs, tmp_path, fsdp):
 
 def test_two_processes_equal_one(runs, tmp_path):
     command = student_arguments(runs[0], tmp_path, **{"knn.every_epochs": 2.0})
-    first, second = run_two_processes(*command, devices=2)
+    first, second = run_processes(*command, processes=2, devices=2)
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     check_same(tmp_path, runs[1])
 

@@ -17,7 +17,7 @@ from dino_jax.embed import main
 from dino_jax.embedding.shards import Shards
 from dino_jax.recipe import build_recipe
 from dino_jax.workdir import config_to_json
-from tests.run_train import run_two_processes
+from tests.run_train import run_processes
 
 COUNT = 23
 WIDTH = 24
@@ -196,7 +196,7 @@ def test_two_processes_make_the_same_files(workdir, photos, tmp_path):
     options = ("--shard-images=6", "--reduce=pca", "--dim=4")
     assert run(workdir, photos, tmp_path / "one", *options) == 0
     command = (str(workdir), str(photos), f"--out={tmp_path / 'two'}", "--batch-size=4", *options)
-    finished = run_two_processes(*command, devices=2, module="dino_jax.embed")
+    finished = run_processes(*command, processes=2, devices=2, module="dino_jax.embed")
     assert [process.code for process in finished] == [0, 0], finished
     assert "22 images in 4 shards" in finished[0].out
     assert "images" not in finished[1].out

@@ -9,7 +9,7 @@ from tests.run_train import (
     overrides,
     read_metrics,
     run,
-    run_two_processes,
+    run_processes,
     tolerance,
 )
 
@@ -62,7 +62,7 @@ def test_four_devices_equal_one(alone, tmp_path, fsdp):
 
 
 def test_two_processes_equal_one(alone, tmp_path):
-    first, second = run_two_processes(*arguments(tmp_path), devices=2)
+    first, second = run_processes(*arguments(tmp_path), processes=2, devices=2)
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     check_same(tmp_path, alone)
 

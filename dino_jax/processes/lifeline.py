@@ -102,6 +102,8 @@ class Lifeline:
         if not isinstance(error, KeyboardInterrupt):
             code = getattr(error, "exit_code", 1)
             time.sleep(DOUBT_SECONDS)  # if another process has died, this is the end
+            if self._forced is not None:  # the error is an echo of another one
+                _end_now(self._forced[1])
         self.leave(code, f"{type(error).__name__}: {error}".partition("\n")[0])
         # At exit jax would wait for minutes for processes that will not come.
         atexit.register(_exit_at_once, code)
