@@ -37,7 +37,6 @@ SAVE_EVERY = 4
 ROUNDS_PER_RUN = 5
 LOSS_TOLERANCE = 1e-3  # relative
 TEACHER_TOLERANCE = 1e-3  # absolute; parameters are of the order of 0.02 to 1
-TRIES = 10  # until a kill hits a checkpoint that is being written
 CONFIG = SMALL | {
     "epochs": STEPS / 2,
     "runtime.save_every_steps": SAVE_EVERY,
@@ -144,6 +143,9 @@ class Chaos:
     def kill_one(self, started: Started, played: Round) -> Ended:
         """kill -9 of one process at a random step; the others must end by themselves with 75."""
         self._advance(started)
+        return self._kill_one(started, played)
+
+    def _kill_one(self, started: Started, played: Round) -> Ended:
         victim = self._rng.randrange(len(started.processes))
         ended = started.send(signal.SIGKILL, [victim])
         codes = [finished.code for finished in ended.finished]
@@ -157,9 +159,7 @@ class Chaos:
         """kill -9 of all while a checkpoint is written."""
         self._advance(started)
         folder = self.workdir / "checkpoints"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not list(folder.glob("*tmp*")):
-            time.sleep(0.0005)
+        wait_until(lambda: bool(list(folder.glob("*tmp*"))))
         ended = started.send(signal.SIGKILL, list(range(len(started.processes))))
         torn = [path.name.split(".")[0] for path in folder.glob("*tmp*")]
         played.note = f"torn: {', '.join(torn)}" if torn else "it was complete already"
@@ -192,12 +192,11 @@ class Chaos:
 
     def truncate(self, started: Started, played: Round) -> Ended:
         """kill -9, and some file of the newest checkpoint loses its end."""
-        ended = self.kill_one(started, played)
+        self._advance(started)
+        wait_until(lambda: len(self._saved()) >= 2)
+        ended = self._kill_one(started, played)
         checkpoint = self.workdir / "checkpoints" / str(self.newest())
         files = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p.stat().st_size]
-        if len(self._saved()) < 2 or not files:
-            played.note = "nothing to truncate yet"
-            return ended
         file = self._rng.choice(files)
         size = self._rng.randrange(file.stat().st_size)
         played.note = f"{file.relative_to(checkpoint)} of {checkpoint.name}: {size} bytes left"
@@ -221,6 +220,15 @@ KINDS: dict[str, Callable[[Chaos, Started, Round], Ended]] = {
     "kill -9 while saving": Chaos.kill_while_saving,
     "SIGTERM at the start": Chaos.sigterm_at_start,
 }
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Looks very often."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError("this has not happened within a minute")
+        time.sleep(0.0005)
 
 
 def require(holds: bool, played: Round, ended: Ended) -> None:
