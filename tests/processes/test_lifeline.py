@@ -44,29 +44,32 @@ def test_when_a_process_is_killed_the_others_end_with_75_and_say_who(victim):
                 assert re.fullmatch(pattern, err), err
 
 
+QUICK = """
+    import dino_jax.processes.lifeline as module
+    module.DOUBT_SECONDS, module.GRACE_SECONDS = {doubt}, 1.5
+    class Wrong(Exception):
+        exit_code = 2
+    with Lifeline(place, lines) as lifeline:
+        {body}
+"""
+
+
 def test_an_error_of_one_process_ends_all_with_its_exit_code_and_its_words():
-    failing = """
-        import dino_jax.processes.lifeline as module
-        module.DOUBT_SECONDS = 0.1
-        class Wrong(Exception):
-            exit_code = 2
-        with Lifeline(place, lines) as lifeline:
-            raise Wrong("no such folder")
-    """
-    impatient = """
-        import dino_jax.processes.lifeline as module
-        module.GRACE_SECONDS = 0.3
-        """ + BUSY.replace("\n    ", "\n        ")
-    with processes(impatient, failing, impatient) as (first, second, third):
-        assert second.finish()[0] == 2
+    """Process 0 is busy; process 2 meets the closed connections, which is no error of its own."""
+    busy = QUICK.format(doubt=0.1, body="time.sleep(50)")
+    failing = QUICK.format(doubt=0.1, body="raise Wrong('no such folder')")
+    echo = QUICK.format(doubt=1.0, body="raise ValueError('connection reset')")
+    with processes(busy, failing, echo) as (first, second, third):
+        code, _, err = second.finish()
+        assert code == 2 and "Wrong: no such folder" in err
         for process in (first, third):
             code, _, err = process.finish()
             assert code == 2
-            assert re.search(
-                r"stopped: process 1 on .* ended with exit code 2: Wrong: no such folder; exit "
-                "code 2\n$",
+            assert re.fullmatch(
+                r"\nstopped: process 1 on .* ended with exit code 2: Wrong: no such folder; exit "
+                "code 2\n",
                 err,
-            )
+            ), err
 
 
 def test_processes_that_finish_at_different_times_disturb_nobody():
