@@ -126,8 +126,12 @@ def module_cost(module: Module, devices: int) -> Cost:
             return own
         inner = module.computations[instruction.called("calls")[0]]
         inside = visit(instruction.called("calls")[0])
-        traffic = fusion_bytes(instruction, computation, inner)
-        return dataclasses.replace(inside, bytes=traffic, cycles=own.cycles)
+        return dataclasses.replace(
+            inside,
+            bytes=fusion_bytes(instruction, computation, inner),
+            cycles=own.cycles,
+            collectives={} if carries_on(instruction) else inside.collectives,
+        )
 
     return visit(module.entry)
 
@@ -147,6 +151,14 @@ def trip_count(loop: Instruction, module: Module) -> int | None:
         return None
     limit = condition[root.operands[1]]
     return int(limit.arguments) if limit.opcode == "constant" else None
+
+
+def carries_on(fusion: Instruction) -> bool:
+    """Whether a fusion holds a collective that another one, async-collective-start, has begun."""
+    called = fusion.called("calls")[0]
+    return called.startswith("async_collective_fusion") or fusion.name.startswith(
+        "async-collective-done"
+    )
 
 
 def branches(conditional: Instruction) -> list[str]:

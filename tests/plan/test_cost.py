@@ -136,6 +136,25 @@ def test_an_asynchronous_collective_counts_once():
     assert text_cost(entry).collectives == {"all-gather": Collective(1, 128, 7 / 8 * 128)}
 
 
+def test_a_collective_that_goes_on_beside_other_work_counts_once():
+    others = "".join(
+        f"""
+%{name} (a: f32[4]) -> f32[8] {{
+  %a = f32[4]{{0}} parameter(0)
+  ROOT %g = f32[8]{{0}} all-gather(%a), channel_id=7, replica_groups=[1,2]<=[2], dimensions={{0}}
+}}
+"""
+        for name in ("fused.1", "async_collective_fusion.2", "fused.3")
+    )
+    entry = """
+  %p = f32[4]{0} parameter(0)
+  %async-collective-start = f32[8]{0} fusion(%p), kind=kCustom, calls=%fused.1
+  %fusion.2 = f32[8]{0} fusion(%p), kind=kOutput, calls=%async_collective_fusion.2
+  ROOT %async-collective-done = f32[8]{0} fusion(%p), kind=kCustom, calls=%fused.3
+"""
+    assert text_cost(entry, others).collectives == {"all-gather": Collective(1, 32, 16)}
+
+
 def test_of_a_conditional_the_cheapest_branch_counts():
     others = """
 %much (a: f32[9]) -> f32[9] {
