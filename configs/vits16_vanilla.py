@@ -239,7 +239,7 @@ def get_config() -> ConfigDict:
             threads=1,  # read threads per worker
             log_every_steps=50,
             save_every_steps=1000,
-            save_every_minutes=10.0,  # since the last checkpoint; 0: by steps only
+            save_every_minutes=5.0,  # since the last checkpoint; 0: by steps only
             keep_checkpoints=2,
             stop_on_collapse=False,  # end the run when its diagnosis is a failure
             compilation_cache="",  # folder of compiled programs, of all hosts, for faster starts
