@@ -19,7 +19,6 @@ all hosts: each makes its share of the shards, and the files do not depend on th
 """
 
 import argparse
-import collections
 import contextlib
 import dataclasses
 import itertools
@@ -41,7 +40,6 @@ from dino_jax.data.output_folder import absolute_folder, open_folder
 from dino_jax.data.pipeline import Batch, build_eval_stream
 from dino_jax.data.source_arguments import add_source_arguments, source_config
 from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.data.sources.base import Record
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
     KINDS,
@@ -50,13 +48,13 @@ from dino_jax.embedding.projection import (
     fit_pca,
     load_projection,
 )
-from dino_jax.embedding.shards import Rows, Shards, import_pyarrow
+from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
+from dino_jax.embedding.shards import Shards, import_pyarrow
 from dino_jax.pretrained.model import MAX_PIXELS, Model, load
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 
 PLAN, PROJECTION = "embed.json", "projection.npz"
-AHEAD = 2  # batches that the devices may be behind the decoding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,33 +93,6 @@ class Machine(NamedTuple):
 
     batch_size: int
     threads: int
-
-
-class Subset:
-    """Some images of a source, as a source."""
-
-    def __init__(self, source: ImageSource, indices: np.ndarray):
-        """The images `indices` [n] of `source`, in this order."""
-        self._source, self._indices = source, indices
-        self.class_names = source.class_names
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[int(self._indices[index])]
-
-    def name(self, index: int) -> str:
-        return self._source.name(int(self._indices[index]))
-
-
-class Row(NamedTuple):
-    """One image: vector [d] (of a black image, if it is not readable), name and class."""
-
-    vector: np.ndarray
-    readable: bool
-    name: str
-    label: str | None
 
 
 def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
@@ -239,43 +210,6 @@ def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:
     )
 
 
-def embed_rows(embedder: Embed, stream: Iterable[Batch], source: ImageSource) -> Iterator[Row]:
-    """A row per image, in order; the devices work while the next batches are decoded."""
-    running: collections.deque[tuple[jax.Array, Batch]] = collections.deque()
-
-    def finish() -> Iterator[Row]:
-        vectors, batch = running.popleft()
-        return rows_of(np.asarray(vectors), batch, source)
-
-    for batch in stream:
-        running.append((embedder(batch["image"]), batch))
-        if len(running) > AHEAD:
-            yield from finish()
-    while running:
-        yield from finish()
-
-
-def rows_of(vectors: np.ndarray, batch: Batch, source: ImageSource) -> Iterator[Row]:
-    """The rows of one batch, [b, d] vectors."""
-    for row, vector in enumerate(vectors):
-        readable, label = bool(batch["valid"][row]), int(batch["label"][row])
-        name = batch["name"][row] if readable else source.name(int(batch["unreadable"][row]))
-        named = 0 <= label < len(source.class_names)
-        yield Row(vector, readable, name, source.class_names[label] if named else None)
-
-
-def collect(rows: Iterable[Row]) -> Rows:
-    """What a shard holds."""
-    every = list(rows)
-    readable = [row for row in every if row.readable]
-    return Rows(
-        np.stack([row.vector for row in every])[[row.readable for row in every]],
-        [row.name for row in readable],
-        [row.label for row in readable],
-        [row.name for row in every if not row.readable],
-    )
-
-
 def counted(stream: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
     """Passes the batches on and shows how many images there were."""
     done = 0
@@ -283,11 +217,6 @@ def counted(stream: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
         yield batch
         done += int(np.sum(batch["valid"] | (batch["unreadable"] >= 0)))
         progress.show(done)
-
-
-def shard_range(shard: int, images: int, total: int) -> np.ndarray:
-    """Indices of the images of a shard."""
-    return np.arange(shard * images, min((shard + 1) * images, total))
 
 
 def describe(shards: Shards, out: str) -> str:
@@ -344,7 +273,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--dim", type=int, default=512, help="numbers per image after --reduce")
     add("--sample", type=int, default=20_000, help="images that PCA is computed from")
     add("--format", default="npy", help="npy or parquet")
-    add("--shard-images", type=int, default=50_000, help="images per file")
+    add("--shard-images", type=int, default=10_000, help="images per file")
     add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
     add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
     add("--batch-size", type=int, default=128, help="images at once, per process")

@@ -1,6 +1,8 @@
 """Fewer numbers per image: principal components of a sample, or a random projection."""
 
 import io
+import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from sklearn.decomposition import PCA
+
+from dino_jax.data.sources.storage import written_whole
 
 KINDS = ("none", "pca", "random")
 
@@ -28,10 +32,9 @@ class Projection(NamedTuple):
         return jnp.matmul(x - self.mean, self.matrix, precision="highest")
 
     def save(self, path: epath.Path) -> None:
-        """Writes mean and matrix as NPZ."""
-        buffer = io.BytesIO()
-        np.savez(buffer, **self._asdict())
-        path.write_bytes(buffer.getvalue())
+        """Writes mean and matrix as NPZ, the whole file or none."""
+        with written_whole(os.fspath(path)) as place, Path(place).open("wb") as file:
+            np.savez(file, mean=self.mean, matrix=self.matrix)
 
 
 def load_projection(path: epath.Path) -> Projection:

@@ -1,0 +1,84 @@
+"""From a stream of images to the rows of a shard."""
+
+import collections
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dino_jax.data.pipeline import Batch
+from dino_jax.data.sources import ImageSource, Record
+from dino_jax.embedding.embedder import Embed
+from dino_jax.embedding.shards import Rows
+
+AHEAD = 2  # batches that the devices may be behind the decoding
+
+
+class Subset:
+    """Some images of a source, as a source."""
+
+    def __init__(self, source: ImageSource, indices: np.ndarray):
+        """The images `indices` [n] of `source`, in this order."""
+        self._source, self._indices = source, indices
+        self.class_names = source.class_names
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._indices[index])]
+
+    def name(self, index: int) -> str:
+        return self._source.name(int(self._indices[index]))
+
+
+class Row(NamedTuple):
+    """One image: vector [d] (of a black image, if it is not readable), name and class."""
+
+    vector: np.ndarray
+    readable: bool
+    name: str
+    label: str | None
+
+
+def shard_range(shard: int, images: int, total: int) -> np.ndarray:
+    """Indices of the images of a shard."""
+    return np.arange(shard * images, min((shard + 1) * images, total))
+
+
+def embed_rows(embedder: Embed, stream: Iterable[Batch], source: ImageSource) -> Iterator[Row]:
+    """A row per image, in order; the devices work while the next batches are decoded."""
+    running: collections.deque[tuple[jax.Array, Batch]] = collections.deque()
+
+    def finish() -> Iterator[Row]:
+        vectors, batch = running.popleft()
+        return rows_of(np.asarray(vectors), batch, source)
+
+    for batch in stream:
+        running.append((embedder(batch["image"]), batch))
+        if len(running) > AHEAD:
+            yield from finish()
+    while running:
+        yield from finish()
+
+
+def rows_of(vectors: np.ndarray, batch: Batch, source: ImageSource) -> Iterator[Row]:
+    """The rows of one batch, [b, d] vectors."""
+    for row, vector in enumerate(vectors):
+        readable, label = bool(batch["valid"][row]), int(batch["label"][row])
+        name = batch["name"][row] if readable else source.name(int(batch["unreadable"][row]))
+        named = 0 <= label < len(source.class_names)
+        yield Row(vector, readable, name, source.class_names[label] if named else None)
+
+
+def collect(rows: Iterable[Row]) -> Rows:
+    """What a shard holds."""
+    every = list(rows)
+    readable = [row for row in every if row.readable]
+    return Rows(
+        np.stack([row.vector for row in every])[[row.readable for row in every]],
+        [row.name for row in readable],
+        [row.label for row in readable],
+        [row.name for row in every if not row.readable],
+    )
