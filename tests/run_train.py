@@ -201,12 +201,13 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 def tolerance(name: str) -> dict[str, float]:
     """By how much rounding may change a metric on another mesh.
 
-    Of the 100 test images of the k-NN three may change sides; the square roots of the smallest
-    eigenvalues magnify the rounding (4.6e-5 was seen).
+    Of the 100 test images of the k-NN three may change sides. Differences of nearly equal moments
+    and square roots of the smallest eigenvalues magnify the rounding (4.6e-5 was seen).
     """
     if name.startswith("knn"):
         return dict(rtol=0, atol=3.0)
-    return dict(rtol=1e-3 if name == "health/effective_rank" else 1e-5, atol=1e-6)
+    magnified = name in ("health/effective_rank", "health/feature_std")
+    return dict(rtol=1e-3 if magnified else 1e-5, atol=1e-6)
 
 
 def checkpoint_steps(workdir: Path) -> list[int]:
