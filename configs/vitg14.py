@@ -4,8 +4,8 @@ Paper: DINOv2, arXiv:2304.07193. Differs from vitl14 in what stands below.
 Expected: the released weights (83.5 % k-NN, 86.5 % linear) were trained on LVD-142M, which is not
 public; no figure is known for ImageNet-22k.
 Hardware and time: officially 22,000 A100 hours for the released weights. Not yet run here on a
-TPU. By the TPU compiler the step needs 14.3 GiB per chip on v5p-128, and 5.1 on v6e-64 with
---config.network.backbone.remat=full, at 12 images per chip.
+TPU. By the TPU compiler the step needs 20.2 of the 31.25 GiB per chip on v6e-64, at 12 images per
+chip (--config.batch_size=768).
 
 Command:
   python -m dino_jax.train --config=configs/vitg14.py --workdir=runs/vitg14 \

@@ -15,6 +15,7 @@ from dino_jax.command_line import UsageError
 from dino_jax.evaluation import reference
 from dino_jax.guard import Guard, WorseThanStartError
 from dino_jax.metrics import Progress
+from dino_jax.processes.agreement import Alone
 from dino_jax.recipe import build_recipe
 from dino_jax.roll_back import (
     RollBackRequest,
@@ -233,7 +234,7 @@ def guarded(source, monkeypatch):
                 "runtime.compilation_cache": os.fspath(source / "compiled"),
             }
         )
-        return repeat_after_roll_backs(lambda: train(config, os.fspath(workdir), []))
+        return repeat_after_roll_backs(lambda: train(config, os.fspath(workdir), [], Alone()))
 
     return run
 
