@@ -91,7 +91,8 @@ def open_distillation(config: Any, workdir: str) -> Distillation:
             f"config.distill.path ({path}) is no workdir of a run: it has no {CONFIG_JSON}"
         )
     if config.distill.step is None:
-        config.distill.step = _step_of_earlier_start(workdir) or _newest_step(path)
+        earlier = _step_of_earlier_start(workdir)
+        config.distill.step = _newest_step(path) if earlier is None else earlier
     network_config: Any = ConfigDict(json.loads(file.read_text())["network"])
     network = build_network(network_config)
     check_distillation(config, network_config)

@@ -228,12 +228,13 @@ def test_the_teacher_of_a_run_comes_onto_the_mesh(source, tmp_path, fsdp):
         assert len({str(shard.index) for shard in kernel.addressable_shards}) == fsdp
 
 
-def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_path):
+@pytest.mark.parametrize("step", [0, 2])
+def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_path, step):
     config = distilling(source[0])
-    config.distill.step = 2
+    config.distill.step = step
     open_workdir(tmp_path, config)
     again = distilling(source[0])
-    assert open_distillation(again, str(tmp_path)).step == again.distill.step == 2
+    assert open_distillation(again, str(tmp_path)).step == again.distill.step == step
 
 
 def test_without_a_path_nothing_is_distilled(tmp_path):

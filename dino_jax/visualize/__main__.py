@@ -9,8 +9,8 @@ attention        one sheet per image: the image, the mean over the heads of the 
                  the patches that hold --mass of it, then every head
 pca              objects, found by the first principal component of the patches of all images
                  jointly, colored by the components of what is left: equal colors, equal parts
-similar_patches  the patch of the first image below the point (pixels of the picture as it is drawn,
-                 from the upper left corner), and how much each patch of all images is like it
+similar_patches  the patch of the first image below the point (pixels from the upper left corner, at
+                 the size that the network sees), and how much each patch of all images is like it
 neighbours       one row per image: the image and its nearest ones in the gallery, with the cosine
 
 MODEL is the workdir of a run (its teacher) or a file of official weights; IMAGE is a file or a
