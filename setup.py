@@ -9,6 +9,8 @@ TPU = ["jax[tpu]>=0.10.2,<0.11"]
 WANDB = ["wandb>=0.25,<0.32"]
 MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
+# What tests/parity compares with; nothing else needs it.
+PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
 setup(
     name="dino_jax",
@@ -47,6 +49,7 @@ setup(
         "parquet": PARQUET,
         "wandb": WANDB,
         "mlflow": MLFLOW,
+        "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
         "beam": ["apache-beam>=2.77,<3"],

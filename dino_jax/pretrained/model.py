@@ -103,8 +103,8 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
     """Loads a trained backbone.
 
     Args:
-      path: workdir of a run (its teacher), or an official DINO or DINOv2 ViT: .safetensors, or
-        .pth where torch is installed. The sizes of a file are read off its tensors.
+      path: workdir of a run (its teacher), or an official DINO or DINOv2 ViT, .safetensors or
+        .pth. The sizes of a file are read off its tensors.
       step: of a checkpoint in a workdir; None: the newest.
 
     Raises:

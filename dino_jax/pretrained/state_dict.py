@@ -1,8 +1,8 @@
-"""Reads the tensors of a PyTorch checkpoint file; nothing in the file is ever executed."""
+"""Reads the tensors of a file of weights; nothing in the file is ever executed."""
 
-import importlib
-import pickle
-from collections.abc import Mapping
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,35 +10,122 @@ import numpy as np
 import safetensors
 from etils import epath
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
-# Where training checkpoints keep the weights: the teacher's are the ones to use.
-_NESTED = ("teacher", "state_dict", "model")
+from dino_jax.pretrained.pickle_machine import RefusedError
+from dino_jax.pretrained.torch_file import StoredTensor, TorchFile
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# Where training checkpoints keep networks: {"teacher": …}, {"model": {"teacher.…": …}}, ….
+_WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
+_NETWORKS = re.compile(r"^(teacher|student)\.")
+_CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
+_MAX_DOTS = 50  # in the name of a tensor; real ones have about ten
+_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedWeights:
+    """The tensors of a file, under the names of the file without wrappers.
+
+    Attributes:
+      networks: by role, "teacher" or "student" of a training checkpoint, otherwise "weights".
+      centers: running centers of objectives, by the name of the objective.
+      left_out: tensors that are no weights, such as moments of an optimizer: how many, by section.
+    """
+
+    networks: dict[str, dict[str, np.ndarray]]
+    centers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def main(self) -> str:
+        """The role of the network to use: the teacher, if there is one."""
+        return next(role for role in ("teacher", "weights", "student") if role in self.networks)
 
 
 def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
-    """Reads all tensors of a file.
-
-    A .pth is a pickle: it is read by torch, if that is installed, with `weights_only=True`, which
-    refuses everything but tensors and plain containers. Of a training checkpoint that holds several
-    networks the teacher is taken.
+    """Reads the tensors of a file of weights; of a training checkpoint, those of the teacher.
 
     Args:
-      path: .safetensors (local or gs://), or .pth or .pt (local).
+      path: as `read_weights`.
 
     Returns:
-      Official names to arrays; bfloat16 and float16 stay what they are.
+      The names of the file to arrays; bfloat16 and float16 stay what they are.
+
+    Raises:
+      OSError, ValueError: as `read_weights`.
+    """
+    weights = read_weights(path)
+    return weights.networks[weights.main]
+
+
+def read_weights(path: epath.PathLike) -> SavedWeights:
+    """Reads all weights of a file.
+
+    A .pth is a pickle, which can run any program: it is read without executing anything, and
+    refused if it holds more than tensors and plain containers (`pickle_machine`).
+
+    Args:
+      path: .safetensors, or .pth, .pt or .bin as torch.save writes them; local or gs://.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the suffix is unknown, the file is damaged or holds other things than tensors,
-        or torch is needed and not installed.
+      ValueError: if the suffix is unknown, or the file is damaged or holds other things than
+        tensors.
     """
     file = epath.Path(path).expanduser()
     if file.suffix not in SUFFIXES:
         raise ValueError(f"{file} is no file of weights; known suffixes: {', '.join(SUFFIXES)}")
-    if not file.exists():
+    if not file.is_file():
         raise FileNotFoundError(f"the file of weights {file} does not exist")
-    return _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file)
+    if file.suffix == ".safetensors":
+        return _sort(_read_safetensors(file), lambda array: array, file)
+    with file.open("rb") as opened:
+        try:
+            torch_file = TorchFile(opened)
+            tensors = dict(_flatten(torch_file.content))
+            return _sort(tensors, torch_file.array, file)
+        except RefusedError as error:
+            raise ValueError(f"{file} is not read: {error}") from error
+
+
+def _sort(
+    tensors: Mapping[str, Any], read: Callable[[Any], np.ndarray], file: epath.Path
+) -> SavedWeights:
+    """Sorts named tensors into networks and the rest, and reads those that are weights."""
+    networks: dict[str, dict[str, np.ndarray]] = {}
+    centers, left_out = {}, {}
+    for full_name, tensor in tensors.items():
+        name = _WRAPPERS.sub("", full_name)
+        if name in _CENTERS:
+            centers[_CENTERS[name]] = read(tensor).reshape(-1)
+        elif match := _NO_WEIGHTS.match(name):
+            left_out[match[1]] = left_out.get(match[1], 0) + 1
+        else:
+            match = _NETWORKS.match(name)
+            network = networks.setdefault(match[1] if match else "weights", {})
+            plain = _WRAPPERS.sub("", _NETWORKS.sub("", name))
+            if plain in network:
+                raise ValueError(f"{file} names {plain} twice, the second time as {full_name}")
+            network[plain] = read(tensor)
+    if not networks:
+        raise ValueError(f"{file} holds no weights: it has no tensors under names")
+    if len(networks) > 1 and "weights" in networks:
+        names = "\n  ".join(sorted(networks["weights"]))
+        raise ValueError(f"{file} holds tensors beside those of its networks:\n  {names}")
+    return SavedWeights(networks, centers, left_out)
+
+
+def _flatten(content: Any, name: str = "") -> Iterator[tuple[str, StoredTensor]]:
+    """All tensors of nested dicts and lists, with dotted names."""
+    if isinstance(content, StoredTensor):
+        yield name, content
+        return
+    if name.count(".") > _MAX_DOTS:
+        raise RefusedError(f"its containers are nested too deep, at {name[:200]}")
+    items = content.items() if isinstance(content, dict) else ()
+    items = enumerate(content) if isinstance(content, (list, tuple)) else items
+    for key, value in items:
+        yield from _flatten(value, f"{name}.{key}" if name else str(key))
 
 
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
@@ -65,40 +152,3 @@ def _as_array(name: str, tensor: Mapping[str, Any], file: epath.Path) -> np.ndar
             f"{name} in {file} is stored as {dtype}; known: {sorted(_SAFETENSORS_DTYPES)}"
         )
     return np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[dtype]).reshape(tensor["shape"])
-
-
-def _read_torch(file: epath.Path) -> dict[str, np.ndarray]:
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError as error:
-        raise ValueError(
-            f"{file} is a PyTorch pickle, which is only read by torch: pip install torch "
-            "--index-url https://download.pytorch.org/whl/cpu, or convert the file to .safetensors "
-            "where torch is installed"
-        ) from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{file} is damaged or holds more than tensors, which is not read because a pickle can "
-            f"run any program. If you trust its source, save the weights alone with torch: {error}"
-        ) from error
-    tensors = _weights_in(content)
-    if not tensors:
-        raise ValueError(f"{file} holds no tensors under names")
-    return {name: _from_tensor(tensor) for name, tensor in tensors.items()}
-
-
-def _weights_in(content: Any) -> dict[str, Any]:
-    """The innermost mapping of names to tensors."""
-    while isinstance(content, Mapping):
-        nested = [content[key] for key in _NESTED if isinstance(content.get(key), Mapping)]
-        if not nested:
-            return {name: value for name, value in content.items() if hasattr(value, "numpy")}
-        content = nested[0]
-    return {}
-
-
-def _from_tensor(tensor: Any) -> np.ndarray:
-    # NumPy has no bfloat16; float32 holds every value of it.
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()

@@ -1,6 +1,5 @@
 """Files of weights: what is read, and what is refused."""
 
-import importlib.util
 import json
 
 import ml_dtypes
@@ -63,39 +62,3 @@ def test_a_missing_file_and_an_unknown_suffix_are_clear_errors(tmp_path):
         read_state_dict(tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"w.npz is no file of weights; known suffixes: .safet"):
         read_state_dict(tmp_path / "w.npz")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torch") is not None, reason="torch is installed")
-def test_a_pickle_without_torch_says_what_to_do(tmp_path):
-    (tmp_path / "w.pth").write_bytes(b"PK")
-    with pytest.raises(ValueError, match=r"only read by torch: pip install torch"):
-        read_state_dict(tmp_path / "w.pth")
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda weights: weights,
-        lambda weights: {"teacher": weights, "student": {"a": weights["a"] * 0}, "epoch": 3},
-        lambda weights: {"model": {"teacher": weights}},
-    ],
-)
-def test_a_pickle_gives_the_tensors_of_the_teacher(tmp_path, wrap):
-    torch = pytest.importorskip("torch")
-    weights = {"a": torch.arange(3.0), "b": torch.tensor([1.5], dtype=torch.bfloat16)}
-    torch.save(wrap(weights), tmp_path / "w.pth")
-    got = read_state_dict(tmp_path / "w.pth")
-    assert got.keys() == {"a", "b"}
-    np.testing.assert_array_equal(got["a"], [0.0, 1.0, 2.0])
-    np.testing.assert_array_equal(got["b"], [1.5])
-
-
-class Anything:
-    """A class of one's own, which only a free pickle would load."""
-
-
-def test_a_pickle_of_more_than_tensors_is_refused(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save({"teacher": {"a": torch.zeros(2)}, "args": Anything()}, tmp_path / "w.pth")
-    with pytest.raises(ValueError, match="holds more than tensors, which is not read because"):
-        read_state_dict(tmp_path / "w.pth")
