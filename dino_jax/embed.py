@@ -24,7 +24,6 @@ import dataclasses
 import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -34,10 +33,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from dino_jax.command_line import UsageError, fail, mendable
-from dino_jax.data.build_workers import Progress, Stopped, stop_on_signals
+from dino_jax.batch_command import run_batch_command
+from dino_jax.data.build_workers import show_progress
 from dino_jax.data.output_folder import absolute_folder, open_folder
-from dino_jax.data.pipeline import Batch, build_eval_stream
+from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.source_arguments import add_source_arguments, source_config
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
@@ -51,8 +50,6 @@ from dino_jax.embedding.projection import (
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import Shards, import_pyarrow
 from dino_jax.pretrained.model import MAX_PIXELS, Model, load
-from dino_jax.processes.join import join_processes
-from dino_jax.processes.patience import MissingProcessesError
 
 PLAN, PROJECTION = "embed.json", "projection.npz"
 
@@ -119,12 +116,8 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
     if missing:
         wanted = Subset(source, np.concatenate(ranges))
         embedder = build_embedder(model, options, machine, projection, options.normalize)
-        progress = Progress("embed", len(wanted))
-        with (
-            contextlib.closing(progress),
-            contextlib.closing(open_stream(wanted, options, machine)) as stream,
-        ):
-            rows = embed_rows(embedder, counted(stream, progress), wanted)
+        with contextlib.closing(open_stream(wanted, options, machine)) as stream:
+            rows = embed_rows(embedder, show_progress(stream, "embed", len(wanted)), wanted)
             for shard, images in zip(missing, ranges, strict=True):
                 shards.write(shard, collect(itertools.islice(rows, len(images))))
     _wait_for_all("shards")
@@ -210,15 +203,6 @@ def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:
     )
 
 
-def counted(stream: Iterable[Batch], progress: Progress) -> Iterator[Batch]:
-    """Passes the batches on and shows how many images there were."""
-    done = 0
-    for batch in stream:
-        yield batch
-        done += int(np.sum(batch["valid"] | (batch["unreadable"] >= 0)))
-        progress.show(done)
-
-
 def describe(shards: Shards, out: str) -> str:
     """One line about all shards."""
     rows, unreadable = shards.count_rows()
@@ -285,27 +269,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = parse(argv)
-    try:
-        with mendable(), stop_on_signals(), contextlib.ExitStack() as stack:
-            if arguments.distributed:
-                stack.enter_context(join_processes())
-            model = load(arguments.model, arguments.step)
-            options = options_of(arguments, model)
-            machine = Machine(arguments.batch_size, arguments.threads)
-            said = embed(model, options, absolute_folder(arguments.out), machine)
-    except UsageError as error:
-        fail(error)
-    except ImportError as error:  # a source whose package is not installed
-        fail(error)
-    except MissingProcessesError as error:
-        print(f"stopped: {error}", file=sys.stderr)
-        return error.exit_code
-    except Stopped as stopped:
-        print(f"{stopped.name}: the same command goes on where this one stopped", file=sys.stderr)
-        return stopped.exit_code
-    if said:
-        print(said)
-    return 0
+
+    def work() -> str:
+        model = load(arguments.model, arguments.step)
+        options = options_of(arguments, model)
+        machine = Machine(arguments.batch_size, arguments.threads)
+        return embed(model, options, absolute_folder(arguments.out), machine)
+
+    when_stopped = "the same command goes on where this one stopped"
+    return run_batch_command(work, arguments.distributed, when_stopped)
 
 
 if __name__ == "__main__":

@@ -2,43 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import dino_jax
-from configs import digits_resnet, quickstart
-from dino_jax import checkpointing
+from configs import digits_resnet
 from dino_jax.data.build_workers import Stopped
 from dino_jax.embed import main
 from dino_jax.embedding.shards import Shards
-from dino_jax.recipe import build_recipe
-from dino_jax.workdir import config_to_json
 from tests.run_train import run_processes
+from tests.saved_model import save_model, save_tiny_vit
 
 COUNT = 23
 WIDTH = 24
 
 
-def save_model(folder: Path, config: Any) -> Path:
-    """A run of no steps."""
-    config.network.heads.dino.update(out_dim=16, hidden_dim=8, bottleneck_dim=8)
-    state = jax.jit(build_recipe(config, 1438).init)(jax.random.key(0))
-    (folder / "config.json").write_text(config_to_json(config))
-    checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
-    with checkpointing.closing(checkpoints):
-        checkpointing.save(checkpoints, 0, state, force=True)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    config: Any = quickstart.get_config()
-    config.network.backbone.update(embed_dim=WIDTH, depth=2)
-    return save_model(tmp_path_factory.mktemp("run"), config)
+    return save_tiny_vit(tmp_path_factory.mktemp("run"), width=WIDTH)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,15 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
+from dino_jax.data.slots import Batch
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.worker_process import follow_parent
 
@@ -73,6 +75,18 @@ class Progress:
         """Leaves the bar as it is."""
         if self._bar is not None:
             self._bar.close()
+
+
+def show_progress(stream: Iterable[Batch], title: str, total: int) -> Iterator[Batch]:
+    """Passes the batches of an evaluation stream on; shows how many of `total` images are done."""
+    progress, done = Progress(title, total), 0
+    try:
+        for batch in stream:
+            yield batch
+            done += int(np.sum(batch["valid"] | (batch["unreadable"] >= 0)))
+            progress.show(done)
+    finally:
+        progress.close()
 
 
 def run_tasks(

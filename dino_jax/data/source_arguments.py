@@ -10,9 +10,15 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds SOURCE and the options that some kinds of it need."""
     add = parser.add_argument
     add("source", nargs="?", default="", help="folder, list, pattern, shards or config file")
-    add("--kind", default="folder", help="of SOURCE, as config.data.kind")
-    add("--name", default="", help="of the TFDS data set")
     add("--split", default="train", help="of TFDS or the digits")
+    add_kind_arguments(parser)
+
+
+def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what does not depend on the part of a data set."""
+    add = parser.add_argument
+    add("--kind", default="folder", help="of the images, as config.data.kind")
+    add("--name", default="", help="of the TFDS data set")
     add("--data-dir", default="", help="of TFDS")
     add("--image-column", default="", help="of Parquet; default: the only one with images")
     add("--label-column", default="", help="of Parquet; default: no labels")
@@ -23,11 +29,16 @@ def source_config(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.source.endswith(".py"):
         config: Any = load_config(arguments.source)
         return config.data.to_dict()
+    return part_config(arguments, arguments.source, arguments.split)
+
+
+def part_config(arguments: argparse.Namespace, path: str, split: str) -> dict[str, Any]:
+    """The config of one part of a data set, with the options of `add_kind_arguments`."""
     return {
         "kind": arguments.kind,
-        "path": arguments.source,
+        "path": path,
         "name": arguments.name,
-        "split": arguments.split,
+        "split": split,
         "data_dir": arguments.data_dir,
         "image_column": arguments.image_column,
         "label_column": arguments.label_column,

@@ -1,15 +1,20 @@
 """Frozen features of a whole data set."""
 
+import collections
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dino_jax.models.network import Network
 from dino_jax.sharding import batch_sharding, replicated, shard_batch
+
+AHEAD = 2  # batches that the devices may be behind the decoding
+NOTHING_LOST = np.zeros(0, np.int64)
 
 Extract = Callable[[Any, jax.Array], jax.Array]
 
@@ -20,18 +25,35 @@ class LabeledFeatures(NamedTuple):
     Attributes:
       features: [N, D] float32.
       labels: [N] int32, -1 for none.
+      unreadable: [U] int64 source indices of the images that could not be read; they have no row.
     """
 
     features: np.ndarray
     labels: np.ndarray
+    unreadable: np.ndarray = NOTHING_LOST
 
 
-def make_extractor(network: Network, mesh: Mesh) -> Extract:
-    """Compiles (variables, images [B, H, W, C]) -> [B, D] cls features, whole on every device."""
+def cls_token(network: Network, variables: Any, images: jax.Array) -> jax.Array:
+    """[B, D] features of images [B, H, W, C]."""
+    features: Any = network.apply(variables, images)
+    return features["cls"]
+
+
+def make_extractor(
+    network: Network,
+    mesh: Mesh,
+    take: Callable[[Network, Any, jax.Array], jax.Array] = cls_token,
+) -> Extract:
+    """Compiles (variables, images [B, H, W, C]) -> [B, D] float32, whole on every device.
+
+    Args:
+      network: whose features are taken.
+      mesh: of the devices.
+      take: (network, variables, images) -> [B, D].
+    """
 
     def extract(variables, images):
-        features: Any = network.apply(variables, images)
-        return features["cls"].astype("float32")
+        return take(network, variables, images).astype(jnp.float32)
 
     return jax.jit(extract, out_shardings=replicated(mesh))
 
@@ -47,14 +69,24 @@ def extract_features(
       stream: this host's batches of `dino_jax.data.pipeline.build_eval_stream`.
       mesh: of the devices.
     """
-    features, labels = [], []
+    features, labels, unreadable = [], [], []
+    running: collections.deque[tuple[jax.Array, dict[str, np.ndarray]]] = collections.deque()
+
+    def finish() -> None:
+        rows, marks = running.popleft()
+        features.append(np.asarray(rows)[marks["valid"]])
+        labels.append(marks["label"][marks["valid"]])
+        unreadable.append(marks["unreadable"][marks["unreadable"] >= 0])
+
     for batch in stream:
         images = shard_batch({"image": batch["image"]}, batch_sharding(mesh))["image"]
-        rows = np.asarray(extract(variables, images))
-        marks = {name: _from_all_hosts(batch[name]) for name in ("valid", "label")}
-        features.append(rows[marks["valid"]])
-        labels.append(marks["label"][marks["valid"]])
-    return LabeledFeatures(np.concatenate(features), np.concatenate(labels))
+        marks = {name: _from_all_hosts(batch[name]) for name in ("valid", "label", "unreadable")}
+        running.append((extract(variables, images), marks))
+        if len(running) > AHEAD:
+            finish()
+    while running:
+        finish()
+    return LabeledFeatures(*(np.concatenate(rows) for rows in (features, labels, unreadable)))
 
 
 def _from_all_hosts(rows: np.ndarray) -> np.ndarray:

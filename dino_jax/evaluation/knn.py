@@ -1,13 +1,68 @@
 """Weighted k-NN classification of frozen features (arXiv:1805.01978, Section 3.4)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-TEST_TILE = 1024  # test images whose similarities with all training images are in memory at once
+from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
+from dino_jax.evaluation.search import QUERY_TILE, find_nearest, local_mesh
+
+WITHOUT_VOTES = np.iinfo(np.int32).max  # rank of a class that no neighbour has
+
+
+def dino_weights(similarities: jax.Array, temperature: float) -> jax.Array:
+    """Votes of the neighbours as DINO counts them: exp(s / temperature).
+
+    Args:
+      similarities: [M, k] cosine similarities.
+      temperature: > 0.011, below which float32 overflows.
+
+    Returns:
+      [M, k].
+    """
+    return jnp.exp(similarities / temperature)
+
+
+def dinov2_weights(similarities: jax.Array, temperature: float) -> jax.Array:
+    """Votes of the neighbours as DINOv2 counts them: softmax(s / temperature) over all of them.
+
+    They are DINO's up to a factor for each image, so that they rank classes alike, and they do not
+    overflow.
+
+    Args:
+      similarities: [M, k] cosine similarities of all neighbours that were retrieved: DINOv2 scales
+        with the 200 nearest, and for a smaller k takes the first ones of the result.
+      temperature: > 0.
+
+    Returns:
+      [M, k].
+    """
+    return jax.nn.softmax(similarities / temperature, axis=-1)
+
+
+WEIGHTS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
+    "dino": dino_weights,
+    "dinov2": dinov2_weights,
+}
+
+
+def class_votes(weights: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Sums the votes of the neighbours by class.
+
+    Args:
+      weights: [M, k] from `dino_weights` or `dinov2_weights`.
+      labels: [M, k] classes of the neighbours.
+      classes: C.
+
+    Returns:
+      [M, C] float32.
+    """
+    rows = jnp.arange(len(labels))[:, None]
+    return jnp.zeros((len(labels), classes)).at[rows, labels].add(weights)
 
 
 def knn_accuracy(
@@ -18,19 +73,23 @@ def knn_accuracy(
     *,
     k: Sequence[int],
     temperature: float,
-) -> dict[int, float]:
-    """Top-1 accuracy in percent for several k.
+    convention: str = "dinov2",
+    mesh: Mesh | None = None,
+) -> dict[int, TopAccuracy]:
+    """Accuracy for several k by cosine similarity.
 
-    Features are L2-normalised; a neighbour of cosine similarity s votes for its class with exp(s /
-    temperature).
+    A class is among the first n if it has votes and fewer than n classes have more; of equal ones
+    the class of the smaller index comes first.
 
     Args:
-      train_features: [N, D].
+      train_features: [N, D] of any scale.
       train_labels: [N] integers >= 0.
-      test_features: [M, D].
+      test_features: [M, D] of any scale.
       test_labels: [M] integers >= 0.
       k: numbers of neighbours, each in [1, N].
       temperature: of the vote, > 0; 0.07 in the papers.
+      convention: how votes are weighted, a key of `WEIGHTS`.
+      mesh: of devices; None: those of this process.
 
     Raises:
       ValueError: if there are no images, labels are missing, or a k is out of range.
@@ -45,27 +104,45 @@ def knn_accuracy(
             f"got {tuple(k)}"
         )
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    train, correct = normalize_rows(train_features), dict.fromkeys(k, 0)
-    for start in range(0, len(test_labels), TEST_TILE):
-        tile = slice(start, start + TEST_TILE)
-        test = normalize_rows(test_features[tile])
-        votes = _votes(test, train, train_labels, tuple(k), float(temperature), classes)
-        for size, predicted in votes.items():
-            correct[size] += int(np.sum(np.asarray(predicted) == test_labels[tile]))
-    return {size: 100.0 * hits / len(test_labels) for size, hits in correct.items()}
+    train, test = normalize_rows(train_features), normalize_rows(test_features)
+    nearest = find_nearest(train, test, max(k), mesh or local_mesh())
+    found = []
+    for start in range(0, len(test), QUERY_TILE):
+        tile = slice(start, start + QUERY_TILE)
+        found.append(
+            _ranks(
+                nearest.similarities[tile],
+                train_labels[nearest.indices[tile]],
+                test_labels[tile],
+                k=tuple(k),
+                temperature=float(temperature),
+                classes=classes,
+                convention=convention,
+            )
+        )
+    return {size: top_accuracy(np.concatenate([ranks[size] for ranks in found])) for size in k}
 
 
-@partial(jax.jit, static_argnames=("k", "temperature", "classes"))
-def _votes(test, train, train_labels, k, temperature, classes) -> dict[int, jax.Array]:
-    """[T] predicted class of every test image, for every k."""
-    similarity = jnp.matmul(test, train.T, precision="highest")
-    nearest, index = jax.lax.top_k(similarity, max(k))
-    weights = jnp.exp(nearest / temperature)
-    one_hot = jax.nn.one_hot(train_labels[index], classes)
-    return {
-        size: jnp.argmax(jnp.einsum("tk,tkc->tc", weights[:, :size], one_hot[:, :size]), axis=-1)
-        for size in k
-    }
+@partial(jax.jit, static_argnames=("k", "temperature", "classes", "convention"))
+def _ranks(
+    similarities: jax.Array,
+    neighbour_labels: jax.Array,
+    labels: jax.Array,
+    *,
+    k: tuple[int, ...],
+    temperature: float,
+    classes: int,
+    convention: str,
+) -> dict[int, jax.Array]:
+    """[T] rank of the right class of every image, for every k."""
+    weights = WEIGHTS[convention](similarities, temperature)
+
+    def rank(size: int) -> jax.Array:
+        votes = class_votes(weights[:, :size], neighbour_labels[:, :size], classes)
+        has_votes = jnp.take_along_axis(votes, labels[:, None], axis=1)[:, 0] > 0
+        return jnp.where(has_votes, rank_of(votes, labels), WITHOUT_VOTES)
+
+    return {size: rank(size) for size in k}
 
 
 def normalize_rows(features: np.ndarray) -> np.ndarray:

@@ -77,8 +77,16 @@ class OnlineEvaluation:
         self, name: str, train: LabeledFeatures, test: LabeledFeatures
     ) -> dict[str, float]:
         config = self._config
-        accuracy = knn_accuracy(*train, *test, k=config.k, temperature=config.temperature)
-        return {f"knn{k}/{name}": value for k, value in accuracy.items()}
+        accuracy = knn_accuracy(
+            train.features,
+            train.labels,
+            test.features,
+            test.labels,
+            k=config.k,
+            temperature=config.temperature,
+            mesh=self._mesh,
+        )
+        return {f"knn{k}/{name}": value.top1 for k, value in accuracy.items()}
 
     def _features(self, variables: Any, part: str) -> LabeledFeatures:
         return extract_features(self._extract, variables, self._stream(part), self._mesh)

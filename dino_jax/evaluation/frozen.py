@@ -1,0 +1,72 @@
+"""Features of labelled images from a frozen backbone, for the classifiers on top of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.data.sources import ImageSource
+from dino_jax.evaluation.features import (
+    LabeledFeatures,
+    cls_token,
+    extract_features,
+    make_extractor,
+)
+from dino_jax.evaluation.labelled import Labelled
+from dino_jax.evaluation.reading import Reading, name_unreadable
+from dino_jax.models.network import Network
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import replicated
+
+Take = Callable[[Network, Any, jax.Array], jax.Array]
+
+
+class FrozenFeatures(NamedTuple):
+    """Features of all training and test images that could be read, on every process."""
+
+    train: LabeledFeatures
+    test: LabeledFeatures
+
+
+def extract_labelled(
+    model: Model, images: Labelled, reading: Reading, mesh: Mesh, take: Take = cls_token
+) -> FrozenFeatures:
+    """Runs both parts through the backbone, on all devices of the mesh.
+
+    Raises:
+      ValueError: if an image has no label, or no image of a part can be read.
+    """
+    variables = jax.device_put(model.variables, replicated(mesh))
+    extract = make_extractor(model.network, mesh, take)
+
+    def run(source: ImageSource, part: str) -> LabeledFeatures:
+        stream = reading.stream(source, f"{part} images")
+        found = extract_features(extract, variables, stream, mesh)
+        _check(found, part, len(source))
+        return found
+
+    return FrozenFeatures(run(images.train, "train"), run(images.test, "test"))
+
+
+def _check(found: LabeledFeatures, part: str, total: int) -> None:
+    if not len(found.labels):
+        raise ValueError(f"none of the {total} {part} images can be read; are these images?")
+    without = int(np.sum(found.labels < 0))
+    if without:
+        raise ValueError(
+            f"{without} of the {total} {part} images have no label; every one needs a class"
+        )
+
+
+def describe_images(images: Labelled, reading: Reading, features: FrozenFeatures) -> dict[str, Any]:
+    """What was evaluated, for a result."""
+    return {
+        "image_size": reading.image_size,
+        "classes": len(images.class_names),
+        "train_images": len(features.train.labels),
+        "test_images": len(features.test.labels),
+        "unreadable_train": name_unreadable(images.train, features.train.unreadable),
+        "unreadable_test": name_unreadable(images.test, features.test.unreadable),
+    }

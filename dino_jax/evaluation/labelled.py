@@ -1,0 +1,126 @@
+"""Training and test images with labels, as the classification protocols need them."""
+
+import argparse
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from dino_jax.command_line import load_config
+from dino_jax.data.source_arguments import add_kind_arguments, part_config
+from dino_jax.data.sources import UNLABELED, ImageSource, Record, build_source
+
+FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
+SPLITS = {"tfds": "validation", "digits": "test"}  # of the test images
+WITHOUT_PATH = ("digits", "tfds")
+
+
+class Labelled(NamedTuple):
+    """Two sources with the labels of the training images.
+
+    Attributes:
+      train: the training images.
+      test: the test images.
+      class_names: of the labels of both.
+    """
+
+    train: ImageSource
+    test: ImageSource
+    class_names: tuple[str, ...]
+
+
+def add_labelled_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `open_labelled` needs beside --data."""
+    add = parser.add_argument
+    add("--train", default="", help="training images; default: the folder train in --data")
+    add("--test", default="", help="test images; default: val, validation or test in --data")
+    add("--train-split", default="train", help="of TFDS or the digits")
+    add("--test-split", default="", help="default: test of the digits, validation of TFDS")
+    add_kind_arguments(parser)
+
+
+def open_labelled(arguments: argparse.Namespace) -> Labelled:
+    """Opens the images that the command line names.
+
+    Raises:
+      ValueError: if it does not name both parts, labels are missing, there are fewer than two
+        classes, or test images have other classes than training images.
+      OSError: if there are no such files.
+    """
+    train, test = (build_source(ConfigDict(config)) for config in _configs(arguments))
+    for part, source in (("training", train), ("test", test)):
+        if not source.class_names:
+            raise ValueError(
+                f"the {part} images have no labels: put them into one folder per class, write "
+                "PATH<tab>LABEL into a list, or name --label-column of Parquet"
+            )
+    if len(train.class_names) < 2:
+        raise ValueError(
+            "classification needs at least two classes, the training images have only "
+            f"{list(train.class_names)}; is --data (or --train) one level too high or too low?"
+        )
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if unknown:
+        raise ValueError(
+            f"test images have classes without training images: {unknown[:10]}; training has "
+            f"{list(train.class_names[:10])}"
+        )
+    return Labelled(train, Relabelled(test, train.class_names), train.class_names)
+
+
+class Relabelled:
+    """A source with the labels of another one, by the names of the classes."""
+
+    def __init__(self, source: ImageSource, class_names: tuple[str, ...]):
+        """Takes a source whose classes are among `class_names`."""
+        self._source, self.class_names = source, class_names
+        self._labels = np.array([class_names.index(name) for name in source.class_names])
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        label = record["label"]
+        return {**record, "label": UNLABELED if label < 0 else int(self._labels[label])}
+
+    def name(self, index: int) -> str:
+        """As the source says."""
+        return self._source.name(index)
+
+
+def _configs(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of the training and of the test images."""
+    if arguments.data.endswith(".py"):
+        knn: Any = load_config(arguments.data).knn
+        return knn.train.to_dict(), knn.test.to_dict()
+    test_split = arguments.test_split or SPLITS.get(arguments.kind, "")
+    return (
+        part_config(arguments, _path(arguments, "train"), arguments.train_split),
+        part_config(arguments, _path(arguments, "test"), test_split),
+    )
+
+
+def _path(arguments: argparse.Namespace, part: str) -> str:
+    """Of one part; "" where the kind needs none."""
+    if arguments.kind in WITHOUT_PATH:
+        return ""
+    given = getattr(arguments, part)
+    if given:
+        return given
+    names = FOLDERS[part]
+    if not arguments.data:
+        raise ValueError(
+            "which images? Pass --data=FOLDER with the folders train and val in it, --train=PATH "
+            "and --test=PATH, --data=CONFIG.py (its config.knn.train and test), or --kind=digits"
+        )
+    root = epath.Path(arguments.data).expanduser()
+    for name in names:
+        if (root / name).is_dir():
+            return str(root / name)
+    seen = "it does not exist" if not root.exists() else f"it has no folder {' or '.join(names)}"
+    raise ValueError(
+        f"--data={arguments.data}: {seen}; pass a folder that holds train and val, or "
+        f"--{part}=PATH for the {part} images"
+    )

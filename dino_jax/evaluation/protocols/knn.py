@@ -1,0 +1,136 @@
+"""Weighted k-NN classification by the cls token (arXiv:2104.14294, Section 4.1)."""
+
+import argparse
+
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.evaluation.accuracy import TopAccuracy
+from dino_jax.evaluation.frozen import FrozenFeatures, describe_images, extract_labelled
+from dino_jax.evaluation.knn import WEIGHTS, knn_accuracy
+from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
+from dino_jax.evaluation.reading import add_reading_arguments, reading_of
+from dino_jax.evaluation.result import Result
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import make_mesh
+
+K = (10, 20, 100, 200)  # of both papers
+TEMPERATURE = 0.07
+SMALLEST_DINO_TEMPERATURE = 0.0115  # exp(1 / temperature) is a float32
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_labelled_arguments(parser)
+    add_reading_arguments(parser)
+    add = parser.add_argument
+    add("--k", type=int, nargs="+", default=list(K), help="numbers of neighbours")
+    add("--temperature", type=float, default=TEMPERATURE, help="of the vote")
+    add("--convention", default="dino", choices=sorted(WEIGHTS), help="how votes are weighted")
+    add("--per-class", type=int, nargs="+", default=[], help="few-shot: images of each class")
+    add("--tries", type=int, default=1, help="few-shot: draws that are averaged")
+
+
+def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+    """Top-1 and top-5 accuracy for every k, with all training images and few of each class.
+
+    Raises:
+      ValueError: if an option is out of range or does not fit the images, see `open_labelled`.
+      OSError: if images are not there.
+    """
+    _check_options(arguments)
+    mesh = make_mesh(1)
+    reading = reading_of(arguments, model, mesh)
+    images = open_labelled(arguments)
+    _check_neighbours(arguments.k, len(images.train), "training images")
+    features = extract_labelled(model, images, reading, mesh)
+    _check_neighbours(arguments.k, len(features.train.labels), "readable training images")
+    accuracies = {"": _classify(features, None, arguments.k, arguments, mesh)}
+    for count in arguments.per_class:
+        accuracies[f"{count}_per_class_"] = _few_shot(features, count, arguments, mesh)
+    settings = describe_images(images, reading, features) | {
+        "convention": arguments.convention,
+        "temperature": arguments.temperature,
+        "k": arguments.k,
+        "per_class": arguments.per_class,
+        "tries": arguments.tries,
+    }
+    metrics = {
+        name: value
+        for prefix, by_k in accuracies.items()
+        for k, accuracy in by_k.items()
+        for name, value in accuracy.metrics(f"{prefix}knn{k}_", len(images.class_names)).items()
+    }
+    return Result(metrics, settings)
+
+
+def draw_few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draws images of each class.
+
+    Args:
+      labels: [N] of the training images.
+      count: of each class; all of a class that has fewer.
+      seed: of the draw.
+
+    Returns:
+      Indices, sorted.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = [rng.permutation(np.flatnonzero(labels == name))[:count] for name in np.unique(labels)]
+    return np.sort(np.concatenate(drawn))
+
+
+def _few_shot(
+    features: FrozenFeatures, count: int, arguments: argparse.Namespace, mesh: Mesh
+) -> dict[int, TopAccuracy]:
+    """Means over the draws, for every k up to the number of images of a class, as DINOv2."""
+    sizes = sorted({k for k in (*arguments.k, count) if k <= count})
+    tries = [
+        _classify(features, draw_few(features.train.labels, count, seed), sizes, arguments, mesh)
+        for seed in range(arguments.tries)
+    ]
+    return {k: TopAccuracy(*np.mean([found[k] for found in tries], axis=0)) for k in sizes}
+
+
+def _classify(
+    features: FrozenFeatures,
+    chosen: np.ndarray | None,
+    sizes: list[int],
+    arguments: argparse.Namespace,
+    mesh: Mesh,
+) -> dict[int, TopAccuracy]:
+    """With the training images at `chosen`, or all."""
+    train, test = features
+    rows = slice(None) if chosen is None else chosen
+    return knn_accuracy(
+        train.features[rows],
+        train.labels[rows],
+        test.features,
+        test.labels,
+        k=sizes,
+        temperature=arguments.temperature,
+        convention=arguments.convention,
+        mesh=mesh,
+    )
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    if min(arguments.k) < 1 or min(arguments.per_class, default=1) < 1 or arguments.tries < 1:
+        raise ValueError(
+            f"--k {arguments.k}, --per-class {arguments.per_class} and --tries "
+            f"({arguments.tries}) must be at least 1"
+        )
+    smallest = SMALLEST_DINO_TEMPERATURE if arguments.convention == "dino" else 0.0
+    if not arguments.temperature > smallest:
+        raise ValueError(
+            f"--temperature ({arguments.temperature}) must be above {smallest} with "
+            f"--convention={arguments.convention}; dinov2 takes any above 0 and ranks alike"
+        )
+
+
+def _check_neighbours(sizes: list[int], count: int, what: str) -> None:
+    if max(sizes) > count:
+        fitting = [k for k in sizes if k <= count] or [count]
+        raise ValueError(
+            f"--k {sizes}: {max(sizes)} neighbours are more than the {count} {what}; try --k "
+            + " ".join(str(k) for k in fitting)
+        )

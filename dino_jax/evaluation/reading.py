@@ -1,0 +1,94 @@
+"""How an evaluation reads its images."""
+
+import argparse
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.data.build_workers import show_progress
+from dino_jax.data.pipeline import Batch, build_eval_stream
+from dino_jax.data.sources import ImageSource
+from dino_jax.pretrained.model import MAX_PIXELS, Model
+
+USUAL_BATCH = 128
+MOST_NAMED = 100  # unreadable images in a result
+
+
+class Reading(NamedTuple):
+    """How images are read; only the size changes what comes out.
+
+    Attributes:
+      image_size: side in pixels, see `pipeline.resize_for_evaluation`.
+      batch_size: images at once, over all devices.
+      max_pixels: larger images count as unreadable.
+      threads: that decode batches ahead, per process.
+    """
+
+    image_size: int
+    batch_size: int
+    max_pixels: int
+    threads: int
+
+    def stream(self, source: ImageSource, title: str) -> Iterator[Batch]:
+        """This process's rows of all images, in order; process 0 shows how many are done."""
+        stream = build_eval_stream(
+            source,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
+            host=jax.process_index(),
+            hosts=jax.process_count(),
+            threads=self.threads,
+        )
+        if jax.process_index():
+            return stream
+        return show_progress(stream, title, len(source) // jax.process_count())
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `reading_of` needs."""
+    add = parser.add_argument
+    add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
+    add(
+        "--batch-size",
+        type=int,
+        default=0,
+        help=f"images at once over all devices; default: {USUAL_BATCH}, or a bit more to divide",
+    )
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
+    add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
+
+
+def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Reading:
+    """What the command line asks for.
+
+    Raises:
+      ValueError: if a number is out of range.
+    """
+    batch_size = arguments.batch_size or -(-USUAL_BATCH // mesh.size) * mesh.size
+    image_size = arguments.image_size or model.image_size
+    patch_size = model.network.backbone.patch_size
+    if batch_size < 1 or batch_size % mesh.size:
+        raise ValueError(
+            f"--batch-size={batch_size} must be a positive multiple of the {mesh.size} devices"
+        )
+    if image_size < patch_size:
+        raise ValueError(
+            f"--image-size={image_size} is smaller than one patch of {patch_size} pixels"
+        )
+    if arguments.threads < 1 or arguments.max_pixels < 1:
+        raise ValueError(
+            f"--threads ({arguments.threads}) and --max-pixels ({arguments.max_pixels}) must be at "
+            "least 1"
+        )
+    return Reading(image_size, batch_size, arguments.max_pixels, arguments.threads)
+
+
+def name_unreadable(source: ImageSource, indices: np.ndarray) -> dict[str, object]:
+    """How many images could not be read, and the names of the first ones, for a result."""
+    named = [source.name(int(index)) for index in indices[:MOST_NAMED]]
+    return {"count": len(indices), "names": named}

@@ -1,0 +1,79 @@
+"""What an evaluation has found out: a file for programs, a table for people."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from etils import epath
+
+from dino_jax.checkpointing import checkpoint_steps
+from dino_jax.pretrained.state_dict import SUFFIXES
+from dino_jax.workdir import absolute_path, write_atomically
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation of one model.
+
+    Attributes:
+      metrics: by the names that the papers use, in percent where the papers have percent; finite.
+      settings: what was evaluated, as plain values: sizes, numbers of images, options of the
+        protocol, images that could not be read.
+    """
+
+    metrics: dict[str, float]
+    settings: dict[str, Any]
+
+
+def find_step(checkpoint: str, step: int | None) -> int | None:
+    """The step of a workdir that is evaluated, the newest by default; None for other weights."""
+    if step is not None or checkpoint.endswith(SUFFIXES):
+        return step
+    return next(iter(checkpoint_steps(checkpoint)), None)
+
+
+def result_folder(checkpoint: str, step: int | None, out: str) -> epath.Path:
+    """Where the results of some weights lie.
+
+    Args:
+      checkpoint: workdir of a run, or file of weights.
+      step: from `find_step`.
+      out: the folder, if the user has named one; "" for WORKDIR/eval/STEP, FOLDER/eval for a folder
+        that is no workdir, and FILE.eval beside a file of weights.
+    """
+    if out:
+        return absolute_path(out)
+    place = absolute_path(checkpoint)
+    if checkpoint.endswith(SUFFIXES):
+        return place.parent / f"{place.stem}.eval"
+    return place / "eval" if step is None else place / "eval" / str(step)
+
+
+def write_result(folder: epath.Path, protocol: str, model: str, result: Result) -> epath.Path:
+    """Writes FOLDER/PROTOCOL.json, whole or not at all; an older one is replaced.
+
+    Args:
+      folder: made if it is not there.
+      protocol: name of the evaluation.
+      model: title of what was evaluated.
+      result: of it.
+
+    Raises:
+      OSError: if it can't be written.
+      ValueError: if a number is not finite, or a setting is no plain value.
+    """
+    path = folder / f"{protocol}.json"
+    content = {"protocol": protocol, "model": model, **asdict(result)}
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, text)
+    return path
+
+
+def describe_result(protocol: str, model: str, result: Result) -> str:
+    """Settings, then a table of the metrics, as text."""
+    lines = [f"{protocol} of {model}"]
+    lines += [f"  {name}: {value}" for name, value in result.settings.items()]
+    width = max(len(name) for name in result.metrics)
+    lines += [f"{name:{width}}  {value:8.3f}" for name, value in result.metrics.items()]
+    return "\n".join(lines)
