@@ -39,6 +39,7 @@ setup(
         "rich>=13.9,<16",
         "safetensors>=0.8,<0.9",
         "scikit-learn>=1.6,<2",
+        "scipy>=1.14,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
         "tqdm>=4.66,<5",

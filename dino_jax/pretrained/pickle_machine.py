@@ -11,7 +11,15 @@ from typing import Any
 
 _LITERALS = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"}
+    | {
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+    }
     | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
@@ -22,6 +30,14 @@ _MARK = object()
 
 class RefusedError(ValueError):
     """A pickle that is damaged, or asks for more than data."""
+
+
+class Buildable:
+    """What a pickle makes in two steps: a call of something known, then its state."""
+
+    def build(self, state: Any) -> None:
+        """Takes the state."""
+        raise NotImplementedError
 
 
 class Inert:
@@ -87,7 +103,7 @@ class _Machine:
         elif name not in ("PROTO", "FRAME", "STOP"):  # these three do nothing here
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise RefusedError(f"it has the pickle instruction {name}, which no weights need")
+                raise RefusedError(f"it has the pickle instruction {name}, which no data need")
             method(argument)
 
     def _pop(self) -> Any:
@@ -165,8 +181,8 @@ class _Machine:
         title = f"{module}.{name}"
         if title not in self._known:
             raise RefusedError(
-                f"it asks for {title}, which is no tensor: a pickle can run any program, so "
-                "nothing but tensors and plain containers is read"
+                f"it asks for {title}, which is refused: a pickle can run any program, so nothing "
+                "but numbers, text and plain containers is read"
             )
         self.stack.append(_Global(title, self._known[title]))
 
@@ -182,8 +198,10 @@ class _Machine:
         self.stack.append(function.make(*arguments))
 
     def _build(self, argument: None) -> None:
-        """Attributes of an object: there are none that we need (torch keeps versions there)."""
-        self._pop()
+        """The state of an object; others than `Buildable` have none that we need."""
+        state = self._pop()
+        if isinstance(self.stack[-1], Buildable):
+            self.stack[-1].build(state)
 
     def _binpersid(self, argument: None) -> None:
         self.stack.append(self._persistent(self._pop()))

@@ -1,0 +1,64 @@
+"""Bilinear resizing without antialiasing, pixel centers aligned, as torch's `interpolate` does it.
+
+A resize is two small matrix products, the same for NumPy and for JAX arrays.
+"""
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+
+Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+@lru_cache(maxsize=1024)
+def bilinear_matrix(in_size: int, out_size: int, step: float | None = None) -> np.ndarray:
+    """Weights of a resize along one axis.
+
+    Args:
+      in_size: pixels.
+      out_size: pixels.
+      step: pixels of the source per pixel of the result. None: `in_size / out_size`; torch takes 1
+        / scale instead when it is given a scale, which differs if in_size * scale is not whole.
+
+    Returns:
+      [out_size, in_size] float32; rows sum to 1.
+    """
+    step = in_size / out_size if step is None else step
+    source = np.maximum((np.arange(out_size) + 0.5) * step - 0.5, 0.0)
+    below = np.minimum(source.astype(np.int64), in_size - 1)
+    share = source - below
+    matrix, rows = np.zeros((out_size, in_size)), np.arange(out_size)
+    np.add.at(matrix, (rows, below), 1 - share)
+    np.add.at(matrix, (rows, np.minimum(below + 1, in_size - 1)), share)
+    return matrix.astype(np.float32)
+
+
+def resize(x: Array, height: int, width: int) -> Array:
+    """Resizes [..., H, W, C] floats to [..., height, width, C]."""
+    rows, columns = bilinear_matrix(x.shape[-3], height), bilinear_matrix(x.shape[-2], width)
+    return _multiply(x, rows, columns)
+
+
+def rescale(x: Array, scale: float) -> Array:
+    """Resizes [..., H, W, C] floats to [..., floor(H * scale), floor(W * scale), C].
+
+    Raises:
+      ValueError: if nothing is left.
+    """
+    height, width = (int(side * scale) for side in x.shape[-3:-1])
+    if min(height, width) < 1:
+        raise ValueError(
+            f"an image of {x.shape[-3]} x {x.shape[-2]} pixels times {scale:g} is gone"
+        )
+    rows = bilinear_matrix(x.shape[-3], height, 1 / scale)
+    return _multiply(x, rows, bilinear_matrix(x.shape[-2], width, 1 / scale))
+
+
+def _multiply(x: Any, rows: np.ndarray, columns: np.ndarray) -> Any:
+    # Default precision on a TPU is bfloat16.
+    with jax.default_matmul_precision("highest"):
+        wide = columns @ x
+        flat = wide.reshape(*wide.shape[:-2], -1)
+        return (rows @ flat).reshape(*x.shape[:-3], len(rows), *wide.shape[-2:])

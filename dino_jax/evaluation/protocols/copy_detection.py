@@ -1,0 +1,143 @@
+"""Copy detection on Copydays by the cls token and GeM of the patches (arXiv:2104.14294, 4.2.1).
+
+--data is the folder with original/, strong/, jpegqual/ and crops/. Paper numbers add 10,000
+--distractors and learn a whitening from 20,000 other --whitening images, both from YFCC100M.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from dino_jax.data.sources import FolderSource
+from dino_jax.evaluation.copydays import Block, read_copydays
+from dino_jax.evaluation.image_files import Embedder, Prepare, embed_files, name_files
+from dino_jax.evaluation.knn import normalize_rows
+from dino_jax.evaluation.protocols.retrieval import check_sizes
+from dino_jax.evaluation.ranking import average_precision, rank_database
+from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.whitening import fit_whitening, gem
+from dino_jax.models.network import Network
+from dino_jax.pretrained.model import Model
+
+IMSIZE = 320  # pixels, official eval_copy_detection.py
+FIRST = 20  # of a ranking that count, as there
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--imsize", type=int, default=IMSIZE, help="side in pixels, cut to whole patches")
+    add("--distractors", default="", help="folder of images that are copies of nothing")
+    add("--whitening", default="", help="folder of images that the whitening is learned from")
+    add("--reference", action="store_true", help="whitening with the covariance around 0")
+    add("--batch-size", type=int, default=32, help="images at once, per process")
+
+
+def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+    """Mean average precision of every kind of copy, in percent.
+
+    Raises:
+      ValueError: if an option is out of range, or files do not belong together.
+      OSError: if the data set is not there.
+    """
+    check_sizes(arguments.imsize, arguments.batch_size)
+    data = read_copydays(arguments.data)
+    distractors, training = (_list(path) for path in (arguments.distractors, arguments.whitening))
+    copies = [path for block in data.blocks for path in block.files]
+    parts = [data.originals, distractors, training, copies]
+    files = [path for part in parts for path in part]
+    size = arguments.imsize // model.network.backbone.patch_size * model.network.backbone.patch_size
+    embedder = Embedder(model, copy_features)
+    features, readable = embed_files(
+        files, square_view(size), embedder, arguments.batch_size, "copies"
+    )
+    ends = np.cumsum([len(part) for part in parts])
+    originals, others, train, queries = np.split(np.arange(len(files)), ends[:-1])
+    database = np.concatenate([originals, others])
+    rows = features[0]
+    if training:
+        whitening = fit_whitening(rows[train][readable[train]], arguments.reference)
+        rows = whitening(rows)
+    rows = normalize_rows(rows)
+    shown = database[readable[database]]
+    rankings = shown[rank_database(rows[queries], rows[shown])[:, :FIRST]]
+    metrics = score_blocks(data.blocks, rankings, readable[queries], readable[originals])
+    return Result(
+        metrics,
+        {
+            "originals": len(originals),
+            "distractors": len(others),
+            "whitening_images": len(train),
+            "reference": arguments.reference,
+            "imsize": size,
+            "copies": {block.name: len(block.files) for block in data.blocks},
+            "unreadable": name_files(files, readable),
+        },
+    )
+
+
+def copy_features(network: Network, variables: Any, images: jax.Array) -> jax.Array:
+    """[B, 2 D] cls tokens and GeM of the patch tokens, as a `Take`."""
+    features: Any = network.apply(variables, images)
+    cls, patches = (features[name].astype(jnp.float32) for name in ("cls", "patches"))
+    return jnp.concatenate([cls, gem(patches)], axis=-1)
+
+
+def square_view(size: int) -> Prepare:
+    """Every image as a square of `size` pixels, bicubic, whatever its shape.
+
+    Raises:
+      ValueError: if the size is less than a patch, which makes it 0.
+    """
+    if not size:
+        raise ValueError("--imsize is smaller than one patch")
+
+    def prepare(number: int, pixels: np.ndarray) -> list[np.ndarray]:
+        del number
+        image = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+        return [np.array(image)]
+
+    return prepare
+
+
+def score_blocks(
+    blocks: Sequence[Block],
+    rankings: np.ndarray,
+    readable: np.ndarray,
+    original_readable: np.ndarray,
+) -> dict[str, float]:
+    """Mean average precision of every block, in percent.
+
+    Args:
+      blocks: of copies.
+      rankings: [Q, FIRST] files of the database for all copies, block after block.
+      readable: bool [Q]; other copies do not count.
+      original_readable: bool [N]; copies of others only do not count.
+
+    Raises:
+      ValueError: if no copy of a block counts.
+    """
+    metrics, start = {}, 0
+    for block in blocks:
+        values = []
+        for row, originals in enumerate(block.originals, start):
+            positives = [index for index in originals if original_readable[index]]
+            if readable[row] and positives:
+                ranks = np.flatnonzero(np.isin(rankings[row], positives))
+                values.append(average_precision(ranks, len(positives)))
+        if not values:
+            raise ValueError(f"no image of {block.name} can be read, or none of their originals")
+        metrics[f"mAP_{block.name}"] = 100 * float(np.mean(values))
+        start += len(block.files)
+    return metrics
+
+
+def _list(folder: str) -> list[str]:
+    if not folder:
+        return []
+    source = FolderSource(folder)
+    return [source.name(index) for index in range(len(source))]

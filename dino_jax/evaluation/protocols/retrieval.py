@@ -1,0 +1,123 @@
+"""Retrieval of buildings in revisited Oxford or Paris (arXiv:1803.11285), by the cls token.
+
+--data is the folder with gnd_roxford5k.pkl (or gnd_rparis6k.pkl) and jpg/. DINO's numbers are with
+--imsize=224 for Oxford and --imsize=512 --multiscale for Paris, and with whole query images; the
+authors of the data sets ask for --query-boxes.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from dino_jax.evaluation.features import cls_token
+from dino_jax.evaluation.image_files import (
+    Embedder,
+    Prepare,
+    cut_to_patches,
+    embed_files,
+    name_files,
+    normalize_pixels,
+)
+from dino_jax.evaluation.multi_scale import SCALES, combine_scales, scale_image
+from dino_jax.evaluation.ranking import Scores, rank_database, score_rankings
+from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.revisited import SETUPS, Revisited, queries_of, read_revisited
+from dino_jax.pretrained.model import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--imsize", type=int, default=224, help="long side in pixels; smaller images stay")
+    add("--multiscale", action="store_true", help="mean over the scales 1, 0.71 and 0.5")
+    add("--query-boxes", action="store_true", help="cut queries to their box")
+    add("--batch-size", type=int, default=32, help="images of equal shape at once, per process")
+
+
+def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+    """mAP and mP@1, 5, 10 for the setups medium and hard.
+
+    Raises:
+      ValueError: if an option is out of range or the ground truth is not what it should be.
+      OSError: if the data set is not there, or not all of it.
+    """
+    check_sizes(arguments.imsize, arguments.batch_size)
+    data = read_revisited(arguments.data)
+    scales = SCALES if arguments.multiscale else (1.0,)
+    files = [*data.database, *data.queries]
+    views = make_views(model, data, arguments.imsize, scales, arguments.query_boxes)
+    embedder = Embedder(model, cls_token)
+    features, readable = embed_files(files, views, embedder, arguments.batch_size, "retrieval")
+    scores = score(data, combine_scales(features), readable)
+    return Result(
+        {
+            name: value
+            for setup, found in scores.items()
+            for name, value in name_scores(setup, found)
+        },
+        {
+            "data": data.name,
+            "images": len(data.database),
+            "queries": len(data.queries),
+            "counted": {setup: found.queries for setup, found in scores.items()},
+            "imsize": arguments.imsize,
+            "scales": list(scales),
+            "query_boxes": arguments.query_boxes,
+            "unreadable": name_files(files, readable),
+        },
+    )
+
+
+def make_views(
+    model: Model, data: Revisited, imsize: int, scales: Sequence[float], query_boxes: bool
+) -> Prepare:
+    """What the network sees of each file of the database and, after them, of the queries."""
+    network, first_query = model.network, len(data.database)
+
+    def prepare(number: int, pixels: np.ndarray) -> list[np.ndarray]:
+        image = Image.fromarray(pixels)
+        if query_boxes and number >= first_query:
+            image = image.crop(tuple(data.boxes[number - first_query]))
+        image.thumbnail((imsize, imsize), Image.Resampling.LANCZOS)
+        normalized = normalize_pixels(np.array(image), network.mean, network.std)
+        patch_size = network.backbone.patch_size
+        return [cut_to_patches(scale_image(normalized, scale), patch_size) for scale in scales]
+
+    return prepare
+
+
+def score(data: Revisited, features: np.ndarray, readable: np.ndarray) -> dict[str, Scores]:
+    """Scores of every setup.
+
+    Args:
+      data: the data set.
+      features: [N + Q, D] of the database and then the queries, of length 1.
+      readable: bool [N + Q]; other images of the database are left out of all rankings, other
+        queries are not asked.
+    """
+    count = len(data.database)
+    lost = np.flatnonzero(~readable[:count]).tolist()
+    asked = np.flatnonzero(readable[count:])
+    rankings = rank_database(features[count + asked], features[:count])
+    scores = {}
+    for setup in SETUPS:
+        queries = queries_of(data, setup, lost)
+        scores[setup] = score_rankings(rankings, [queries[index] for index in asked])
+    return scores
+
+
+def name_scores(setup: str, scores: Scores) -> list[tuple[str, float]]:
+    """The metrics of one setup, in percent."""
+    precision = [(f"mP@{k}_{setup}", 100 * value) for k, value in scores.precision.items()]
+    return [(f"mAP_{setup}", 100 * scores.mean_ap), *precision]
+
+
+def check_sizes(imsize: int, batch_size: int) -> None:
+    """Checks two numbers of the command line.
+
+    Raises:
+      ValueError: if one is not positive.
+    """
+    if imsize < 1 or batch_size < 1:
+        raise ValueError(f"--imsize ({imsize}) and --batch-size ({batch_size}) must be at least 1")
