@@ -20,13 +20,20 @@ from typing import Any
 import jax
 
 from dino_jax.batch_command import run_batch_command
-from dino_jax.evaluation.protocols import copy_detection, knn, retrieval, video_segmentation
+from dino_jax.evaluation.protocols import (
+    copy_detection,
+    knn,
+    logreg,
+    retrieval,
+    video_segmentation,
+)
 from dino_jax.evaluation.result import describe_result, find_step, result_folder, write_result
 from dino_jax.pretrained.model import load
 
 # Each has `add_arguments(parser)` and `evaluate(model, arguments) -> Result`.
 PROTOCOLS: dict[str, Any] = {
     "knn": knn,
+    "logreg": logreg,
     "retrieval": retrieval,
     "copy_detection": copy_detection,
     "video_segmentation": video_segmentation,

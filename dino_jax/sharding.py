@@ -115,6 +115,11 @@ def shard_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
     }
 
 
+def put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
+    """The whole array on every device; all processes call it with the same values."""
+    return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
+
+
 def make_gather(mesh: Mesh) -> Callable[[Any], Any]:
     """What puts whole weights on every device inside a step, before a network uses them.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 
 import dino_jax
 from dino_jax.data.build_workers import Stopped
@@ -153,14 +154,49 @@ def test_a_test_set_with_fewer_classes_keeps_the_labels_of_the_training_set(
     assert read(tmp_path / "knn.json")["metrics"] == {"knn1_top1": 100.0}
 
 
-def test_two_processes_find_the_same(workdir, photos, tmp_path):
-    options = (f"--data={photos}", "--k", "1", "5", "--per-class", "3", "--batch-size=8")
-    assert knn(workdir, *options, f"--out={tmp_path}/one") == 0
-    command = ("knn", f"--checkpoint={workdir}", *options, f"--out={tmp_path}/two")
-    finished = run_processes(*command, processes=2, devices=2, module="dino_jax.evaluate")
+@pytest.mark.parametrize(
+    ("protocol", "options"),
+    [
+        ("knn", ("--k", "1", "5", "--per-class", "3")),
+        ("logreg", ("--C", "0.01", "1", "100")),
+    ],
+)
+def test_two_processes_find_the_same(workdir, photos, tmp_path, protocol, options):
+    command = (protocol, f"--checkpoint={workdir}", f"--data={photos}", "--batch-size=8", *options)
+    assert main([*command, f"--out={tmp_path}/one"]) == 0
+    finished = run_processes(
+        *command, f"--out={tmp_path}/two", processes=2, devices=2, module="dino_jax.evaluate"
+    )
     assert [process.code for process in finished] == [0, 0], finished
     assert "written to" in finished[0].out and "written to" not in finished[1].out
-    assert read(tmp_path / "two/knn.json") == read(tmp_path / "one/knn.json")
+    assert read(tmp_path / f"two/{protocol}.json") == read(tmp_path / f"one/{protocol}.json")
+
+
+def test_logistic_regression_is_that_of_scikit_learn(workdir, photos, tmp_path):
+    command = ("logreg", f"--checkpoint={workdir}", f"--data={photos}", f"--out={tmp_path}")
+    assert main([*command, "--C", "0.1", "10"]) == 0
+    found = read(tmp_path / "logreg.json")
+    model = dino_jax.load(workdir)
+    (train, labels), (test, test_labels) = (files_of(photos, part) for part in ("train", "val"))
+    reference = LogisticRegression(C=found["metrics"]["best_C"], tol=1e-8, max_iter=5000)
+    reference.fit(np.asarray(model(train)["cls"], np.float64), labels)
+    wanted = 100 * reference.score(np.asarray(model(test)["cls"], np.float64), test_labels)
+    assert found["metrics"]["top1"] == pytest.approx(wanted)
+    assert found["settings"]["held_out_images"] == 2
+    assert set(found["settings"]["held_out_top1"]) == {"0.1", "10"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--C", "0", "1"), "--C [0.0, 1.0] must be positive"),
+        (("--max-iterations=0",), "--max-iterations (0) at least 1"),
+    ],
+)
+def test_wrong_values_of_the_regression_are_named(workdir, photos, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["logreg", f"--checkpoint={workdir}", f"--data={photos}", *options])
+    assert message in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_no_file(workdir, photos, tmp_path, monkeypatch, capsys):

@@ -52,15 +52,15 @@ def stop_on_signals() -> Iterator[None]:
 class Progress:
     """A bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, title: str, total: int):
-        self._title, self._total = title, total
+    def __init__(self, title: str, total: int, unit: str = "images"):
+        self._title, self._total, self._unit = title, total, unit
         self._begin = self._said = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=title, unit=" images", unit_scale=True)
+            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True)
 
     def show(self, done: int) -> None:
-        """Shows how many images are done."""
+        """Shows how many are done."""
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(done - self._bar.n)
@@ -68,7 +68,8 @@ class Progress:
             self._said = now
             speed = done / (now - self._begin)
             print(
-                f"{self._title:11} {done:,} of {self._total:,} images, {speed:,.0f}/s", flush=True
+                f"{self._title:11} {done:,} of {self._total:,} {self._unit}, {speed:,.0f}/s",
+                flush=True,
             )
 
     def close(self) -> None:

@@ -24,6 +24,9 @@ from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
+USUAL_SHORT_SIDE = (
+    256 / 224
+)  # of an evaluation view before the central square is cut, over its side
 MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
 
 
@@ -132,6 +135,7 @@ def build_eval_stream(
     hosts: int = 1,
     max_images: int | None = None,
     threads: int = 2,
+    short_side: float = USUAL_SHORT_SIDE,
 ) -> Generator[Batch]:
     """Yields this host's rows of one pass over the source, in order, without randomness.
 
@@ -146,6 +150,7 @@ def build_eval_stream(
       hosts: number of hosts.
       max_images: how many images to take, evenly spaced over the source; None for all.
       threads: threads that build whole batches ahead.
+      short_side: of an image before the central square is cut, over `image_size`; at least 1.
 
     Yields:
       "image": [b, S, S, 3] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
@@ -166,7 +171,7 @@ def build_eval_stream(
     table = np.pad(indices, (0, padding), constant_values=-1).reshape(
         -1, hosts, batch_size // hosts
     )
-    load = _EvalBatch(source, table[:, host], image_size, max_pixels)
+    load = _EvalBatch(source, table[:, host], image_size, max_pixels, short_side)
     dataset = grain.MapDataset.range(len(table)).map(load)
     return _iterate(dataset.to_iter_dataset(_read_options(threads)))
 
@@ -190,8 +195,10 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
     return image, record["label"], record["name"]
 
 
-def resize_for_evaluation(image: np.ndarray, size: int) -> np.ndarray:
-    """The usual evaluation view: short side to round(size * 256 / 224), bicubic, central square.
+def resize_for_evaluation(
+    image: np.ndarray, size: int, short_side: float = USUAL_SHORT_SIDE
+) -> np.ndarray:
+    """The usual evaluation view: short side to round(size * short_side), bicubic, central square.
 
     An image of that size already is returned as it is. As torchvision's Resize and CenterCrop, but
     images longer than 8:1 are cut to 8:1 first.
@@ -199,6 +206,7 @@ def resize_for_evaluation(image: np.ndarray, size: int) -> np.ndarray:
     Args:
       image: [H, W, 3] uint8.
       size: S, in pixels.
+      short_side: over `size`, at least 1.
 
     Returns:
       [S, S, 3] uint8.
@@ -210,7 +218,7 @@ def resize_for_evaluation(image: np.ndarray, size: int) -> np.ndarray:
     top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
     image = image[top : top + limit, left : left + limit]
     height, width = image.shape[:2]
-    short = round(size * 256 / 224)
+    short = round(size * short_side)
     new_width = short if width <= height else int(short * width / height)
     new_height = short if height <= width else int(short * height / width)
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
@@ -282,6 +290,7 @@ class _EvalBatch:
     indices: np.ndarray
     image_size: int
     max_pixels: int
+    short_side: float
 
     def __call__(self, step: int) -> Batch:
         indices = self.indices[step]
@@ -300,7 +309,8 @@ class _EvalBatch:
             except UnreadableImageError:
                 batch["unreadable"][row] = index
                 continue
-            batch["image"][row] = resize_for_evaluation(image, self.image_size)
+            view = resize_for_evaluation(image, self.image_size, self.short_side)
+            batch["image"][row] = view
             batch["label"][row], batch["valid"][row] = label, True
             batch["name"][row] = name
         return batch

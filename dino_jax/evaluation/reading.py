@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.data.build_workers import show_progress
-from dino_jax.data.pipeline import Batch, build_eval_stream
+from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.pretrained.model import MAX_PIXELS, Model
 
@@ -19,19 +19,21 @@ MOST_NAMED = 100  # unreadable images in a result
 
 
 class Reading(NamedTuple):
-    """How images are read; only the size changes what comes out.
+    """How images are read; only the sizes change what comes out.
 
     Attributes:
       image_size: side in pixels, see `pipeline.resize_for_evaluation`.
       batch_size: images at once, over all devices.
       max_pixels: larger images count as unreadable.
       threads: that decode batches ahead, per process.
+      short_side: of an image before the central square is cut, over `image_size`.
     """
 
     image_size: int
     batch_size: int
     max_pixels: int
     threads: int
+    short_side: float = USUAL_SHORT_SIDE
 
     def stream(self, source: ImageSource, title: str) -> Iterator[Batch]:
         """This process's rows of all images, in order; process 0 shows how many are done."""
@@ -43,6 +45,7 @@ class Reading(NamedTuple):
             host=jax.process_index(),
             hosts=jax.process_count(),
             threads=self.threads,
+            short_side=self.short_side,
         )
         if jax.process_index():
             return stream

@@ -10,6 +10,8 @@ from dino_jax.checkpointing import checkpoint_steps
 from dino_jax.pretrained.state_dict import SUFFIXES
 from dino_jax.workdir import absolute_path, write_atomically
 
+WIDEST = 80  # characters of a setting on the console
+
 
 @dataclass(frozen=True)
 class Result:
@@ -70,10 +72,15 @@ def write_result(folder: epath.Path, protocol: str, model: str, result: Result) 
     return path
 
 
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= WIDEST else f"{text[:WIDEST]} … (see the file)"
+
+
 def describe_result(protocol: str, model: str, result: Result) -> str:
     """Settings, then a table of the metrics, as text."""
     lines = [f"{protocol} of {model}"]
-    lines += [f"  {name}: {value}" for name, value in result.settings.items()]
+    lines += [f"  {name}: {_short(value)}" for name, value in result.settings.items()]
     width = max(len(name) for name in result.metrics)
     lines += [f"{name:{width}}  {value:8.3f}" for name, value in result.metrics.items()]
     return "\n".join(lines)

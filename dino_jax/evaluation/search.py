@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from dino_jax.sharding import batch_sharding, replicated
+from dino_jax.sharding import batch_sharding, put_everywhere
 
 QUERY_TILE = 1024  # queries that are compared at once
 TILE = 8192  # rows that they are compared with at once, on every device
@@ -57,7 +57,7 @@ def find_nearest(rows: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh) -> N
     split = _split_rows(rows, tile, mesh)
     found = []
     for start in range(0, len(queries), QUERY_TILE):
-        block = _everywhere(queries[start : start + QUERY_TILE], mesh)
+        block = put_everywhere(queries[start : start + QUERY_TILE], mesh)
         best = _search(split, block, k=k, count=len(rows), tile=tile, mesh=mesh)
         found.append(jax.tree.map(np.asarray, best))
     similarities, indices = zip(*found, strict=True)
@@ -74,10 +74,6 @@ def _split_rows(rows: np.ndarray, tile: int, mesh: Mesh) -> jax.Array:
         return np.pad(own, ((0, stop - start - len(own)), (0, 0)))
 
     return jax.make_array_from_callback((total, rows.shape[1]), batch_sharding(mesh), part)
-
-
-def _everywhere(rows: np.ndarray, mesh: Mesh) -> jax.Array:
-    return jax.make_array_from_callback(rows.shape, replicated(mesh), lambda index: rows[index])
 
 
 @partial(jax.jit, static_argnames=("k", "count", "tile", "mesh"))

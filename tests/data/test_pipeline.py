@@ -319,6 +319,13 @@ def test_evaluation_resizes_the_short_side_and_cuts_the_center():
     assert transposed.shape == (224, 224, 3)
 
 
+def test_an_evaluation_view_can_have_another_short_side():
+    image = np.random.default_rng(0).integers(0, 256, (300, 500, 3), np.uint8)
+    resized = Image.fromarray(image).resize((int(224 * 500 / 300), 224), Image.Resampling.BICUBIC)
+    expected = np.asarray(resized)[:, 74:298]
+    np.testing.assert_array_equal(resize_for_evaluation(image, 224, short_side=1.0), expected)
+
+
 def test_an_image_of_the_evaluation_size_is_not_touched():
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     np.testing.assert_array_equal(resize_for_evaluation(image, 32), image)
