@@ -127,11 +127,12 @@ def get_config() -> ConfigDict:
             qkv_bias=True,
             proj_bias=True,
             ffn_bias=True,
+            norm_epsilon=1e-6,  # of every LayerNorm
             drop_path_rate=0.1,  # of the student
             drop_path_schedule="linear",  # over depth, from 0: linear | uniform
             drop_path_kind="per_sample",  # per_sample | subset: computes only what it keeps
             drop_path_group=placeholder(int),  # subset: crops that it is drawn from; None: all
-            position_kernel="bicubic",  # bicubic | antialiased
+            position_kernel="bicubic",  # bicubic | antialiased | bicubic_plain
             remat="none",  # what the backward pass keeps: none (all) | names | full (nothing)
             scan_unroll=1,  # blocks per loop iteration
         )

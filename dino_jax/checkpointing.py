@@ -187,14 +187,12 @@ def read_teacher(source: epath.PathLike, step: int | None = None) -> tuple[PyTre
       FileNotFoundError: if there is no checkpoint, or none of this step.
       OSError: if no checkpoint can be read.
     """
-    directory, steps = _find_steps(source, step)
+    return _read_whole(source, step, "teacher")
 
-    def read(path: epath.Path, _: None) -> PyTree:
-        stored = _stored_tree(path)["teacher"]
-        whole = ocp.RestoreArgs(restore_type=np.ndarray)
-        return _restore_partly(path, stored, jax.tree.map(lambda _: whole, stored))
 
-    return _restore_newest(directory, steps, read, None)
+def read_objectives(source: epath.PathLike, step: int) -> PyTree:
+    """Reads the states of a run's objectives, {"dino": {"center": [K]}}, as `read_teacher`."""
+    return _read_whole(source, step, "objectives")[0]
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
@@ -296,17 +294,31 @@ def _restore_state(path: epath.Path, abstract_state: PyTree) -> PyTree:
 def _restore_teacher(path: epath.Path, abstract_teacher: PyTree) -> PyTree:
     _require_same_tree(_stored_tree(path).get("teacher", {}), abstract_teacher)
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_teacher)
-    return _restore_partly(path, abstract_teacher, restore_args)
+    return _restore_partly(path, "teacher", abstract_teacher, restore_args)
 
 
-def _restore_partly(path: epath.Path, teacher: PyTree, restore_args: PyTree) -> PyTree:
-    """The teacher of a checkpoint, and nothing else of it."""
+def _read_whole(source: epath.PathLike, step: int | None, part: str) -> tuple[PyTree, int]:
+    """One field of a state as NumPy arrays, {} if the checkpoint has none; and its step."""
+    directory, steps = _find_steps(source, step)
+
+    def read(path: epath.Path, _: None) -> PyTree:
+        stored = _stored_tree(path).get(part)
+        if not jax.tree.leaves(stored):
+            return {}
+        whole = ocp.RestoreArgs(restore_type=np.ndarray)
+        return _restore_partly(path, part, stored, jax.tree.map(lambda _: whole, stored))
+
+    return _restore_newest(directory, steps, read, None)
+
+
+def _restore_partly(path: epath.Path, part: str, item: PyTree, restore_args: PyTree) -> PyTree:
+    """One field of the state of a checkpoint, and nothing else of it."""
     handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
     args = ocp.args.PyTreeRestore(
-        item={"teacher": teacher}, restore_args={"teacher": restore_args}, partial_restore=True
+        item={part: item}, restore_args={part: restore_args}, partial_restore=True
     )
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        return reader.restore(path, args=args)["teacher"]
+        return reader.restore(path, args=args)[part]
 
 
 def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:

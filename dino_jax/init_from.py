@@ -1,7 +1,7 @@
 """The first weights of a run, from a run of dino_jax or an official file, for `config.init_from`.
 
-Only weights are taken: the run starts at step 0 with its own schedules, optimizer and centers.
-Student and teacher both start from the teacher of the source.
+Only weights are taken, and the centers that belong to them: the run starts at step 0 with its own
+schedules and optimizer. Student and teacher both start from the teacher of the source.
 """
 
 import dataclasses
@@ -31,10 +31,12 @@ class FirstWeights:
 
     Attributes:
       variables: NumPy arrays of the parts that are imported; {} for none.
+      centers: [K] by objective, of those that are imported.
       lines: that say what was imported and what was not.
     """
 
     variables: Variables = dataclasses.field(default_factory=dict)
+    centers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     lines: tuple[str, ...] = ()
 
     def init(
@@ -48,32 +50,30 @@ class FirstWeights:
           shardings: of the state.
         """
 
-        def init_both(rng: jax.Array, imported: Variables) -> TrainState:
+        def init_both(rng: jax.Array, imported: Variables, centers: Variables) -> TrainState:
             state = init(rng)
             # Copies: donated buffers must not be those of the other network.
             student, teacher = (
                 _replace(network, jax.tree.map(jnp.copy, imported))
                 for network in (state.student, state.teacher)
             )
-            return state.replace(student=student, teacher=teacher)
+            objectives = _replace(state.objectives, centers)
+            return state.replace(student=student, teacher=teacher, objectives=objectives)
 
-        places: dict[Path, Any] = flatten_dict(shardings.teacher)
-        leaves: dict[Path, Any] = flatten_dict(self.variables)
-        imported = {
-            path: jax.make_array_from_callback(leaf.shape, places[path], leaf.__getitem__)
-            for path, leaf in leaves.items()
-        }
-        return jax.jit(init_both, out_shardings=shardings)(rng, unflatten_dict(imported))
+        variables = _place(self.variables, shardings.teacher)
+        centers = {name: {"center": center} for name, center in self.centers.items()}
+        centers = _place(centers, shardings.objectives)
+        return jax.jit(init_both, out_shardings=shardings)(rng, variables, centers)
 
 
 def load_first_weights(
-    config: Any, like: Variables, backbone: Any, workdir: epath.PathLike
+    config: Any, abstract: TrainState, backbone: Any, workdir: epath.PathLike
 ) -> FirstWeights:
     """Reads what `config.init_from` names, unless the workdir has checkpoints: those win.
 
     Args:
       config: the section `init_from`: path, step, heads.
-      like: variables of one network of the run, abstract.
+      abstract: the state of the run, as shapes.
       backbone: module of the run.
       workdir: of the run.
 
@@ -88,16 +88,20 @@ def load_first_weights(
         return FirstWeights()
     if checkpointing.checkpoint_steps(workdir):
         return FirstWeights(lines=("init_from   ignored: the workdir has checkpoints of its own",))
+    like = abstract.teacher
     source = open_source(config.path, config.step, like)
     variables, lines = _import_backbone(source, like, backbone)
     for name in sorted(set(like["params"]) - {BACKBONE}):
         head, line = _import_head(source, name, like, config.heads)
         variables = _replace(variables, head)
         lines.append(line)
+    fresh = set(like["params"]) - set(variables["params"])
+    centers, center_lines = _import_centers(source, abstract.objectives, fresh)
+    lines += center_lines
     unused = sorted(source.parts() - set(like["params"]))
     if unused:
         lines.append(f"            not used, this network has no such head: {', '.join(unused)}")
-    return FirstWeights(variables, (f"init_from   {source.title}", *lines))
+    return FirstWeights(variables, centers, (f"init_from   {source.title}", *lines))
 
 
 def _import_backbone(source: Source, like: Variables, backbone: Any) -> tuple[Variables, list[str]]:
@@ -164,6 +168,38 @@ def _import_head(source: Source, name: str, like: Variables, heads: str) -> tupl
         return {}, f"{title}: FRESH (random), because {error}"
 
 
+def _import_centers(
+    source: Source, objectives: Variables, fresh: set[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Centers that fit, unless heads start fresh, and the lines that say which and why."""
+    centers, lines = {}, []
+    for name, center in sorted(source.centers().items()):
+        ours = objectives.get(name, {}).get("center")
+        title = f"            center of {name}"
+        if ours is None:
+            lines.append(f"{title}: not used, this run has none")
+        elif fresh:
+            lines.append(f"{title}: FRESH (zero), as {', '.join(sorted(fresh))} is random")
+        elif ours.shape != center.shape:
+            lines.append(f"{title}: FRESH (zero), the source has {center.shape}, we {ours.shape}")
+        else:
+            centers[name] = np.asarray(center, np.float32)
+            lines.append(f"{title}: imported")
+    return centers, lines
+
+
+def _place(tree: Variables, shardings: Variables) -> Variables:
+    """NumPy arrays as global ones, with the shardings of their names."""
+    places: dict[Path, Any] = flatten_dict(shardings)
+    leaves: dict[Path, Any] = flatten_dict(tree)
+    placed = {
+        path: jax.make_array_from_callback(leaf.shape, places[path], leaf.__getitem__)
+        for path, leaf in leaves.items()
+    }
+    return unflatten_dict(placed)
+
+
 def _replace(variables: Variables, parts: Variables) -> Variables:
     """`variables` with some leaves replaced or added."""
-    return unflatten_dict(flatten_dict(variables) | flatten_dict(parts))
+    whole = flatten_dict(variables, keep_empty_nodes=True) | flatten_dict(parts)
+    return unflatten_dict(whole)

@@ -106,7 +106,11 @@ FFNS = {"mlp": "mlp", "swiglu": "swiglu", "swiglufused": "swiglu"}
 CENTERINGS = {"centering": "center", "sinkhorn_knopp": "sinkhorn"}
 DTYPES = {"fp16": "bfloat16", "bf16": "bfloat16", "fp32": "float32"}
 SCALING_RULES = {"sqrt_wrt_1024": ("sqrt", 1024)}
-POSITION_KERNELS = {(False, 0.1): "bicubic", (True, 0.0): "antialiased"}
+POSITION_KERNELS = {
+    (False, 0.1): "bicubic",
+    (False, 0.0): "bicubic_plain",
+    (True, 0.0): "antialiased",
+}
 # (kind, schedule) of drop path by drop_path_uniform.
 DROP_PATHS = {True: ("subset", "uniform"), False: ("per_sample", "linear")}
 # As the official code says them; see "as_trained" in `dino_jax.data.multi_crop`.

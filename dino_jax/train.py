@@ -92,9 +92,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     replicate = make_replicate(mesh)
     with Interruption(agreement) as interruption:
         with mendable():
-            first = load_first_weights(
-                config.init_from, abstract.teacher, recipe.network.backbone, workdir
-            )
+            first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
             frozen = distillation.load(mesh, recipe.crop_shape)
             folder, best = open_workdir(workdir, config), Best()
             checkpoints = checkpointing.open_checkpoints(

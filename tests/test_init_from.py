@@ -50,8 +50,8 @@ def source(tmp_path_factory):
 def load(config, workdir):
     """The variables that are imported, and what is said."""
     recipe = build_recipe(config, 1438)
-    like = jax.eval_shape(recipe.init, jax.random.key(0)).teacher
-    first = load_first_weights(config.init_from, like, recipe.network.backbone, workdir)
+    abstract = jax.eval_shape(recipe.init, jax.random.key(0))
+    first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
     return first.variables, "\n".join(first.lines)
 
 
@@ -59,7 +59,7 @@ def start(config, workdir, fsdp=1):
     """The first state of a run."""
     recipe = build_recipe(config, 1438)
     abstract = jax.eval_shape(recipe.init, jax.random.key(0))
-    first = load_first_weights(config.init_from, abstract.teacher, recipe.network.backbone, workdir)
+    first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
     shardings = state_sharding(make_mesh(fsdp), abstract)
     return first.init(recipe.init, jax.random.key(0), shardings)
 

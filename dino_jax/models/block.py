@@ -20,6 +20,7 @@ class Block(nn.Module):
       qkv_bias: bias of the queries, keys and values.
       proj_bias: bias of the output of the attention.
       ffn_bias: biases of the FFN.
+      norm_epsilon: added to the variance in both LayerNorms.
       dtype: of the activations.
     """
 
@@ -30,6 +31,7 @@ class Block(nn.Module):
     qkv_bias: bool = True
     proj_bias: bool = True
     ffn_bias: bool = True
+    norm_epsilon: float = 1e-6
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -56,12 +58,14 @@ class Block(nn.Module):
         )
         attention_rows, ffn_rows = (None, None) if kept is None else kept
 
-        branch = layer_norm(self.dtype, name="norm1")(take_subset(x, attention_rows))
+        norm1 = layer_norm(self.dtype, self.norm_epsilon, name="norm1")
+        branch = norm1(take_subset(x, attention_rows))
         branch, weights = attention(branch)
         x = self._add(x, self._scaled(branch, "layer_scale1"), drop_rate, attention_rows)
         x = checkpoint_name(x, "residual")
 
-        branch = ffn(layer_norm(self.dtype, name="norm2")(take_subset(x, ffn_rows)))
+        norm2 = layer_norm(self.dtype, self.norm_epsilon, name="norm2")
+        branch = ffn(norm2(take_subset(x, ffn_rows)))
         return self._add(x, self._scaled(branch, "layer_scale2"), drop_rate, ffn_rows), weights
 
     def _scaled(self, branch: jax.Array, name: str) -> jax.Array:

@@ -128,6 +128,7 @@ def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
         qkv_bias=config.qkv_bias,
         proj_bias=config.proj_bias,
         ffn_bias=config.ffn_bias,
+        norm_epsilon=config.norm_epsilon,
         drop_path_rate=config.drop_path_rate,
         drop_path_schedule=config.drop_path_schedule,
         drop_path_kind=config.drop_path_kind,

@@ -6,7 +6,7 @@ through them.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ def _keys_cubic(distance: np.ndarray, a: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=256)
-def bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
+def bicubic_matrix(in_size: int, out_size: int, offset: float = 0.1) -> np.ndarray:
     """[out_size, in_size] weights of the position resize of DINO and DINOv2 along one axis.
 
     torch's bicubic (a = -0.75, four taps, clamped borders, no antialias) with the scale factor
     (out_size + 0.1) / in_size: torch keeps the given factor, so the 0.1 shrinks the sampling step
-    a little.
+    a little. Hugging Face's transformers give the size instead, which is an offset of 0.
     """
-    source = (np.arange(out_size) + 0.5) * in_size / (out_size + 0.1) - 0.5
+    source = (np.arange(out_size) + 0.5) * in_size / (out_size + offset) - 0.5
     first_tap = np.floor(source).astype(int) - 1
     matrix = np.zeros((out_size, in_size))
     for tap in range(4):
@@ -57,6 +57,7 @@ def antialiased_matrix(in_size: int, out_size: int) -> np.ndarray:
 
 POSITION_KERNELS: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic": bicubic_matrix,
+    "bicubic_plain": partial(bicubic_matrix, offset=0.0),
     "antialiased": antialiased_matrix,
 }
 

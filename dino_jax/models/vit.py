@@ -79,13 +79,15 @@ class VisionTransformer(nn.Module):
       qkv_bias: bias of the queries, keys and values.
       proj_bias: bias of the output of the attention.
       ffn_bias: biases of the FFN.
+      norm_epsilon: added to the variance in every LayerNorm.
       drop_path_rate: stochastic depth rate of the last block.
       drop_path_schedule: rates over depth, see `stochastic_depth.drop_rates`.
       drop_path_kind: "per_sample" or "subset", see `stochastic_depth`; a subset needs the "uniform"
         schedule, because its size is a shape.
       drop_path_group: samples of a group that a subset is drawn from; must divide the samples of
         every call. None: all samples are one group.
-      position_kernel: "bicubic" (DINO, DINOv2) or "antialiased" (DINOv2 with registers).
+      position_kernel: "bicubic" (DINO, DINOv2), "antialiased" (DINOv2 with registers) or
+        "bicubic_plain" (both in Hugging Face's transformers).
       dtype: of the activations; parameters are float32.
       remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
       scan_unroll: blocks per iteration of the scan over depth; same numbers, other compile time.
@@ -106,6 +108,7 @@ class VisionTransformer(nn.Module):
     qkv_bias: bool = True
     proj_bias: bool = True
     ffn_bias: bool = True
+    norm_epsilon: float = 1e-6
     drop_path_rate: float = 0.0
     drop_path_schedule: str = "linear"
     drop_path_kind: str = "per_sample"
@@ -142,9 +145,10 @@ class VisionTransformer(nn.Module):
             qkv_bias=self.qkv_bias,
             proj_bias=self.proj_bias,
             ffn_bias=self.ffn_bias,
+            norm_epsilon=self.norm_epsilon,
             dtype=self.dtype,
         )
-        self.norm = layer_norm(self.dtype)
+        self.norm = layer_norm(self.dtype, self.norm_epsilon)
 
     def __call__(
         self,

@@ -6,14 +6,11 @@ attention = model.attention(["cat.jpg"])  # [1, heads, T, T]
 """
 
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -23,15 +20,13 @@ from dino_jax import checkpointing
 from dino_jax.data.decode import decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.network import Network, build_network
-from dino_jax.models.vit import Features, VisionTransformer
-from dino_jax.pretrained.source import BACKBONE, take_part
-from dino_jax.pretrained.state_dict import SUFFIXES, read_state_dict
-from dino_jax.pretrained.torch_names import Variables, from_torch, split_state_dict
+from dino_jax.models.vit import Features
+from dino_jax.pretrained.source import take_part
+from dino_jax.pretrained.state_dict import SUFFIXES
+from dino_jax.pretrained.torch_names import Variables
+from dino_jax.pretrained.weights_file import BACKBONE, read_network
 from dino_jax.workdir import CONFIG_JSON, absolute_path
 
-HEAD_DIM = 64  # of every official ViT; no shape in a file shows it
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OFFICIAL_SIZE = 224  # pixels, the usual evaluation size of the official models
 MAX_PIXELS = 178_956_970  # of an image that is opened; Pillow's own limit
 
 ImageLike = str | epath.PathLike | Image.Image | np.ndarray
@@ -115,55 +110,8 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
         return _load_run(absolute_path(path), step)
     if step is not None:
         raise ValueError(f"step ({step}) is for workdirs, not for the file {path}")
-    tensors = split_state_dict(read_state_dict(path), {"params": {}}).get(BACKBONE, {})
-    vit = infer_vit(tensors)
-    network = Network(vit, {}, IMAGENET_MEAN, IMAGENET_STD)
-    image = jnp.zeros((1, *vit.image_size, 3))
-    like = jax.eval_shape(partial(network.init, method="init_all"), jax.random.key(0), image)
-    return Model(str(path), network, from_torch(tensors, like), OFFICIAL_SIZE)
-
-
-def infer_vit(tensors: Mapping[str, np.ndarray]) -> VisionTransformer:
-    """The ViT that official tensors are for.
-
-    Args:
-      tensors: of a backbone, under official names.
-
-    Raises:
-      ValueError: if it is no ViT of DINO or DINOv2.
-    """
-    shapes = {re.sub(r"^(module\.|backbone\.)*", "", k): v.shape for k, v in tensors.items()}
-    try:
-        _, positions, dim = shapes["pos_embed"]
-        _, channels, patch, _ = shapes["patch_embed.proj.weight"]
-    except (KeyError, ValueError) as error:
-        raise ValueError(
-            f"no ViT of DINO or DINOv2: its {len(shapes)} tensors are {sorted(shapes)[:5]} …; "
-            "expected pos_embed and patch_embed.proj.weight"
-        ) from error
-    side = math.isqrt(positions - 1)
-    if side * side != positions - 1 or dim % HEAD_DIM:
-        raise ValueError(
-            f"no official ViT: {positions - 1} positions of width {dim} are no square, or the "
-            f"width is no multiple of {HEAD_DIM}"
-        )
-    blocks = {int(n) for name in shapes for n in re.findall(r"^blocks\.(?:\d+\.)?(\d+)\.", name)}
-    registers = shapes.get("register_tokens", (1, 0, dim))[1]
-    gated = any("mlp.w12." in name for name in shapes)
-    return VisionTransformer(
-        embed_dim=dim,
-        depth=len(blocks),
-        num_heads=dim // HEAD_DIM,
-        patch_size=patch,
-        image_size=(side * patch, side * patch),
-        in_channels=channels,
-        ffn="swiglu" if gated else "mlp",
-        layer_scale=1.0 if any(name.endswith("ls1.gamma") for name in shapes) else 0.0,
-        registers=registers,
-        has_mask_token="mask_token" in shapes,
-        qkv_bias=any(name.endswith("attn.qkv.bias") for name in shapes),
-        position_kernel="antialiased" if registers else "bicubic",
-    )
+    read = read_network(path, with_heads=False)
+    return Model(str(path), read.network, read.variables, read.image_size)
 
 
 def _load_run(workdir: epath.Path, step: int | None) -> Model:

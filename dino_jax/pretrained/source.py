@@ -1,19 +1,21 @@
-"""Where weights come from: the teacher of a run of dino_jax, or a file under official names."""
+"""Where weights come from: the teacher of a run of dino_jax, or a file of another code base."""
 
 import json
 from typing import Any, Protocol
 
+import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dino_jax import checkpointing
 from dino_jax.models.position import Grid
 from dino_jax.models.vit import SIZES
-from dino_jax.pretrained.state_dict import SUFFIXES, read_state_dict
+from dino_jax.pretrained.dialects import to_official
+from dino_jax.pretrained.state_dict import SUFFIXES, read_weights
 from dino_jax.pretrained.torch_names import Path, Variables, from_torch, split_state_dict
+from dino_jax.pretrained.weights_file import BACKBONE
 from dino_jax.workdir import CONFIG_JSON, absolute_path
 
-BACKBONE = "backbone"
 POSITIONS = ("params", BACKBONE, "pos_embed")
 
 
@@ -36,6 +38,10 @@ class Source(Protocol):
 
     def positions(self) -> int | None:
         """Rows of the position table, the cls token's included; None without a table."""
+        ...
+
+    def centers(self) -> dict[str, np.ndarray]:
+        """[K] running centers by objective; {} without any."""
         ...
 
     def read(self, like: Variables) -> Variables:
@@ -73,6 +79,8 @@ class RunSource:
     def __init__(self, path: str, step: int | None):
         """Reads a checkpoint of the workdir `path`, the newest if `step` is None."""
         self._teacher, step = checkpointing.read_teacher(path, step)
+        objectives = checkpointing.read_objectives(path, step)
+        self._centers = {n: x["center"] for n, x in objectives.items() if "center" in (x or {})}
         self.title = f"teacher of step {step} of {path}"
         self.grid, self.num_heads = _read_geometry(absolute_path(path) / CONFIG_JSON)
 
@@ -83,6 +91,9 @@ class RunSource:
         flat: dict[Path, Any] = flatten_dict(self._teacher)
         table = flat.get(POSITIONS)
         return None if table is None else table.shape[1]
+
+    def centers(self) -> dict[str, np.ndarray]:
+        return self._centers
 
     def read(self, like: Variables) -> Variables:
         (name,) = like["params"]
@@ -101,15 +112,17 @@ class RunSource:
 
 
 class FileSource:
-    """A state dict under official names."""
+    """A file of weights of another code base."""
 
-    # Official files hold tensors and nothing else.
+    # Such files hold tensors and nothing else.
     grid: Grid | None = None
     num_heads: int | None = None
 
     def __init__(self, path: str, like: Variables):
         """Reads the file `path` for a network with the heads of `like`."""
-        self._parts = split_state_dict(read_state_dict(path), like)
+        saved = read_weights(path)
+        self._parts = split_state_dict(to_official(saved.networks[saved.main]).tensors, like)
+        self._centers = saved.centers
         self.title = path
 
     def parts(self) -> set[str]:
@@ -120,6 +133,9 @@ class FileSource:
             x for name, x in self._parts.get(BACKBONE, {}).items() if name.endswith("pos_embed")
         ]
         return tables[0].shape[1] if tables and tables[0].ndim == 3 else None
+
+    def centers(self) -> dict[str, np.ndarray]:
+        return self._centers
 
     def read(self, like: Variables) -> Variables:
         (name,) = like["params"]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -17,7 +18,9 @@ from dino_jax import checkpointing
 from dino_jax.models.network import Network, build_network
 from dino_jax.models.vit import SIZES, VisionTransformer
 from dino_jax.pretrained import to_torch
-from dino_jax.pretrained.model import infer_vit
+from dino_jax.pretrained.architecture import Unseen, infer_backbone
+from dino_jax.pretrained.dialects import to_official
+from dino_jax.pretrained.weights_file import abstract_variables
 from dino_jax.recipe import build_recipe
 from dino_jax.workdir import config_to_json
 
@@ -39,6 +42,7 @@ VITS = {
         position_kernel="antialiased",
     ),
 }
+NORMALISED = dict(dtype="float32", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), heads={})
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 42, 56, 3), np.uint8)
 
 
@@ -105,8 +109,8 @@ def test_paths_pillow_images_and_arrays_are_the_same_image(workdir, tmp_path):
 def test_what_is_no_model_is_a_clear_error(tmp_path, workdir):
     with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
         dino_jax.load(tmp_path)
-    save_file({"conv1.weight": np.zeros((4, 3, 7, 7), np.float32)}, tmp_path / "r.safetensors")
-    with pytest.raises(ValueError, match=r"no ViT of DINO or DINOv2: its 1 tensors"):
+    save_file({"conv2.weight": np.zeros((4, 3, 7, 7), np.float32)}, tmp_path / "r.safetensors")
+    with pytest.raises(ValueError, match=r"r\.safetensors: no ViT of DINO or DINOv2 and no Re"):
         dino_jax.load(tmp_path / "r.safetensors")
     with pytest.raises(ValueError, match="is for workdirs"):
         dino_jax.load(tmp_path / "r.safetensors", step=3)
@@ -130,12 +134,16 @@ def test_all_released_vits_are_recognised(name, registers):
         for block in range(shapes[kind]["depth"])
     }
     tensors = {name: np.broadcast_to(np.float32(0), shape) for name, shape in names.items()}
-    vit = infer_vit(tensors)
-    assert (vit.embed_dim, vit.depth, vit.num_heads) == SIZES[name]
-    assert (vit.patch_size, vit.image_size, vit.registers) == (14, (518, 518), registers)
-    assert vit.ffn == ("swiglu" if name == "giant" else "mlp")
-    assert vit.has_mask_token and vit.layer_scale and vit.qkv_bias
-    assert vit.position_kernel == ("antialiased" if registers else "bicubic")
+    official = to_official(tensors)
+    assert official.names == "official"
+    assert official.position_kernel == ("antialiased" if registers else "bicubic")
+    vit = infer_backbone(tensors, Unseen(None, official.position_kernel, official.norm_epsilon))
+    assert (vit["embed_dim"], vit["depth"], vit["num_heads"]) == SIZES[name]
+    assert (vit["patch_size"], vit["image_size"], vit["registers"]) == (14, (518, 518), registers)
+    assert (vit["ffn"], vit["mlp_ratio"]) == ("swiglu" if name == "giant" else "mlp", 4.0)
+    assert vit["has_mask_token"] and vit["layer_scale"] and vit["qkv_bias"]
+    like = abstract_variables(build_network(ConfigDict(NORMALISED | {"backbone": vit})), vit)
+    assert sum(x.size for x in jax.tree.leaves(like)) == sum(x.size for x in tensors.values())
 
 
 def test_the_package_has_nothing_else():

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import struct
 import zipfile
 import zlib
 
@@ -11,42 +10,11 @@ import numpy as np
 import pytest
 
 from dino_jax.pretrained.state_dict import read_state_dict, read_weights
-
-
-def pickled(value):
-    """Opcodes of protocol 2 for strings, numbers, tuples and dicts; bytes are opcodes already."""
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
-    if isinstance(value, int):
-        return b"J" + struct.pack("<i", value)
-    if isinstance(value, tuple):
-        return b"(" + b"".join(map(pickled, value)) + b"t"
-    items = b"".join(pickled(key) + pickled(x) for key, x in value.items())
-    return b"}(" + items + b"u"
+from tests.pretrained.torch_files import pickled, tensor, write
 
 
 def call(name, *arguments):
     return b"c" + name.replace(".", "\n").encode() + b"\n" + pickled(arguments) + b"R"
-
-
-def tensor(key, count, shape, strides, offset=0, kind="FloatStorage"):
-    """Opcodes of a tensor as torch writes them."""
-    storage = pickled(("storage", b"ctorch\n" + kind.encode() + b"\n", key, "cpu", count)) + b"Q"
-    function = b"ctorch._utils\n_rebuild_tensor_v2\n"
-    ordered = b"ccollections\nOrderedDict\n)R"
-    return function + pickled((storage, offset, shape, strides, b"\x89", ordered)) + b"R"
-
-
-def write(path, content, storages=None, compression=zipfile.ZIP_STORED, **more):
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("w/data.pkl", b"\x80\x02" + pickled(content) + b".")
-        for name, text in {"byteorder": "little", "version": "3\n", **more}.items():
-            archive.writestr(f"w/{name}", text)
-        for key, memory in (storages or {}).items():
-            archive.writestr(f"w/data/{key}", np.asarray(memory).tobytes())
-    return path
 
 
 SIX = np.arange(6, dtype=np.float32)

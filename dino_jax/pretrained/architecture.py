@@ -1,0 +1,170 @@
+"""The network that tensors under official names are for: all sizes are read off their shapes."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+HEAD_DIM = 64  # channels of an attention head in every official ViT; no shape shows it
+
+Shapes = Mapping[str, tuple[int, ...]]
+_BLOCK_NUMBER = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.")  # perhaps behind the one of its chunk
+
+
+class Unseen(NamedTuple):
+    """What no shape shows.
+
+    Attributes:
+      num_heads: attention heads; None: one for `HEAD_DIM` channels.
+      position_kernel: a key of `models.position.POSITION_KERNELS`.
+      norm_epsilon: of the LayerNorms.
+    """
+
+    num_heads: int | None
+    position_kernel: str
+    norm_epsilon: float
+
+
+def infer_backbone(tensors: Mapping[str, np.ndarray], unseen: Unseen) -> dict[str, Any]:
+    """The section `network.backbone` of the config.
+
+    Args:
+      tensors: of a backbone, under official names; "module." and "backbone." may stand in front.
+      unseen: what the tensors do not show.
+
+    Raises:
+      ValueError: if it is no ViT of DINO or DINOv2 and no ResNet.
+    """
+    shapes = {re.sub(r"^(module\.|backbone\.)*", "", k): v.shape for k, v in tensors.items()}
+    if "layer1.0.conv1.weight" in shapes and "conv1.weight" in shapes:
+        return _infer_resnet(shapes)
+    return _infer_vit(shapes, unseen)
+
+
+def _infer_vit(shapes: Shapes, unseen: Unseen) -> dict[str, Any]:
+    try:
+        _, positions, dim = shapes["pos_embed"]
+        _, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"no ViT of DINO or DINOv2 and no ResNet: its {len(shapes)} tensors are "
+            f"{sorted(shapes)[:5]} …; expected pos_embed and patch_embed.proj.weight, or "
+            "conv1.weight and layer1.0.conv1.weight"
+        ) from error
+    side = math.isqrt(positions - 1)
+    if side * side != positions - 1 or patch != patch_width:
+        raise ValueError(
+            f"{positions - 1} positions of patches of {patch} x {patch_width} pixels: only square "
+            "tables of square patches are known"
+        )
+    ffn, ratio = _infer_ffn(shapes, dim)
+    blocks = {match[1] for name in shapes if (match := _BLOCK_NUMBER.match(name))}
+    return {
+        "kind": "vit",
+        "size": "small",  # without effect: the next three are given
+        "embed_dim": dim,
+        "depth": len(blocks),
+        "num_heads": _choose_heads(dim, unseen.num_heads),
+        "patch_size": patch,
+        "image_size": (side * patch, side * patch),
+        "in_channels": channels,
+        "mlp_ratio": ratio,
+        "ffn": ffn,
+        "layer_scale": 1.0 if _has(shapes, "ls1.gamma") else 0.0,
+        "registers": shapes.get("register_tokens", (1, 0, dim))[1],
+        "has_mask_token": "mask_token" in shapes,
+        "token_std": 0.02,
+        "qkv_bias": _has(shapes, "attn.qkv.bias"),
+        "proj_bias": _has(shapes, "attn.proj.bias"),
+        "ffn_bias": _has(shapes, f"mlp.{'w3' if ffn == 'swiglu' else 'fc2'}.bias"),
+        "norm_epsilon": unseen.norm_epsilon,
+        "drop_path_rate": 0.0,
+        "drop_path_schedule": "linear",
+        "drop_path_kind": "per_sample",
+        "drop_path_group": None,
+        "position_kernel": unseen.position_kernel,
+        "remat": "none",
+        "scan_unroll": 1,
+    }
+
+
+def _choose_heads(dim: int, num_heads: int | None) -> int:
+    if num_heads is None and dim % HEAD_DIM:
+        raise ValueError(
+            f"the width {dim} is no multiple of {HEAD_DIM}, the channels of an official attention "
+            "head, and no shape shows the number of heads; give --num_heads"
+        )
+    if num_heads is not None and (num_heads < 1 or dim % num_heads):
+        raise ValueError(f"the width {dim} is no multiple of num_heads ({num_heads})")
+    return num_heads or dim // HEAD_DIM
+
+
+def _infer_ffn(shapes: Shapes, dim: int) -> tuple[str, float]:
+    """Its kind, and the ratio from which our layers get its hidden width."""
+    for name, shape in shapes.items():
+        if name.endswith("mlp.w3.weight"):
+            # The gate has two thirds of the hidden width, rounded up; released files have ratio 4.
+            is_four = shape[1] == (int(4 * dim * 2 / 3) + 7) // 8 * 8
+            return "swiglu", 4.0 if is_four else _ratio(shape[1] * 3 // 2, dim)
+        if name.endswith("mlp.fc1.weight"):
+            return "mlp", _ratio(shape[0], dim)
+    return "mlp", 4.0
+
+
+def _ratio(hidden: int, dim: int) -> float:
+    """The ratio with int(dim * ratio) == hidden, in spite of rounding."""
+    ratio = hidden / dim
+    return ratio if int(dim * ratio) == hidden else math.nextafter(ratio, math.inf)
+
+
+def _has(shapes: Shapes, ending: str) -> bool:
+    return any(name.endswith(ending) for name in shapes)
+
+
+def _infer_resnet(shapes: Shapes) -> dict[str, Any]:
+    blocks = [re.match(r"layer(\d+)\.(\d+)\.", name) for name in shapes]
+    numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
+    stages = sorted({stage for stage, _ in numbers})
+    width, channels = shapes["conv1.weight"][:2]
+    return {
+        "kind": "resnet",
+        "size": "50",  # without effect: the next two are given
+        "depths": tuple(sum(number[0] == stage for number in numbers) for stage in stages),
+        "width": width,
+        "in_channels": channels,
+    }
+
+
+def infer_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """One entry of the section `network.heads` of the config.
+
+    Args:
+      name: for messages.
+      tensors: of one head, under official names with any prefix.
+
+    Raises:
+      ValueError: if it is no head of DINO or DINOv2.
+    """
+    plain = {re.sub(r"^.*?(?=(mlp|last_layer)\.)", "", k): v for k, v in tensors.items()}
+    numbers = [match for key in plain if (match := re.fullmatch(r"mlp\.(\d+)\.weight", key))]
+    linear = [
+        plain[m[0]] for m in sorted(numbers, key=lambda m: int(m[1])) if plain[m[0]].ndim == 2
+    ]
+    if "mlp.weight" in plain:
+        linear = [plain["mlp.weight"]]
+    if not linear or "last_layer.weight_v" not in plain:
+        raise ValueError(
+            f"{name} is no head of DINO or DINOv2: its tensors are {sorted(tensors)}; expected "
+            "mlp.N.weight and last_layer.weight_v"
+        )
+    gain = plain.get("last_layer.weight_g", np.ones(1))
+    return {
+        "out_dim": plain["last_layer.weight_v"].shape[0],
+        "hidden_dim": linear[0].shape[0],
+        "bottleneck_dim": linear[-1].shape[0],
+        "layers": len(linear),
+        "batch_norm": any(key.endswith("running_mean") for key in plain),
+        "train_gain": not np.allclose(np.asarray(gain, np.float32), 1.0, rtol=0, atol=1e-5),
+    }

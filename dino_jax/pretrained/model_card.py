@@ -1,0 +1,93 @@
+"""What the files beside a file of weights say about it, and its licence."""
+
+import json
+import re
+from typing import Any, NamedTuple
+
+from etils import epath
+
+# Names of the files that facebookresearch/dino and facebookresearch/dinov2 release; the licences of
+# both repositories cover code and weights.
+_RELEASED = {
+    r"dino_(deitsmall|vitbase|resnet50).*_pretrain.*": "facebookresearch/dino",
+    r"dinov2_vit[sblg]14.*_pretrain.*": "facebookresearch/dinov2",
+}
+UNKNOWN_LICENCE = "unknown, check the source of the file"
+
+
+class ModelCard(NamedTuple):
+    """What is known of a file beyond its tensors; None where nothing is.
+
+    Attributes:
+      licence: of the weights, and how that is known.
+      num_heads: attention heads.
+      norm_epsilon: of the LayerNorms.
+      mean: of every channel, for images in [0, 1].
+      std: of every channel, for images in [0, 1].
+      by_timm: whether timm wrote the config beside it.
+    """
+
+    licence: str
+    num_heads: int | None = None
+    norm_epsilon: float | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    by_timm: bool = False
+
+
+def read_model_card(path: epath.PathLike, licence: str = "") -> ModelCard:
+    """Reads config.json, preprocessor_config.json and README.md beside a file of weights.
+
+    Args:
+      path: of the file of weights.
+      licence: as the user knows it; "": the one of README.md, or of a released file by its name.
+
+    Raises:
+      OSError: if one of them cannot be read.
+      ValueError: if one is no JSON object, or says that the model is one that ours is not.
+    """
+    file = epath.Path(path).expanduser()
+    config = _read_json(file.parent / "config.json")
+    pixels = _read_json(file.parent / "preprocessor_config.json")
+    activation = config.get("hidden_act", "gelu")
+    if activation != "gelu":
+        raise ValueError(
+            f"{file.parent / 'config.json'} says hidden_act={activation!r}; our ViT has gelu (erf)"
+        )
+    return ModelCard(
+        licence=f"{licence} (--license)" if licence else _find_licence(file),
+        num_heads=config.get("num_attention_heads"),
+        norm_epsilon=config.get("layer_norm_eps"),
+        mean=_numbers(pixels.get("image_mean")),
+        std=_numbers(pixels.get("image_std")),
+        by_timm="architecture" in config,
+    )
+
+
+def _find_licence(file: epath.Path) -> str:
+    readme = file.parent / "README.md"
+    # Hugging Face's model cards begin with YAML between two lines of "---".
+    card = re.match(r"---\n(.*?)\n---", readme.read_text(), re.DOTALL) if readme.exists() else None
+    stated = re.search(r"^license:\s*(\S.*?)\s*$", card[1], re.MULTILINE) if card else None
+    if stated:
+        return f"{stated[1]} (stated in {readme.name} beside the file)"
+    for pattern, repository in _RELEASED.items():
+        if re.fullmatch(pattern, file.name):
+            return f"Apache-2.0 (that of {repository}, whose released files have this name)"
+    return UNKNOWN_LICENCE
+
+
+def _numbers(values: Any) -> tuple[float, ...] | None:
+    return None if values is None else tuple(float(value) for value in values)
+
+
+def _read_json(file: epath.Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no JSON object")
+    return content
