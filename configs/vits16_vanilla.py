@@ -90,7 +90,7 @@ def get_config() -> ConfigDict:
     # First weights of both networks; the run starts at step 0 with its own schedules.
     config.init_from = ConfigDict(
         dict(
-            path="",  # workdir of a run (its teacher), or official .safetensors or .pth; "": random
+            path="",  # workdir of a run (its teacher), import or file (docs/weights.md); "": random
             step=placeholder(int),  # checkpoint of the workdir; None: the newest
             heads="import",  # import (those that fit; others are random) | fresh (all are random)
         )

@@ -1,4 +1,4 @@
-"""A trained backbone to use: from the workdir of a run, or from an official file of weights.
+"""A trained backbone to use: from the workdir of a run, or from weights of another code base.
 
 model = dino_jax.load("runs/quickstart")
 features = model(["cat.jpg", "dog.jpg"])  # {"cls": [2, D], "patches": [2, N, D]}
@@ -98,8 +98,9 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
     """Loads a trained backbone.
 
     Args:
-      path: workdir of a run (its teacher), or an official DINO or DINOv2 ViT, .safetensors or
-        .pth. The sizes of a file are read off its tensors.
+      path: workdir of a run (its teacher), folder of `dino_jax.pretrained.import_weights`, or file
+        of weights, as `weights_file.read_network` takes it. The sizes of a file are read off its
+        tensors.
       step: of a checkpoint in a workdir; None: the newest.
 
     Raises:
