@@ -153,7 +153,7 @@ def test_rates_of_drop_path_that_grow_are_noted():
         ("optim: {clip_grad: true}", "optim.clip_grad is True; expected something like 3.0"),
         ("student: {arch: vit_huge}", "student.arch is 'vit_huge'; known: .*vit_giant2"),
         ("train: {centering: mean}", "train.centering is 'mean'; known: .*sinkhorn_knopp"),
-        ("student: {interpolate_offset: 0.0}", r"interpolate_offset are \(False, 0.0\); known"),
+        ("student: {interpolate_offset: 0.2}", r"interpolate_offset are \(False, 0.2\); known"),
         ("[1, 2]", "unknown key"),
         ("a: [", "not a YAML file"),
     ],
