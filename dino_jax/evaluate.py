@@ -22,9 +22,11 @@ import jax
 from dino_jax.batch_command import run_batch_command
 from dino_jax.evaluation.protocols import (
     copy_detection,
+    depth,
     knn,
     logreg,
     retrieval,
+    segmentation,
     video_segmentation,
 )
 from dino_jax.evaluation.result import describe_result, find_step, result_folder, write_result
@@ -37,6 +39,8 @@ PROTOCOLS: dict[str, Any] = {
     "retrieval": retrieval,
     "copy_detection": copy_detection,
     "video_segmentation": video_segmentation,
+    "segmentation": segmentation,
+    "depth": depth,
 }
 
 

@@ -4,12 +4,35 @@ A resize is two small matrix products, the same for NumPy and for JAX arrays.
 """
 
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 
 Array = TypeVar("Array", np.ndarray, jax.Array)
+
+
+class Taps(NamedTuple):
+    """The two pixels that each pixel of a result is mixed from, along one axis; any arrays.
+
+    Attributes:
+      below: [out_size] int64.
+      above: [out_size] int64.
+      share: [out_size] float32 weight of `above`; `below` has the rest.
+    """
+
+    below: Any
+    above: Any
+    share: Any
+
+
+def bilinear_taps(in_size: int, out_size: int, step: float | None = None) -> Taps:
+    """See `bilinear_matrix`."""
+    step = in_size / out_size if step is None else step
+    source = np.maximum((np.arange(out_size) + 0.5) * step - 0.5, 0.0)
+    below = np.minimum(source.astype(np.int64), in_size - 1)
+    share = (source - below).astype(np.float32)
+    return Taps(below, np.minimum(below + 1, in_size - 1), share)
 
 
 @lru_cache(maxsize=1024)
@@ -25,14 +48,11 @@ def bilinear_matrix(in_size: int, out_size: int, step: float | None = None) -> n
     Returns:
       [out_size, in_size] float32; rows sum to 1.
     """
-    step = in_size / out_size if step is None else step
-    source = np.maximum((np.arange(out_size) + 0.5) * step - 0.5, 0.0)
-    below = np.minimum(source.astype(np.int64), in_size - 1)
-    share = source - below
-    matrix, rows = np.zeros((out_size, in_size)), np.arange(out_size)
+    below, above, share = bilinear_taps(in_size, out_size, step)
+    matrix, rows = np.zeros((out_size, in_size), np.float32), np.arange(out_size)
     np.add.at(matrix, (rows, below), 1 - share)
-    np.add.at(matrix, (rows, np.minimum(below + 1, in_size - 1)), share)
-    return matrix.astype(np.float32)
+    np.add.at(matrix, (rows, above), share)
+    return matrix
 
 
 def resize(x: Array, height: int, width: int) -> Array:

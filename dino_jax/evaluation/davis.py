@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from dino_jax.data.decode import UnreadableImageError
+from dino_jax.evaluation.image_files import read_values
 
 RESOLUTION = "480p"
 VOID = 255  # in a mask: pixels that do not count
@@ -57,18 +57,13 @@ def read_mask(path: str) -> np.ndarray:
       UnreadableImageError: if it is no image.
       ValueError: if it has colors instead of numbers.
     """
-    try:
-        with epath.Path(path).open("rb") as file, Image.open(file) as image:
-            if image.mode not in ("P", "L", "1"):
-                raise ValueError(
-                    f"{path} has pixels of mode {image.mode}; a mask is an indexed PNG, whose "
-                    "numbers are those of the objects"
-                )
-            return np.array(image, np.uint8)
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError) as error:
-        raise UnreadableImageError(f"{path}: {error}") from error
+    mode, values = read_values(path)
+    if mode not in ("P", "L", "1"):
+        raise ValueError(
+            f"{path} has pixels of mode {mode}; a mask is an indexed PNG, whose numbers are those "
+            "of the objects"
+        )
+    return values.astype(np.uint8)
 
 
 def write_mask(path: epath.Path, mask: np.ndarray) -> None:

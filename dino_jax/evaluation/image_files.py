@@ -1,21 +1,21 @@
 """Features of image files of any shapes, on all devices of all processes."""
 
 import collections
-import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from PIL import Image
 
-from dino_jax.data.build_workers import Progress
 from dino_jax.data.decode import UnreadableImageError, decode_image
 from dino_jax.evaluation.frozen import Take
+from dino_jax.evaluation.sharing import counted, from_all
 from dino_jax.pretrained.model import MAX_PIXELS, Model
 from dino_jax.sharding import batch_sharding, replicated, shard_batch
 
@@ -95,6 +95,22 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     return decode_image(epath.Path(path).read_bytes(), MAX_PIXELS)
 
 
+def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
+    """Mode of an image file in Pillow's words, and its numbers as they are stored.
+
+    Raises:
+      OSError: if it is not there.
+      UnreadableImageError: if it is no image.
+    """
+    data = epath.Path(path).read_bytes()
+    try:
+        with Image.open(BytesIO(data)) as image:
+            return image.mode, np.array(image)
+    # Pillow raises errors of many kinds: whatever it is, these bytes are no image.
+    except Exception as error:
+        raise UnreadableImageError(f"{path}: {type(error).__name__}: {error}") from error
+
+
 def embed_files(
     files: Sequence[str], prepare: Prepare, embedder: Embedder, batch_size: int, title: str
 ) -> Embedded:
@@ -123,7 +139,7 @@ def embed_files(
         rows.update(zip(places, embedder(images), strict=False))
         bucket.clear()
 
-    for index, views in _counted(_read_ahead(files, mine, prepare), title, len(mine)):
+    for index, views in counted(_read_ahead(files, mine, prepare), title, len(mine)):
         for view, image in enumerate(views or ()):
             bucket = buckets[image.shape]
             bucket.append(((view, index), image))
@@ -157,21 +173,10 @@ def _read_ahead(
             yield running.popleft().result()
 
 
-def _counted(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
-    """Passes them on; process 0 shows how many there were."""
-    if jax.process_index():
-        yield from items
-        return
-    with contextlib.closing(Progress(title, total)) as progress:
-        for done, item in enumerate(items):
-            yield item
-            progress.show(done + 1)
-
-
 def _gather(rows: dict[tuple[int, int], np.ndarray], count: int) -> Embedded:
     """The rows of all processes by (view, index)."""
     sizes = [1 + max(view for view, _ in rows), len(next(iter(rows.values())))] if rows else [0, 0]
-    views, dim = _from_all(np.array(sizes)).max(axis=0)
+    views, dim = from_all(np.array(sizes)).max(axis=0)
     if not dim:
         raise ValueError(f"none of the {count} images can be read")
     processes = jax.process_count()
@@ -180,16 +185,14 @@ def _gather(rows: dict[tuple[int, int], np.ndarray], count: int) -> Embedded:
     for (view, index), row in rows.items():
         features[view, index // processes], readable[index // processes] = row, True
     # File i is row i // processes of process i % processes.
-    features = np.moveaxis(_from_all(features), 0, 2).reshape(views, -1, dim)
-    readable = np.moveaxis(_from_all(readable), 0, 1).reshape(-1)
+    features = np.moveaxis(from_all(features), 0, 2).reshape(views, -1, dim)
+    readable = np.moveaxis(from_all(readable), 0, 1).reshape(-1)
     return Embedded(features[:, :count], readable[:count])
 
 
-def _from_all(array: np.ndarray) -> np.ndarray:
-    """[P, ...] arrays of all processes."""
-    if jax.process_count() == 1:
-        return array[None]
-    return np.asarray(multihost_utils.process_allgather(array))
+def pad_color(model: Model) -> np.ndarray:
+    """[3] uint8 that the network normalises to about 0."""
+    return np.rint(255 * np.asarray(model.network.mean)).astype(np.uint8)
 
 
 def name_files(files: Sequence[str], readable: np.ndarray) -> dict[str, Any]:

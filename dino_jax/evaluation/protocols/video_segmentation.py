@@ -13,10 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from PIL import Image
 
-from dino_jax.data.build_workers import Progress
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.evaluation.bilinear import resize
 from dino_jax.evaluation.davis import (
@@ -36,6 +34,7 @@ from dino_jax.evaluation.mask_measures import (
 )
 from dino_jax.evaluation.propagation import Propagation, decide, follow_objects, shrink_mask
 from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
 from dino_jax.pretrained.model import Model
 from dino_jax.workdir import absolute_path
@@ -69,20 +68,15 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     videos = list_videos(arguments.data, arguments.split)
     std = REFERENCE_STD if arguments.reference else model.network.std
     reader = FrameReader(model, arguments.short_side, std)
-    mine = range(jax.process_index(), len(videos), jax.process_count())
     rows, lost = [], np.zeros(len(videos), bool)
-    progress = Progress("videos", len(mine))
-    for done, number in enumerate(mine):
+    for number in own_share(len(videos), "videos"):
         try:
             masks = segment_video(reader, videos[number], how)
             found = measure_video(videos[number], masks, arguments.masks)
             rows += [[*found_j, *found_f] for found_j, found_f in found]
         except UnreadableImageError:
             lost[number] = True
-        if not jax.process_index():
-            progress.show(done + 1)
-    progress.close()
-    table, lost = gather(np.array(rows, np.float64).reshape(-1, 6)), gather(lost[None]).any(axis=0)
+    table, lost = gather_rows(np.array(rows, np.float64).reshape(-1, 6)), gather_any(lost)
     return Result(
         summarize(table),
         {
@@ -215,17 +209,6 @@ def summarize(table: np.ndarray) -> dict[str, float]:
         )
     )
     return {"J&F_mean": (means["J_mean"] + means["F_mean"]) / 2, **means}
-
-
-def gather(rows: np.ndarray) -> np.ndarray:
-    """[n, ...] rows of all processes, one below the other."""
-    if jax.process_count() == 1:
-        return rows
-    counts = np.asarray(multihost_utils.process_allgather(np.array(len(rows)))).reshape(-1)
-    padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
-    padded[: len(rows)] = rows
-    everyone = np.asarray(multihost_utils.process_allgather(padded))
-    return np.concatenate([part[:count] for part, count in zip(everyone, counts, strict=True)])
 
 
 def propagation_of(arguments: argparse.Namespace) -> Propagation:

@@ -1,0 +1,155 @@
+"""Semantic segmentation: BatchNorm and a linear map on frozen patch tokens (arXiv:2304.07193).
+
+--data is ADEChallengeData2016 (images/, annotations/) or VOCdevkit/VOC2012 (JPEGImages/,
+SegmentationClass/, ImageSets/). Trained on random crops; tested with a sliding window.
+"""
+
+import argparse
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dino_jax.data.decode import UnreadableImageError
+from dino_jax.evaluation.bilinear import bilinear_matrix
+from dino_jax.evaluation.crops import CropStream, RandomCrop, resize_short
+from dino_jax.evaluation.image_files import Embedder, name_files, pad_color
+from dino_jax.evaluation.overlap import count_pairs, score_pairs
+from dino_jax.evaluation.probe import (
+    Training,
+    add_training_arguments,
+    apply_head,
+    count_batches,
+    init_head,
+    last_layers,
+    patch_taker,
+    train_probe,
+    training_of,
+    width_of,
+)
+from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.segmentation_files import (
+    IGNORED,
+    SegmentationFiles,
+    open_segmentation,
+)
+from dino_jax.evaluation.sharing import gather_any, gather_sum, own_share
+from dino_jax.evaluation.sliding import classify_pixels, window_places
+from dino_jax.models.network import Network
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import make_mesh
+
+SIDE, STRIDE = 512, 341  # pixels of a window, and from window to window
+SCALES = (0.5, 2.0)  # of the short side of a training image over the window's (mmsegmentation)
+LARGEST_SHARE = 0.75  # of one class in a training window (mmsegmentation)
+USUAL = Training(steps=40_000, lr=1e-3, weight_decay=1e-3, clip=0.0, batch_size=16)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_training_arguments(parser, USUAL)
+    add = parser.add_argument
+    add("--layers", type=int, default=1, help="features of the last so many blocks")
+    add("--side", type=int, default=SIDE, help="of a window in pixels, up to whole patches")
+
+
+def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+    """mIoU of the validation images, in percent.
+
+    Processes share the images.
+
+    Raises:
+      ValueError: if an option is out of range, or images and masks do not fit together.
+      OSError: if the data set is not there.
+    """
+    mesh = make_mesh(1)
+    training = training_of(arguments, mesh)
+    layers = last_layers(model.network, arguments.layers)
+    train, val = (open_segmentation(arguments.data, part) for part in ("train", "val"))
+    patch_size = model.network.backbone.patch_size
+    side = -(-max(arguments.side, 1) // patch_size) * patch_size
+    take = patch_taker(layers, normalize=True, with_cls=False)
+    crop = RandomCrop(side, side, SCALES, pad_color(model), IGNORED, LARGEST_SHARE)
+    stream = CropStream(len(train.images), train.read, crop, arguments.seed)
+    width = width_of(model, take, side)
+    head = init_head(jax.random.key(arguments.seed), width, train.classes, batch_norm=True)
+    batches = count_batches(stream, training)
+    head = train_probe(model, take, pixel_loss, head, training, batches, mesh)
+
+    def forward(network: Network, variables: Any, images: jax.Array) -> jax.Array:
+        return apply_head(head, take(network, variables, images))[0]
+
+    pairs, lost = confuse(Embedder(model, forward), val, side, patch_size)
+    return Result(
+        score_pairs(pairs),
+        {
+            "data": val.name,
+            "train_images": len(train.images),
+            "val_images": len(val.images),
+            "layers": list(layers),
+            "side": side,
+            **training._asdict(),
+            "seed": arguments.seed,
+            "unreadable_train": name_files(train.images, ~gather_any(stream.lost)),
+            "unreadable_val": name_files(val.images, ~lost),
+        },
+    )
+
+
+def pixel_loss(logits: jax.Array, target: jax.Array, step: jax.Array) -> jax.Array:
+    """Mean cross-entropy of the pixels that have a class.
+
+    Args:
+      logits: [B, h, w, C], which are enlarged to the target (bilinear).
+      target: [B, H, W] classes or `IGNORED`; h must divide H.
+      step: unused.
+    """
+    del step
+    batch, height, width, _ = logits.shape
+    rows = bilinear_matrix(height, target.shape[1])
+    columns = bilinear_matrix(width, target.shape[2])
+    wide = jnp.einsum("Ww,bhwc->bhWc", columns, logits)
+
+    # Logits of all pixels at once would take gigabytes: a row of patches after the other.
+    @jax.checkpoint
+    def add_rows(sums, block):
+        weights, labels = block
+        large = jnp.einsum("rh,bhWc->brWc", weights, wide)
+        counts = labels != IGNORED
+        chosen = jnp.where(counts, labels, 0).astype(jnp.int32)[..., None]
+        own = jnp.take_along_axis(jax.nn.log_softmax(large), chosen, axis=-1)[..., 0]
+        return (sums[0] - jnp.sum(own * counts), sums[1] + jnp.sum(counts)), None
+
+    blocks = rows.reshape(height, -1, height)
+    labels = jnp.moveaxis(target.reshape(batch, height, -1, target.shape[2]), 1, 0)
+    nothing = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    (total, count), _ = jax.lax.scan(add_rows, nothing, (blocks, labels))
+    return total / jnp.maximum(count, 1)
+
+
+def confuse(
+    embedder: Embedder, files: SegmentationFiles, side: int, patch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """[C, C] pixels of all readable images by true and predicted class, and bool [N] the others."""
+    pairs = np.zeros((files.classes, files.classes), np.int64)
+    lost = np.zeros(len(files.images), bool)
+    for index in own_share(len(files.images), "validation"):
+        try:
+            pixels, truth = files.read(index)
+        except UnreadableImageError:
+            lost[index] = True
+            continue
+        predicted = segment(embedder, pixels, side, patch_size)
+        pairs += count_pairs(predicted, truth, files.classes, IGNORED)
+    return gather_sum(pairs), gather_any(lost)
+
+
+def segment(embedder: Embedder, pixels: np.ndarray, side: int, patch_size: int) -> np.ndarray:
+    """[H, W] uint8 classes of an image [H, W, 3] uint8, window by window."""
+    resized = resize_short(pixels, side)
+    height, width, _ = resized.shape
+    places = window_places(height, width, side, max(round(side * STRIDE / SIDE), 1))
+    windows = [resized[top : top + side, left : left + side] for top, left in places]
+    logits = embedder(np.stack(windows))
+    original = pixels.shape[0], pixels.shape[1]
+    return classify_pixels(logits, places, patch_size, (height, width), original)

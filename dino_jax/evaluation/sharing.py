@@ -1,0 +1,55 @@
+"""How processes share the work of an evaluation and put their parts together."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dino_jax.data.build_workers import Progress
+
+
+def own_share(count: int, title: str) -> Iterator[int]:
+    """Indices of this process's share of things; process 0 shows how far it is."""
+    mine = range(jax.process_index(), count, jax.process_count())
+    return counted(mine, title, len(mine))
+
+
+def counted(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+    """Passes them on; process 0 shows how many there were."""
+    if jax.process_index():
+        yield from items
+        return
+    with contextlib.closing(Progress(title, total)) as progress:
+        for done, item in enumerate(items):
+            yield item
+            progress.show(done + 1)
+
+
+def from_all(array: np.ndarray) -> np.ndarray:
+    """[P, ...] arrays of all processes."""
+    if jax.process_count() == 1:
+        return array[None]
+    return np.asarray(multihost_utils.process_allgather(array))
+
+
+def gather_sum(array: np.ndarray) -> np.ndarray:
+    """The sum of the arrays of all processes."""
+    return from_all(array).sum(axis=0)
+
+
+def gather_any(array: np.ndarray) -> np.ndarray:
+    """Where the bool array of any process is true."""
+    return np.asarray(from_all(array).any(axis=0))
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """[n, ...] rows of all processes, one below the other."""
+    counts = from_all(np.array(len(rows))).reshape(-1)
+    padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return np.concatenate(
+        [part[:count] for part, count in zip(from_all(padded), counts, strict=True)]
+    )
