@@ -9,6 +9,7 @@ TPU = ["jax[tpu]>=0.10.2,<0.11"]
 WANDB = ["wandb>=0.25,<0.32"]
 MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
+VIDEO = ["av>=18,<19"]
 # What tests/parity compares with; nothing else needs it.
 PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
@@ -50,6 +51,7 @@ setup(
         "parquet": PARQUET,
         "wandb": WANDB,
         "mlflow": MLFLOW,
+        "video": VIDEO,
         "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
@@ -57,6 +59,7 @@ setup(
         "test": [
             *TFDS,
             *PARQUET,
+            *VIDEO,
             f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

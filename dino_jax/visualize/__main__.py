@@ -1,12 +1,15 @@
 """Pictures of what a backbone sees.
 
   python -m dino_jax.visualize attention       MODEL IMAGE... --out=DIR [--mass=0.6]
+  python -m dino_jax.visualize attention       MODEL FILM.mp4 --out=DIR
+  python -m dino_jax.visualize attention       MODEL FOLDER --out=DIR --film [--fps=30]
   python -m dino_jax.visualize pca             MODEL IMAGE... --out=DIR
   python -m dino_jax.visualize similar_patches MODEL IMAGE... --out=DIR --point=X,Y
   python -m dino_jax.visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5]
 
 attention        one sheet per image: the image, the mean over the heads of the attention of [CLS],
-                 the patches that hold --mass of it, then every head
+                 the patches that hold --mass of it, then every head; of a film, or with --film of
+                 the images in sorted order, an MP4 with the mean over its frames
 pca              objects, found by the first principal component of the patches of all images
                  jointly, colored by the components of what is left: equal colors, equal parts
 similar_patches  the patch of the first image below the point (pixels from the upper left corner, at
@@ -21,6 +24,7 @@ to whole patches.
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,11 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.command_line import UsageError, fail, mendable
+from dino_jax.evaluation.sharing import counted
 from dino_jax.pretrained.model import Model, load
-from dino_jax.visualize.inputs import Named, fit_to_patches, read_images
+from dino_jax.visualize.attention_film import overlay_frames
+from dino_jax.visualize.film import Film, is_film, write_film
+from dino_jax.visualize.inputs import Named, fit_to_patches, read_images, stream_images
 from dino_jax.visualize.sheets import (
     attention_sheet,
     neighbours_sheet,
@@ -39,6 +46,7 @@ from dino_jax.visualize.sheets import (
 
 # The network sees images larger than in its evaluation, as in the official visualize_attention.py.
 SIZE, USUAL_SIZE = 480, 224  # pixels
+IMAGES_PER_SECOND = 30  # of a film of images, as there
 
 Draw = Callable[[Model, Sequence[Named], Any], dict[str, np.ndarray]]
 
@@ -70,11 +78,15 @@ def draw_neighbours(model: Model, images: Sequence[Named], arguments: Any) -> di
 
 def fit(model: Model, images: Sequence[Named], arguments: Any) -> list[np.ndarray]:
     """The images at the size that the network sees, in whole patches."""
-    size = arguments.size
-    if size is None:
-        size = round(model.image_size * SIZE / USUAL_SIZE)
-    patch_size = model.network.backbone.patch_size
+    size, patch_size = seen_size(model, arguments), model.network.backbone.patch_size
     return [fit_to_patches(image.pixels, size, patch_size) for image in images]
+
+
+def seen_size(model: Model, arguments: Any) -> int:
+    """Pixels of the short side that the network sees; 0: as they come."""
+    if arguments.size is not None:
+        return arguments.size
+    return round(model.image_size * SIZE / USUAL_SIZE)
 
 
 DRAW: dict[str, Draw] = {
@@ -83,6 +95,30 @@ DRAW: dict[str, Draw] = {
     "similar_patches": draw_similar,
     "neighbours": draw_neighbours,
 }
+
+
+def film_attention(model: Model, path: str, out: Path, arguments: Any) -> str:
+    """Writes a film with the attention over it; returns a line about it."""
+    with Film(path) as film:
+        rate = Fraction(arguments.fps).limit_denominator(1001) if arguments.fps else film.rate
+        if not rate:
+            raise ValueError(f"{path} does not say how fast it is; pass --fps")
+        target = out / f"{Path(path).stem}_attention.mp4"
+        frames = overlay_frames(
+            model, counted(film, "film", film.count), seen_size(model, arguments)
+        )
+        count = write_film(target, frames, rate)
+    return f"{target}: {count} frames, {float(rate):.4g} per second"
+
+
+def film_images(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> str:
+    """The same for images that are the frames; others than images are named on stderr."""
+    rate, lost = Fraction(arguments.fps or IMAGES_PER_SECOND).limit_denominator(1001), []
+    frames = (image.pixels for image in stream_images(paths, lost))
+    target = out / f"{Path(paths[0]).stem}_attention.mp4"
+    count = write_film(target, overlay_frames(model, frames, seen_size(model, arguments)), rate)
+    say_lost(lost)
+    return f"{target}: {count} frames, {float(rate):.4g} per second"
 
 
 def parse_point(text: str) -> tuple[int, int]:
@@ -110,10 +146,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
     add("model", help="workdir of a run, or file of official weights")
-    add("images", nargs="+", help="files or folders")
+    add("images", nargs="+", help="files or folders; attention: films too")
     add("--out", required=True, help="folder for the pictures")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
     add("--size", type=int, help=f"short side in pixels; default {SIZE} for a model of 224 pixels")
+    add("--film", action="store_true", help="attention: the images are frames of a film")
+    add("--fps", type=float, default=0, help=f"of a film; default: its own, {IMAGES_PER_SECOND}")
     add("--mass", type=float, default=0.6, help="attention: share that is kept")
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
@@ -127,19 +165,50 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with mendable():
             check_numbers(arguments)
+            films = [path for path in arguments.images if is_film(path)]
+            check_films(arguments, films)
             model = load(arguments.model, arguments.step)
-            images, lost = read_images(arguments.images)
-            for line in lost:
-                print(f"unreadable image, left out: {line}", file=sys.stderr)
-            pictures = DRAW[arguments.what](model, images, arguments)
             out = Path(arguments.out)
             out.mkdir(parents=True, exist_ok=True)
-            for name, pixels in pictures.items():
-                Image.fromarray(pixels).save(out / f"{name}.png")
-                print(f"{out / name}.png: {pixels.shape[1]} x {pixels.shape[0]} pixels")
-    except UsageError as error:
+            for path in films:
+                print(film_attention(model, path, out, arguments))
+            images = [path for path in arguments.images if path not in films]
+            if arguments.film:
+                print(film_images(model, images, out, arguments))
+            elif images:
+                draw(model, images, out, arguments)
+    except (UsageError, ImportError) as error:  # ImportError: films need another package
         fail(error)
     return 0
+
+
+def draw(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> None:
+    """Draws the pictures of images and writes them."""
+    images, lost = read_images(paths)
+    say_lost(lost)
+    for name, pixels in DRAW[arguments.what](model, images, arguments).items():
+        Image.fromarray(pixels).save(out / f"{name}.png")
+        print(f"{out / name}.png: {pixels.shape[1]} x {pixels.shape[0]} pixels")
+
+
+def say_lost(lost: Sequence[str]) -> None:
+    """Names the files that are no images."""
+    for line in lost:
+        print(f"unreadable image, left out: {line}", file=sys.stderr)
+
+
+def check_films(arguments: argparse.Namespace, films: Sequence[str]) -> None:
+    """Checks what the options say about films.
+
+    Raises:
+      ValueError: names the option.
+    """
+    if (films or arguments.film) and arguments.what != "attention":
+        raise ValueError(f"films are for attention, not for {arguments.what}")
+    if films and arguments.film:
+        raise ValueError(f"--film makes a film of images; {films[0]} is one already")
+    if not arguments.fps >= 0:
+        raise ValueError(f"--fps ({arguments.fps:g}) must be positive, or 0 for that of the source")
 
 
 def check_numbers(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Images from a command line, at a size that a backbone can take."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,15 +33,25 @@ def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
       OSError: if a path is not there.
       ValueError: if there are no images, or none can be read.
     """
-    images, lost = [], []
-    for file in _list_files(paths):
-        try:
-            images.append(Named(file.stem, decode_image(file.read_bytes(), MAX_PIXELS)))
-        except UnreadableImageError as error:
-            lost.append(f"{file}: {error}")
+    lost: list[str] = []
+    images = list(stream_images(paths, lost))
     if not images:
         raise ValueError("no image can be read:\n  " + "\n  ".join(lost))
     return images, lost
+
+
+def stream_images(paths: Sequence[str], lost: list[str]) -> Iterator[Named]:
+    """The same one by one.
+
+    Args:
+      paths: as `read_images`.
+      lost: gets a line for each file that cannot be read.
+    """
+    for file in _list_files(paths):
+        try:
+            yield Named(file.stem, decode_image(file.read_bytes(), MAX_PIXELS))
+        except UnreadableImageError as error:
+            lost.append(f"{file}: {error}")
 
 
 def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
