@@ -24,6 +24,7 @@ from dino_jax.evaluation.protocols import (
     copy_detection,
     depth,
     knn,
+    linear,
     logreg,
     retrieval,
     segmentation,
@@ -35,6 +36,7 @@ from dino_jax.pretrained.model import load
 # Each has `add_arguments(parser)` and `evaluate(model, arguments) -> Result`.
 PROTOCOLS: dict[str, Any] = {
     "knn": knn,
+    "linear": linear,
     "logreg": logreg,
     "retrieval": retrieval,
     "copy_detection": copy_detection,

@@ -159,6 +159,7 @@ def test_a_test_set_with_fewer_classes_keeps_the_labels_of_the_training_set(
     [
         ("knn", ("--k", "1", "5", "--per-class", "3")),
         ("logreg", ("--C", "0.01", "1", "100")),
+        ("linear", ("--epochs=2", "--train-batch-size=8", "--learning-rates", "0.1", "1")),
     ],
 )
 def test_two_processes_find_the_same(workdir, photos, tmp_path, protocol, options):
@@ -196,6 +197,58 @@ def test_logistic_regression_is_that_of_scikit_learn(workdir, photos, tmp_path):
 def test_wrong_values_of_the_regression_are_named(workdir, photos, capsys, options, message):
     with pytest.raises(SystemExit, match="2"):
         main(["logreg", f"--checkpoint={workdir}", f"--data={photos}", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_linear_classifiers_are_scored_after_every_epoch(workdir, photos, tmp_path):
+    command = ("linear", f"--checkpoint={workdir}", f"--data={photos}", f"--out={tmp_path}")
+    options = ("--epochs=4", "--train-batch-size=12", "--learning-rates", "0.01", "4")
+    assert main([*command, *options]) == 0
+    found = read(tmp_path / "linear.json")
+    settings, metrics = found["settings"], found["metrics"]
+    # The learning rate is scaled with the batch; all two blocks are seen.
+    assert set(settings["classifiers"]) == {
+        f"blocks=2 avgpool=no lr={rate * 12 / 256:g}" for rate in (0.01, 4)
+    }
+    assert list(settings["top1_by_step"]) == ["2", "4", "6", "8"]
+    best = max(settings["classifiers"].values())
+    assert metrics["top1"] == pytest.approx(best, abs=1e-3)
+    assert metrics["top1"] == pytest.approx(max(settings["top1_by_step"].values()), abs=1e-3)
+    assert settings["classifiers"][settings["best_classifier"]] == best
+    assert (settings["train_images"], settings["test_images"], settings["steps"]) == (24, 12, 8)
+
+
+def test_dinov2_trains_52_classifiers_and_scores_them_in_the_end(photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    workdir = save_tiny_vit(tmp_path / "run", depth=4)
+    bad = photos / "train/green/bad.png"
+    bad.write_bytes(b"no image")
+    command = ("linear", f"--checkpoint={workdir}", f"--data={photos}", "--convention=dinov2")
+    try:
+        assert main([*command, "--iterations=20", "--train-batch-size=8"]) == 0
+    finally:
+        bad.unlink()
+    settings = read(workdir / "eval/0/linear.json")["settings"]
+    assert len(settings["classifiers"]) == 52
+    assert "blocks=4 avgpool=yes lr=0.003125" in settings["classifiers"]
+    assert list(settings["top1_by_step"]) == ["20"]
+    assert settings["unreadable_train"] == {"count": 1, "names": [str(bad)]}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--last-blocks", "3"), "--last-blocks [3]: this VisionTransformer gives the features of"),
+        (("--avgpool", "yes"), "has --avgpool yes only with --last-blocks 1"),
+        (("--learning-rates", "0"), "--learning-rates must be positive, got [0.0]"),
+        (("--epochs=0",), "--epochs must be at least 1, got 0"),
+        (("--iterations=5",), "--iterations is not for --convention=dino; use --epochs there"),
+        (("--train-batch-size=6",), "--train-batch-size=6 must be a positive multiple of the 4"),
+    ],
+)
+def test_wrong_values_of_linear_classifiers_are_named(workdir, photos, capsys, options, message):
+    with pytest.raises(SystemExit, match="2"):
+        main(["linear", f"--checkpoint={workdir}", f"--data={photos}", *options])
     assert message in capsys.readouterr().err
 
 

@@ -87,7 +87,7 @@ def build_train_stream(
       ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,
         from the iterator) if 100 images in a row are unreadable.
     """
-    _check_division(batch_size, host, hosts)
+    check_division(batch_size, host, hosts)
     if masking and batch_size // hosts % masking.group_size:
         raise ValueError(
             f"masking.group_size ({masking.group_size}) must divide the {batch_size // hosts} "
@@ -106,7 +106,7 @@ def build_train_stream(
     # Hashed because grain adds the epoch: seed 1 would be seed 0 one epoch later.
     order_seed, image_seed, step_seed = np.random.SeedSequence(seed).generate_state(3).tolist()
     rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
-    batches = rows.map_with_index(_pair).batch(batch_size // hosts)[host::hosts][start_step:]
+    batches = rows.map_with_index(pair).batch(batch_size // hosts)[host::hosts][start_step:]
     slots = None
     if workers and Slots.supported():
         layout = multi_crop.layout(batch_size // hosts)
@@ -115,14 +115,14 @@ def build_train_stream(
         source, multi_crop, masking, batch_size, image_seed, step_seed, max_pixels, slots
     )
     dataset = batches.map(make)
-    dataset = dataset.to_iter_dataset(_read_options(threads))
+    dataset = dataset.to_iter_dataset(read_options(threads))
     if workers:
         compile_kernels(multi_crop)  # once, and not in every worker
         if not flags.FLAGS.is_parsed():  # grain reads one of its flags; a notebook parses none
             flags.FLAGS.mark_as_parsed()
         options = grain.multiprocessing.MultiprocessingOptions(num_workers=workers)
         dataset = dataset.mp_prefetch(options, worker_init_fn=_init_worker)
-    return _iterate(dataset, slots)
+    return iterate(dataset, slots)
 
 
 def build_eval_stream(
@@ -160,7 +160,7 @@ def build_eval_stream(
     Raises:
       ValueError: if the batch does not divide by the hosts or a number is not positive.
     """
-    _check_division(batch_size, host, hosts)
+    check_division(batch_size, host, hosts)
     count = len(source) if max_images is None else min(max_images, len(source))
     if count < 1 or image_size < 1:
         raise ValueError(
@@ -173,7 +173,7 @@ def build_eval_stream(
     )
     load = _EvalBatch(source, table[:, host], image_size, max_pixels, short_side)
     dataset = grain.MapDataset.range(len(table)).map(load)
-    return _iterate(dataset.to_iter_dataset(_read_options(threads)))
+    return iterate(dataset.to_iter_dataset(read_options(threads)))
 
 
 def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int, str]:
@@ -193,6 +193,30 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
     except (OSError, UnreadableImageError) as error:
         raise UnreadableImageError(f"{source.name(index)}: {error}") from error
     return image, record["label"], record["name"]
+
+
+def read_readable(source: ImageSource, index: int, max_pixels: int) -> tuple[int, np.ndarray, int]:
+    """Reads and decodes image `index`, or the next one of the source that can be read.
+
+    Returns:
+      The index of the image that was read, its pixels [H, W, 3] uint8, and its label.
+
+    Raises:
+      ValueError: if 100 images in a row are unreadable.
+    """
+    failure = None
+    for offset in range(min(MAX_REPLACEMENTS, len(source))):
+        used = (index + offset) % len(source)
+        try:
+            image, label, _ = read_image(source, used, max_pixels)
+            return used, image, label
+        except UnreadableImageError as error:
+            failure = error
+    raise ValueError(
+        f"{min(MAX_REPLACEMENTS, len(source))} images in a row are unreadable, from "
+        f"{source.name(index)} on; the last reason was {failure}. Is the storage mounted, "
+        "are these images, is max_pixels large enough?"
+    )
 
 
 def resize_for_evaluation(
@@ -248,13 +272,13 @@ class _TrainBatch:
 
     def _fill(self, batch: Batch, pairs: np.ndarray) -> np.ndarray:
         step = int(pairs[0, 0]) // self.batch_size
-        self.multi_crop.begin(batch, _generator(self.step_seed, step))
+        self.multi_crop.begin(batch, generator_of(self.step_seed, step))
         unreadable = np.full(len(pairs), READABLE, np.int64)
         for row, (position, index) in enumerate(pairs.tolist()):
-            image, used = self._read_readable(index)
+            used, image, _ = read_readable(self.source, index, self.max_pixels)
             if used != index:
                 unreadable[row] = index
-            self.multi_crop.fill(batch, row, image, _generator(self.image_seed, position))
+            self.multi_crop.fill(batch, row, image, generator_of(self.image_seed, position))
         return unreadable
 
     def _draw_masks(self, pairs: np.ndarray) -> Batch:
@@ -265,21 +289,6 @@ class _TrainBatch:
         groups = range(first_row // size, (first_row + len(pairs)) // size)
         draws = [self.masking(self.step_seed, step, group) for group in groups]
         return {name: np.concatenate([draw[name] for draw in draws]) for name in draws[0]}
-
-    def _read_readable(self, index: int) -> tuple[np.ndarray, int]:
-        """Image `index` or the next one that can be read, and the index of that one."""
-        failure = None
-        for offset in range(min(MAX_REPLACEMENTS, len(self.source))):
-            used = (index + offset) % len(self.source)
-            try:
-                return read_image(self.source, used, self.max_pixels)[0], used
-            except UnreadableImageError as error:
-                failure = error
-        raise ValueError(
-            f"{min(MAX_REPLACEMENTS, len(self.source))} images in a row are unreadable, from "
-            f"{self.source.name(index)} on; the last reason was {failure}. Is the storage mounted, "
-            "are these images, is max_pixels large enough?"
-        )
 
 
 @dataclass(frozen=True)
@@ -316,15 +325,17 @@ class _EvalBatch:
         return batch
 
 
-def _generator(seed: int, count: int) -> np.random.Generator:
+def generator_of(seed: int, count: int) -> np.random.Generator:
+    """Counter-based: independent random numbers for every pair."""
     return np.random.Generator(np.random.Philox(key=[seed, count]))
 
 
-def _pair(position: int, index: int) -> np.ndarray:
+def pair(position: int, index: int) -> np.ndarray:
+    """What a shuffled range hands on: the place in the stream and the index in the source."""
     return np.array((position, index), np.int64)
 
 
-def _iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generator[Batch]:
+def iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generator[Batch]:
     """A generator, so that closing or dropping it ends grain's threads and processes at once."""
     iterator = iter(dataset)
     atexit.register(iterator.close)  # while grain's modules still exist
@@ -339,7 +350,8 @@ def _iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generato
         iterator.close()
 
 
-def _read_options(threads: int) -> grain.ReadOptions:
+def read_options(threads: int) -> grain.ReadOptions:
+    """Of a data set whose elements are batches."""
     # An element is a whole batch: grain's default buffer of 500 would fill the memory.
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
 
@@ -350,7 +362,8 @@ def _init_worker(index: int, count: int):
     follow_parent()
 
 
-def _check_division(batch_size: int, host: int, hosts: int):
+def check_division(batch_size: int, host: int, hosts: int) -> None:
+    """Raises a ValueError if the batch does not divide by the hosts."""
     if not 0 <= host < hosts:
         raise ValueError(f"host must be in 0 to {hosts - 1}, got {host}")
     if batch_size < 1 or batch_size % hosts:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from dino_jax.embedding.projection import Projection
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vit import Features, VisionTransformer
 from dino_jax.pretrained.model import Model
 from dino_jax.sharding import batch_sharding, replicated, shard_batch
 
@@ -88,13 +88,18 @@ def take_tokens(
     network: Network, variables: Any, images: jax.Array, tokens: str, layers: int
 ) -> jax.Array:
     """[B, D] float32 features of images, see `make_embedder`."""
-    apply: Any = network.apply
-    if layers == 1:
-        outputs = (apply(variables, images),)
-    else:
-        last = tuple(range(-layers, 0))
-        outputs = apply(variables, images, last, method="intermediate")
+    outputs = last_outputs(network, variables, images, layers)
     kinds = {"cls": lambda x: x["cls"], "mean": lambda x: jnp.mean(x["patches"], axis=1)}
     names = ("cls", "mean") if tokens == "both" else (tokens,)
     parts = [kinds[name](output).astype(jnp.float32) for output in outputs for name in names]
     return jnp.concatenate(parts, axis=-1)
+
+
+def last_outputs(
+    network: Network, variables: Any, images: jax.Array, layers: int
+) -> tuple[Features, ...]:
+    """{"cls": [B, D], "patches": [B, N, D], …} after each of the last blocks; a ResNet has one."""
+    apply: Any = network.apply
+    if layers == 1:
+        return (apply(variables, images),)
+    return apply(variables, images, tuple(range(-layers, 0)), method="intermediate")

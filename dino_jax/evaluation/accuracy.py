@@ -24,6 +24,8 @@ class TopAccuracy(NamedTuple):
 def rank_of(scores: jax.Array, labels: jax.Array) -> jax.Array:
     """How many classes come before the right one; of equal scores, that of the smaller index.
 
+    Scores that are no number come before: a classifier that has diverged is never right.
+
     Args:
       scores: [..., M, C].
       labels: [M].
@@ -32,8 +34,10 @@ def rank_of(scores: jax.Array, labels: jax.Array) -> jax.Array:
       [..., M] int32; 0: the right class is the first.
     """
     own = jnp.take_along_axis(scores, jnp.broadcast_to(labels, scores.shape[:-1])[..., None], -1)
-    earlier = jnp.arange(scores.shape[-1]) < labels[:, None]
-    return jnp.sum((scores > own) | ((scores == own) & earlier), axis=-1, dtype=jnp.int32)
+    classes = jnp.arange(scores.shape[-1])
+    behind = (scores < own) | ((scores == own) & (classes >= labels[:, None]))
+    itself = classes == labels[:, None]
+    return jnp.sum(~(behind | itself), axis=-1, dtype=jnp.int32)
 
 
 def top_accuracy(ranks: np.ndarray) -> TopAccuracy:

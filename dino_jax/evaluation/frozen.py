@@ -33,21 +33,35 @@ class FrozenFeatures(NamedTuple):
 def extract_labelled(
     model: Model, images: Labelled, reading: Reading, mesh: Mesh, take: Take = cls_token
 ) -> FrozenFeatures:
-    """Runs both parts through the backbone, on all devices of the mesh.
+    """Runs both parts through the backbone; see `extract_part`."""
+    return FrozenFeatures(
+        extract_part(model, images.train, "train", reading, mesh, take),
+        extract_part(model, images.test, "test", reading, mesh, take),
+    )
+
+
+def extract_part(
+    model: Model, source: ImageSource, part: str, reading: Reading, mesh: Mesh, take: Take
+) -> LabeledFeatures:
+    """Runs images through the backbone, on all devices of the mesh.
+
+    Args:
+      model: whose backbone it is.
+      source: of the images.
+      part: what they are, for messages: "train".
+      reading: how they are read.
+      mesh: of the devices.
+      take: (network, variables, images) -> [B, …], what is kept of each.
 
     Raises:
-      ValueError: if an image has no label, or no image of a part can be read.
+      ValueError: if an image has no label, or none can be read.
     """
     variables = jax.device_put(model.variables, replicated(mesh))
     extract = make_extractor(model.network, mesh, take)
-
-    def run(source: ImageSource, part: str) -> LabeledFeatures:
-        stream = reading.stream(source, f"{part} images")
-        found = extract_features(extract, variables, stream, mesh)
-        _check(found, part, len(source))
-        return found
-
-    return FrozenFeatures(run(images.train, "train"), run(images.test, "test"))
+    stream = reading.stream(source, f"{part} images")
+    found = extract_features(extract, variables, stream, mesh)
+    _check(found, part, len(source))
+    return found
 
 
 def _check(found: LabeledFeatures, part: str, total: int) -> None:

@@ -1,0 +1,139 @@
+"""Training batches with labels and one random crop of each image, for classifiers."""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from PIL import Image
+
+from dino_jax.data.augment import CropConfig, sample_crop_parameters
+from dino_jax.data.pipeline import (
+    READABLE,
+    check_division,
+    generator_of,
+    iterate,
+    pair,
+    read_options,
+    read_readable,
+)
+from dino_jax.data.slots import Batch
+from dino_jax.data.sources import ImageSource
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+def build_labelled_stream(
+    source: ImageSource,
+    *,
+    seed: int,
+    image_size: int,
+    resampling: str,
+    batch_size: int,
+    max_pixels: int,
+    host: int = 0,
+    hosts: int = 1,
+    threads: int = 2,
+) -> Generator[Batch]:
+    """Yields this host's rows of an endless, shuffled sequence of batches.
+
+    Epochs follow each other without a gap: each shows every image once, in its own order, and a
+    batch may span two. The crops are torchvision's RandomResizedCrop and RandomHorizontalFlip with
+    their default numbers. An unreadable image is replaced by the next readable one.
+
+    Args:
+      source: the images.
+      seed: of order and crops, >= 0.
+      image_size: side of the crops in pixels.
+      resampling: "bilinear" or "bicubic".
+      batch_size: global batch size.
+      max_pixels: larger images count as unreadable.
+      host: index of this host (process).
+      hosts: number of hosts; host h gets rows h * b to (h + 1) * b, b = batch_size // hosts.
+      threads: threads that build whole batches ahead.
+
+    Yields:
+      "image": [b, S, S, 3] uint8; "label": [b] int32; "unreadable": [b] int32 source index of the
+      image that had to be replaced, else -1.
+
+    Raises:
+      ValueError: if the batch does not divide by the hosts, or (later, from the iterator) an image
+        has no label or 100 images in a row are unreadable.
+    """
+    check_division(batch_size, host, hosts)
+    order_seed, image_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
+    rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
+    batches = rows.map_with_index(pair).batch(batch_size // hosts)[host::hosts]
+    load = _CropBatch(source, RESAMPLING[resampling], image_size, image_seed, max_pixels)
+    return iterate(batches.map(load).to_iter_dataset(read_options(threads)))
+
+
+def random_crop(
+    image: np.ndarray, rng: np.random.Generator, size: int, resampling: Image.Resampling
+) -> np.ndarray:
+    """A random part of an image, resized and perhaps mirrored.
+
+    Args:
+      image: [H, W, 3] uint8.
+      rng: of the crop.
+      size: S, side of the result in pixels.
+      resampling: of the resize; Pillow's, with antialiasing.
+
+    Returns:
+      [S, S, 3] uint8.
+    """
+    chosen = sample_crop_parameters(rng, _PLAIN_CROP, *image.shape[:2])
+    left, top, right, bottom = chosen.box
+    part = Image.fromarray(image[top:bottom, left:right])
+    crop = np.asarray(part.resize((size, size), resampling))
+    return crop[:, ::-1] if chosen.flip else crop
+
+
+_PLAIN_CROP = CropConfig(
+    count=1,
+    size=1,
+    scale=(0.08, 1.0),  # torchvision.transforms.RandomResizedCrop
+    ratio=(3 / 4, 4 / 3),
+    flip=0.5,
+    jitter=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    saturation=0.0,
+    hue=0.0,
+    grayscale=0.0,
+    blur=0.0,
+    blur_radius=(0.0, 0.0),
+    solarize=0.0,
+    solarize_threshold=256,
+)
+
+
+@dataclass(frozen=True)
+class _CropBatch:
+    """Reads and crops the images of one local batch of [position, source index] pairs."""
+
+    source: ImageSource
+    resampling: Image.Resampling
+    image_size: int
+    seed: int
+    max_pixels: int
+
+    def __call__(self, pairs: np.ndarray) -> Batch:
+        size = self.image_size
+        batch = {
+            "image": np.zeros((len(pairs), size, size, 3), np.uint8),
+            "label": np.zeros(len(pairs), np.int32),
+            "unreadable": np.full(len(pairs), READABLE, np.int32),
+        }
+        for row, (position, index) in enumerate(pairs.tolist()):
+            used, image, label = read_readable(self.source, index, self.max_pixels)
+            if label < 0:
+                raise ValueError(
+                    f"{self.source.name(used)} has no label; every training image needs a class"
+                )
+            if used != index:
+                batch["unreadable"][row] = index
+            rng = generator_of(self.seed, position)
+            batch["image"][row] = random_crop(image, rng, size, self.resampling)
+            batch["label"][row] = label
+        return batch

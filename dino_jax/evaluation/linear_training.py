@@ -1,0 +1,90 @@
+"""Trains linear classifiers on crops that are drawn anew, and scores them now and then."""
+
+import collections
+import contextlib
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.data.build_workers import Progress
+from dino_jax.data.slots import Batch
+from dino_jax.evaluation.accuracy import TopAccuracy
+from dino_jax.evaluation.features import AHEAD, LabeledFeatures
+from dino_jax.evaluation.linear_heads import Head, Heads, init_heads, make_head_step, score_heads
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import batch_sharding, replicated, shard_batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the classifiers are trained.
+
+    Attributes:
+      total_steps: of SGD.
+      period: steps after which the learning rate moves on its cosine.
+      score_every: steps between two looks at the test images; divides `total_steps`.
+    """
+
+    total_steps: int
+    period: int
+    score_every: int
+
+    def factor(self, step: int) -> float:
+        """Of the learning rates in the step after `step` finished ones: 1, falling towards 0."""
+        done = step // self.period * self.period
+        return 0.5 * (1.0 + math.cos(math.pi * done / self.total_steps))
+
+
+@dataclass(frozen=True)
+class Score:
+    """All classifiers after `step` steps."""
+
+    step: int
+    accuracies: dict[Head, TopAccuracy]
+
+
+def train_heads(
+    model: Model,
+    heads: Heads,
+    plan: Plan,
+    stream: Generator[Batch],
+    test: LabeledFeatures,
+    mesh: Mesh,
+) -> tuple[list[Score], np.ndarray]:
+    """Trains all classifiers together.
+
+    Args:
+      model: the frozen backbone.
+      heads: what to train.
+      plan: how long.
+      stream: endless, of `build_labelled_stream`; it is closed in the end.
+      test: [M, n + 1, D] of the test images, from `linear_features.pool_outputs`.
+      mesh: of the devices.
+
+    Returns:
+      The scores, and the sorted source indices of training images that could not be read.
+    """
+    variables = jax.device_put(model.variables, replicated(mesh))
+    state = init_heads(heads, test.features.shape[-1], mesh)
+    take_step = make_head_step(heads, model.network, mesh)
+    scores, lost = [], set()
+    running: collections.deque[jax.Array] = collections.deque()
+    progress = Progress("training", plan.total_steps, "steps")
+    with contextlib.closing(stream), contextlib.closing(progress):
+        for step in range(1, plan.total_steps + 1):
+            batch = shard_batch(next(stream), batch_sharding(mesh))
+            factor = np.float32(plan.factor(step - 1))
+            state, unreadable = take_step(variables, state, batch, factor)
+            running.append(unreadable)
+            if len(running) > AHEAD:
+                lost.update(np.asarray(running.popleft()).tolist())
+            if step % plan.score_every == 0:
+                scores.append(Score(step, score_heads(heads, state, test.features, test.labels)))
+            if not jax.process_index():
+                progress.show(step)
+    lost.update(index for rows in running for index in np.asarray(rows).tolist())
+    return scores, np.array(sorted(lost - {-1}), np.int64)

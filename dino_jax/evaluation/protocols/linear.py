@@ -1,0 +1,222 @@
+"""Linear classifiers on frozen features (arXiv:2104.14294, Section 4.1; arXiv:2304.07193, 7.1).
+
+--convention=dino trains one classifier on the cls tokens of the last 4 blocks for 100 epochs and
+reports its best epoch; the paper uses --last-blocks 1 --avgpool yes for ViT-B. --convention=dinov2
+trains 52 (13 learning rates, the last 1 or 4 blocks, with and without the mean of the patch tokens)
+for 12,500 iterations and reports the best one. Both choose by the test images. Several values of
+--learning-rates, --last-blocks and --avgpool are trained together.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import math
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dino_jax.data.labelled_stream import build_labelled_stream
+from dino_jax.data.sources import ImageSource
+from dino_jax.evaluation.accuracy import TopAccuracy
+from dino_jax.evaluation.frozen import extract_part
+from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
+from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs
+from dino_jax.evaluation.linear_heads import Group, Head, Heads
+from dino_jax.evaluation.linear_training import Plan, Score, train_heads
+from dino_jax.evaluation.reading import (
+    Reading,
+    add_reading_arguments,
+    name_unreadable,
+    reading_of,
+)
+from dino_jax.evaluation.result import Result
+from dino_jax.models.vit import VisionTransformer
+from dino_jax.pretrained.model import Model
+from dino_jax.sharding import make_mesh
+
+TRAIN_BATCH = 1024  # 8 GPUs of 128 images, in both papers
+REFERENCE_BATCH = 256  # that learning rates are given for
+EPOCHS, ITERATIONS = 100, 12_500
+SEED = 0  # of the order and the crops of the training images
+AVGPOOL = {"no": False, "yes": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convention:
+    """What one paper does where the command line says nothing.
+
+    Attributes:
+      learning_rates: for batches of 256 images.
+      last_blocks: numbers of blocks, each with its own classifiers.
+      avgpool: keys of `AVGPOOL`, each with its own classifiers.
+      resampling: of the training crops.
+    """
+
+    learning_rates: tuple[float, ...]
+    last_blocks: tuple[int, ...]
+    avgpool: tuple[str, ...]
+    resampling: str
+
+
+CONVENTIONS = {
+    "dino": Convention((1e-3,), (4,), ("no",), "bilinear"),
+    "dinov2": Convention(
+        (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1),
+        (1, 4),
+        ("no", "yes"),
+        "bicubic",
+    ),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_labelled_arguments(parser)
+    add_reading_arguments(parser)
+    add = parser.add_argument
+    add("--convention", default="dino", choices=sorted(CONVENTIONS))
+    add("--learning-rates", type=float, nargs="+", help="for 256 images; scaled with the batch")
+    add("--last-blocks", type=int, nargs="+", help="whose cls tokens are seen; at most all")
+    add("--avgpool", nargs="+", choices=sorted(AVGPOOL), help="with the mean of the patch tokens?")
+    add("--epochs", type=int, help=f"dino; default: {EPOCHS}")
+    add("--iterations", type=int, help=f"dinov2; default: {ITERATIONS}")
+    add("--train-batch-size", type=int, default=TRAIN_BATCH, help="over all devices")
+
+
+def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+    """Trains the classifiers and reports the best one on the test images.
+
+    Raises:
+      ValueError: if an option is out of range or does not fit the weights or the images, see
+        `open_labelled`.
+      OSError: if images are not there.
+    """
+    mesh = make_mesh(1)
+    reading = reading_of(arguments, model, mesh)
+    _check_batch(arguments.train_batch_size, mesh)
+    images = open_labelled(arguments)
+    plan = plan_of(arguments, len(images.train))
+    heads = heads_of(arguments, model, len(images.class_names))
+
+    def pool(network: Any, variables: Any, views: jax.Array) -> jax.Array:
+        return pool_outputs(network, variables, views, heads.most_blocks)
+
+    test = extract_part(model, images.test, "test", reading, mesh, pool)
+    stream = open_stream(images.train, arguments, reading)
+    scores, unreadable = train_heads(model, heads, plan, stream, test, mesh)
+    settings = {
+        "convention": arguments.convention,
+        "image_size": reading.image_size,
+        "classes": heads.classes,
+        "train_images": len(images.train),
+        "test_images": len(test.labels),
+        "unreadable_train": name_unreadable(images.train, unreadable),
+        "unreadable_test": name_unreadable(images.test, test.unreadable),
+        "train_batch_size": arguments.train_batch_size,
+        "steps": plan.total_steps,
+    }
+    return describe_scores(scores, settings, heads.classes)
+
+
+def plan_of(arguments: argparse.Namespace, images: int) -> Plan:
+    """How long to train.
+
+    Raises:
+      ValueError: if the length is not positive, or given in the unit of the other convention.
+    """
+    names = {"dino": "epochs", "dinov2": "iterations"}
+    name = names.pop(arguments.convention)
+    (other,) = names.values()
+    if getattr(arguments, other) is not None:
+        raise ValueError(
+            f"--{other} is not for --convention={arguments.convention}; use --{name} there"
+        )
+    given = getattr(arguments, name)
+    count = {"epochs": EPOCHS, "iterations": ITERATIONS}[name] if given is None else given
+    if count < 1:
+        raise ValueError(f"--{name} must be at least 1, got {count}")
+    if name == "iterations":
+        return Plan(count, period=1, score_every=count)
+    steps = math.ceil(images / arguments.train_batch_size)
+    return Plan(count * steps, period=steps, score_every=steps)
+
+
+def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads:
+    """Which classifiers to train.
+
+    Raises:
+      ValueError: if a number is out of range, or the backbone has fewer blocks.
+    """
+    convention = CONVENTIONS[arguments.convention]
+    backbone = model.network.backbone
+    depth = backbone.depth if isinstance(backbone, VisionTransformer) else 1
+    usual = sorted({min(blocks, depth) for blocks in convention.last_blocks})
+    blocks = sorted(set(arguments.last_blocks or usual))
+    rates = sorted(set(arguments.learning_rates or convention.learning_rates))
+    if not 1 <= blocks[0] <= blocks[-1] <= depth:
+        raise ValueError(
+            f"--last-blocks {blocks}: this {type(backbone).__name__} gives the features of 1 to "
+            f"{depth} blocks"
+        )
+    if not rates[0] > 0:
+        raise ValueError(f"--learning-rates must be positive, got {rates}")
+    avgpool = sorted({AVGPOOL[name] for name in arguments.avgpool or convention.avgpool})
+    if arguments.convention == "dino" and avgpool[-1] and blocks[-1] > 1:
+        raise ValueError(
+            "--convention=dino has --avgpool yes only with --last-blocks 1; use "
+            "--convention=dinov2 for both"
+        )
+    return Heads(
+        groups=tuple(Group(*pair) for pair in itertools.product(blocks, avgpool)),
+        learning_rates=tuple(rate * arguments.train_batch_size / REFERENCE_BATCH for rate in rates),
+        features=LINEAR_FEATURES[arguments.convention],
+        classes=classes,
+    )
+
+
+def open_stream(source: ImageSource, arguments: argparse.Namespace, reading: Reading) -> Any:
+    """This process's rows of the training batches."""
+    return build_labelled_stream(
+        source,
+        seed=SEED,
+        image_size=reading.image_size,
+        resampling=CONVENTIONS[arguments.convention].resampling,
+        batch_size=arguments.train_batch_size,
+        max_pixels=reading.max_pixels,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+        threads=reading.threads,
+    )
+
+
+def describe_scores(scores: list[Score], settings: dict[str, Any], classes: int) -> Result:
+    """The best classifier at its best time, and the best time of every other one."""
+    best: dict[Head, TopAccuracy] = {}
+    for score in scores:
+        for head, accuracy in score.accuracies.items():
+            best[head] = max(accuracy, best.get(head, accuracy))
+    winner = max(best, key=lambda head: best[head])  # the first of equal ones
+    last = scores[-1].accuracies
+    metrics = best[winner].metrics("", classes) | {
+        "top1_at_the_end": max(accuracy.top1 for accuracy in last.values())
+    }
+    return Result(
+        metrics,
+        settings
+        | {
+            "best_classifier": str(winner),
+            "classifiers": {str(head): round(best[head].top1, 3) for head in best},
+            "top1_by_step": {
+                score.step: round(max(x.top1 for x in score.accuracies.values()), 3)
+                for score in scores
+            },
+        },
+    )
+
+
+def _check_batch(batch_size: int, mesh: Mesh) -> None:
+    if batch_size < 1 or batch_size % mesh.size:
+        raise ValueError(
+            f"--train-batch-size={batch_size} must be a positive multiple of the {mesh.size} "
+            "devices"
+        )
