@@ -122,9 +122,17 @@ def _open_trained(model: str, step: int | None) -> Trained:
         raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no {CONFIG_JSON}")
     config = json.loads(file.read_text())
     teacher, step = checkpointing.read_teacher(workdir, step)
-    licence = config.get("imported", {}).get("licence", "that of the run, yours to choose")
     network = build_network(ConfigDict({**config["network"], "dtype": "float32"}))
-    return Trained(f"teacher of step {step} of {workdir}", network, teacher, licence)
+    return Trained(f"teacher of step {step} of {workdir}", network, teacher, _licence(config))
+
+
+def _licence(config: dict[str, Any]) -> str:
+    """That of an import, or what a run's own config says about it."""
+    if "imported" in config:
+        return config["imported"]["licence"]
+    sources = [config[section]["path"] for section in ("init_from", "distill")]
+    given = [path for path in sources if path]
+    return "yours to choose" + (f", but mind that of {' and '.join(given)}" if given else "")
 
 
 def _rename(trained: Trained, names: str):

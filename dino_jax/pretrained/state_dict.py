@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
 _NETWORKS = re.compile(r"^(teacher|student)\.")
 _CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
-_MAX_DOTS = 50  # in the name of a tensor; real ones have about ten
+_MAX_DOTS, _MAX_VISITS = 50, 1_000_000  # in a name, in a file; real ones have ten, and thousands
 _NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
 
 
@@ -82,8 +82,7 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
     with file.open("rb") as opened:
         try:
             torch_file = TorchFile(opened)
-            tensors = dict(_flatten(torch_file.content))
-            return _sort(tensors, torch_file.array, file)
+            return _sort(_flatten(torch_file.content), torch_file.array, file)
         except RefusedError as error:
             raise ValueError(f"{file} is not read: {error}") from error
 
@@ -115,17 +114,23 @@ def _sort(
     return SavedWeights(networks, centers, left_out)
 
 
-def _flatten(content: Any, name: str = "") -> Iterator[tuple[str, StoredTensor]]:
-    """All tensors of nested dicts and lists, with dotted names."""
-    if isinstance(content, StoredTensor):
-        yield name, content
-        return
-    if name.count(".") > _MAX_DOTS:
-        raise RefusedError(f"its containers are nested too deep, at {name[:200]}")
-    items = content.items() if isinstance(content, dict) else ()
-    items = enumerate(content) if isinstance(content, (list, tuple)) else items
-    for key, value in items:
-        yield from _flatten(value, f"{name}.{key}" if name else str(key))
+def _flatten(content: Any) -> dict[str, StoredTensor]:
+    """All tensors of nested dicts and lists, with dotted names.
+
+    A pickle can name a container many times, even in itself: the number of visits is limited.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    waiting = [("", content)]
+    for _ in range(_MAX_VISITS):
+        if not waiting:
+            return tensors
+        name, value = waiting.pop()
+        if isinstance(value, StoredTensor):
+            tensors[name] = value
+        elif isinstance(value, (dict, list, tuple)) and name.count(".") < _MAX_DOTS:
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            waiting += [(f"{name}.{key}" if name else str(key), x) for key, x in items[::-1]]
+    raise RefusedError(f"its containers hold more than {_MAX_VISITS:,} values")
 
 
 def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:

@@ -17,6 +17,7 @@ from configs import quickstart
 from dino_jax.init_from import load_first_weights
 from dino_jax.models.network import build_network
 from dino_jax.pretrained import to_torch
+from dino_jax.pretrained.export_weights import _licence as licence_of_export
 from dino_jax.pretrained.export_weights import export_weights
 from dino_jax.pretrained.import_weights import import_weights, main
 from dino_jax.pretrained.weights_file import abstract_variables
@@ -325,6 +326,14 @@ def test_what_transformers_do_otherwise_is_said(tmp_path):
     assert first.keys() == again.keys() and not any("mind" in line for line in back)
     for name, tensor in first.items():
         np.testing.assert_array_equal(again[name], tensor, err_msg=name)
+
+
+def test_a_run_that_continued_from_other_weights_is_exported_with_a_word_about_their_licence():
+    none = {"init_from": {"path": ""}, "distill": {"path": ""}}
+    assert licence_of_export(none) == "yours to choose"
+    continued = none | {"init_from": {"path": "w.pth"}}
+    assert licence_of_export(continued) == "yours to choose, but mind that of w.pth"
+    assert licence_of_export({"imported": {"licence": "MIT"}}) == "MIT"
 
 
 def test_both_commands_say_how_they_are_used():

@@ -190,6 +190,31 @@ def test_archives_that_claim_more_than_they_have_are_refused(tmp_path):
         read_state_dict(file)
 
 
+def test_containers_that_hold_themselves_a_thousand_times_are_refused(tmp_path):
+    laughs = b"(](" + pickled(1) * 10 + b"e"
+    for _ in range(9):  # ten times the list before, which the memo keeps
+        laughs += b"q\x01](" + b"h\x01" * 10 + b"e"
+    laughs += b"t"
+    with pytest.raises(ValueError, match="its containers hold more than 1,000,000 values"):
+        read_state_dict(write(tmp_path / "w.pth", laughs))
+    itself = b"]q\x00h\x00a"
+    with pytest.raises(ValueError, match="holds no weights"):
+        read_state_dict(write(tmp_path / "w.pth", itself))
+
+
+def test_whatever_is_changed_in_a_pickle_gives_arrays_or_a_value_error(tmp_path):
+    content = {"teacher": {"a": tensor("0", 6, (2, 3), (3, 1))}, "args": (1, "b", {"c": 2})}
+    good, rng, refused = pickled(content), np.random.default_rng(0), 0
+    for _ in range(300):
+        changed = bytearray(good)
+        changed[rng.integers(len(good))] = rng.integers(256)
+        try:
+            read_state_dict(write(tmp_path / "w.pth", bytes(changed), ONE))
+        except ValueError:
+            refused += 1
+    assert 200 < refused < 300
+
+
 def test_other_archives_and_formats_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("notes.txt", "hello")
