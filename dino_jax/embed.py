@@ -246,7 +246,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("model", help="workdir of a run, or file of official weights")
+    add("model", help="workdir of a run, folder of import_weights, or file of weights")
     add_source_arguments(parser)
     add("--out", required=True, help="new folder for the vectors, local or gs://")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")

@@ -114,17 +114,31 @@ def _import_backbone(source: Source, like: Variables, backbone: Any) -> tuple[Va
     if isinstance(backbone, VisionTransformer):
         _check_attention_heads(source, backbone)
         variables, lines = _fit_positions(variables, source, backbone)
+        lines += _name_differences(source, backbone)
     size = sum(leaf.size for leaf in jax.tree.leaves(variables))
     return variables, [f"            backbone: imported, {size:,} numbers", *lines]
 
 
 def _check_attention_heads(source: Source, backbone: VisionTransformer) -> None:
-    theirs = source.num_heads
+    theirs = source.unshown.num_heads
     if theirs not in (None, backbone.num_heads):
         raise ValueError(
             f"the {source.title} has {theirs} attention heads, network.backbone.num_heads is "
             f"{backbone.num_heads}: the shapes fit, the numbers would not"
         )
+
+
+def _name_differences(source: Source, backbone: VisionTransformer) -> list[str]:
+    """Lines about what changes the features although all shapes fit."""
+    lines = []
+    for name in ("position_kernel", "norm_epsilon"):
+        ours, theirs = getattr(backbone, name), getattr(source.unshown, name)
+        if theirs not in (None, ours):
+            line = (
+                f"            mind: {name} is {ours!r} here, {theirs!r} where the weights are from"
+            )
+            lines.append(line)
+    return lines
 
 
 def _fit_positions(
@@ -135,7 +149,7 @@ def _fit_positions(
     table, grid = flat[POSITIONS], backbone.table_grid
     count = table.shape[1] - 1
     side = math.isqrt(count)
-    theirs = source.grid or (grid if count == grid[0] * grid[1] else (side, side))
+    theirs = source.unshown.grid or (grid if count == grid[0] * grid[1] else (side, side))
     if theirs == grid:
         return variables, []
     if theirs[0] * theirs[1] != count:

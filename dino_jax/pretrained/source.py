@@ -1,7 +1,7 @@
 """Where weights come from: the teacher of a run of dino_jax, or a file of another code base."""
 
 import json
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
@@ -11,6 +11,7 @@ from dino_jax import checkpointing
 from dino_jax.models.position import Grid
 from dino_jax.models.vit import SIZES
 from dino_jax.pretrained.dialects import to_official
+from dino_jax.pretrained.model_card import read_model_card
 from dino_jax.pretrained.state_dict import SUFFIXES, read_weights
 from dino_jax.pretrained.torch_names import Path, Variables, from_torch, split_state_dict
 from dino_jax.pretrained.weights_file import BACKBONE
@@ -19,18 +20,32 @@ from dino_jax.workdir import CONFIG_JSON, absolute_path
 POSITIONS = ("params", BACKBONE, "pos_embed")
 
 
+class Unshown(NamedTuple):
+    """What no shape of a ViT shows; None where it is unknown, or there is no ViT.
+
+    Attributes:
+      grid: (GH, GW) of its position table.
+      num_heads: of its attention.
+      position_kernel: with which the table is resampled.
+      norm_epsilon: of its LayerNorms.
+    """
+
+    grid: Grid | None = None
+    num_heads: int | None = None
+    position_kernel: str | None = None
+    norm_epsilon: float | None = None
+
+
 class Source(Protocol):
     """Weights of one network.
 
     Attributes:
       title: what it is, for the console.
-      grid: (GH, GW) of its position table; None if it is unknown or there is none.
-      num_heads: of its attention, which no shape shows; None if it is unknown or there is none.
+      unshown: what its shapes do not show.
     """
 
     title: str
-    grid: Grid | None
-    num_heads: int | None
+    unshown: Unshown
 
     def parts(self) -> set[str]:
         """Names of what it holds: "backbone", "heads_dino" …"""
@@ -82,7 +97,7 @@ class RunSource:
         objectives = checkpointing.read_objectives(path, step)
         self._centers = {n: x["center"] for n, x in objectives.items() if "center" in (x or {})}
         self.title = f"teacher of step {step} of {path}"
-        self.grid, self.num_heads = _read_geometry(absolute_path(path) / CONFIG_JSON)
+        self.unshown = _read_unshown(absolute_path(path) / CONFIG_JSON)
 
     def parts(self) -> set[str]:
         return set(self._teacher["params"])
@@ -114,14 +129,13 @@ class RunSource:
 class FileSource:
     """A file of weights of another code base."""
 
-    # Such files hold tensors and nothing else.
-    grid: Grid | None = None
-    num_heads: int | None = None
-
     def __init__(self, path: str, like: Variables):
         """Reads the file `path` for a network with the heads of `like`."""
-        saved = read_weights(path)
-        self._parts = split_state_dict(to_official(saved.networks[saved.main]).tensors, like)
+        saved, card = read_weights(path), read_model_card(path)
+        official = to_official(saved.networks[saved.main], card.by_timm)
+        epsilon = card.norm_epsilon or official.norm_epsilon
+        self.unshown = Unshown(None, card.num_heads, official.position_kernel, epsilon)
+        self._parts = split_state_dict(official.tensors, like)
         self._centers = saved.centers
         self.title = path
 
@@ -150,13 +164,14 @@ def take_part(variables: Variables, name: str) -> Variables:
     return {kind: {name: parts[name]} for kind, parts in variables.items() if name in parts}
 
 
-def _read_geometry(config_json: epath.Path) -> tuple[Grid | None, int | None]:
-    """Position grid and attention heads of the ViT of a run; None for what is not known."""
+def _read_unshown(config_json: epath.Path) -> Unshown:
+    """What the config of a run or an import says about its ViT."""
     if not config_json.exists():
-        return None, None
+        return Unshown()
     backbone = json.loads(config_json.read_text())["network"]["backbone"]
     if backbone["kind"] != "vit":
-        return None, None
+        return Unshown()
     height, width = (side // backbone["patch_size"] for side in backbone["image_size"])
-    num_heads = backbone["num_heads"]
-    return (height, width), num_heads or SIZES[backbone["size"]].num_heads
+    num_heads = backbone["num_heads"] or SIZES[backbone["size"]].num_heads
+    kernel, epsilon = backbone["position_kernel"], backbone.get("norm_epsilon")  # newer than some
+    return Unshown((height, width), num_heads, kernel, epsilon)

@@ -145,7 +145,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
-    add("model", help="workdir of a run, or file of official weights")
+    add("model", help="workdir of a run, folder of import_weights, or file of weights")
     add("images", nargs="+", help="files or folders; attention: films too")
     add("--out", required=True, help="folder for the pictures")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
