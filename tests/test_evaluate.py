@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 import dino_jax
@@ -235,6 +236,56 @@ def test_dinov2_trains_52_classifiers_and_scores_them_in_the_end(photos, tmp_pat
     assert settings["unreadable_train"] == {"count": 1, "names": [str(bad)]}
 
 
+def test_a_released_classifier_is_evaluated_without_training(workdir, photos, tmp_path):
+    """DINO's for ViT-B: on the cls token and the mean of the patch tokens, number by number."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(3, 48)).astype(np.float32)
+    bias = rng.normal(size=3).astype(np.float32)
+    file = tmp_path / "linearweights.safetensors"
+    save_file({"module.linear.weight": weight, "module.linear.bias": bias}, file)
+    command = ("linear", f"--checkpoint={workdir}", f"--classifier={file}", f"--out={tmp_path}")
+    options = ("--last-blocks", "1", "--avgpool", "yes", f"--test={photos}/val")
+    assert main([*command, *options]) == 0
+    paths, labels = files_of(photos, "val")
+    outputs = dino_jax.load(workdir)(paths)
+    cls, mean = np.asarray(outputs["cls"]), np.asarray(outputs["patches"]).mean(axis=1)
+    logits = cls @ weight[:, 0::2].T + mean @ weight[:, 1::2].T + bias
+    wanted = 100 * np.mean(logits.argmax(axis=1) == labels)
+    assert 0 < wanted < 100
+    found = read(tmp_path / "linear.json")
+    assert found["metrics"] == {"top1": pytest.approx(wanted)}
+    assert found["settings"]["classifier"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((3,), ("--last-blocks", "1"), "is no linear classifier"),
+        ((4, 24), ("--last-blocks", "1"), "shape (4, 24), expected (3, 24) for 3 classes"),
+        ((3, 24), ("--last-blocks", "2"), "shape (3, 24), expected (3, 48)"),
+        ((3, 24), ("--last-blocks", "1", "2"), "--classifier is one: name one of --last-blocks"),
+    ],
+)
+def test_a_classifier_of_other_sizes_is_an_error(
+    workdir, photos, tmp_path, capsys, shape, options, message
+):
+    names = ("weight", "bias") if len(shape) == 2 else ("weight",)
+    file = tmp_path / "head.safetensors"
+    shapes = dict(zip(names, (shape, shape[:1]), strict=False))
+    save_file({name: np.zeros(own, np.float32) for name, own in shapes.items()}, file)
+    with pytest.raises(SystemExit, match="2"):
+        main(
+            [
+                "linear",
+                f"--checkpoint={workdir}",
+                f"--classifier={file}",
+                f"--data={photos}",
+                *options,
+            ]
+        )
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -291,7 +342,7 @@ def test_wrong_values_are_named(workdir, photos, tmp_path, capsys, options, mess
         (("train/", "val/"), "holds no images"),
         (("train/a/1.png", "train/b/1.png"), "it has no folder val or validation or test"),
         (("train/a/1.png", "val/a/1.png"), "at least two classes, the training images have only"),
-        (("train/1.png", "val/a/1.png"), "the training images have no labels"),
+        (("train/1.png", "val/a/1.png"), "the train images have no labels"),
         (("train/a/1.png", "train/b/1.png", "val/1.png"), "the test images have no labels"),
         (
             ("train/a/1.png", "train/b/1.png", "val/c/1.png"),

@@ -48,13 +48,7 @@ def open_labelled(arguments: argparse.Namespace) -> Labelled:
         classes, or test images have other classes than training images.
       OSError: if there are no such files.
     """
-    train, test = (build_source(ConfigDict(config)) for config in _configs(arguments))
-    for part, source in (("training", train), ("test", test)):
-        if not source.class_names:
-            raise ValueError(
-                f"the {part} images have no labels: put them into one folder per class, write "
-                "PATH<tab>LABEL into a list, or name --label-column of Parquet"
-            )
+    train, test = open_part(arguments, "train"), open_part(arguments, "test")
     if len(train.class_names) < 2:
         raise ValueError(
             "classification needs at least two classes, the training images have only "
@@ -67,6 +61,22 @@ def open_labelled(arguments: argparse.Namespace) -> Labelled:
             f"{list(train.class_names[:10])}"
         )
     return Labelled(train, Relabelled(test, train.class_names), train.class_names)
+
+
+def open_part(arguments: argparse.Namespace, part: str) -> ImageSource:
+    """Opens the "train" or the "test" images that the command line names, with their own labels.
+
+    Raises:
+      ValueError: if it does not name them, or they have no labels.
+      OSError: if there are no such files.
+    """
+    source = build_source(ConfigDict(_config(arguments, part)))
+    if not source.class_names:
+        raise ValueError(
+            f"the {part} images have no labels: put them into one folder per class, write "
+            "PATH<tab>LABEL into a list, or name --label-column of Parquet"
+        )
+    return source
 
 
 class Relabelled:
@@ -90,16 +100,12 @@ class Relabelled:
         return self._source.name(index)
 
 
-def _configs(arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Of the training and of the test images."""
+def _config(arguments: argparse.Namespace, part: str) -> dict[str, Any]:
     if arguments.data.endswith(".py"):
         knn: Any = load_config(arguments.data).knn
-        return knn.train.to_dict(), knn.test.to_dict()
-    test_split = arguments.test_split or SPLITS.get(arguments.kind, "")
-    return (
-        part_config(arguments, _path(arguments, "train"), arguments.train_split),
-        part_config(arguments, _path(arguments, "test"), test_split),
-    )
+        return knn[part].to_dict()
+    split = getattr(arguments, f"{part}_split") or SPLITS.get(arguments.kind, "")
+    return part_config(arguments, _path(arguments, part), split)
 
 
 def _path(arguments: argparse.Namespace, part: str) -> str:

@@ -40,15 +40,15 @@ def result_folder(checkpoint: str, step: int | None, out: str) -> epath.Path:
     Args:
       checkpoint: workdir of a run, or file of weights.
       step: from `find_step`.
-      out: the folder, if the user has named one; "" for WORKDIR/eval/STEP, FOLDER/eval for a folder
-        that is no workdir, and FILE.eval beside a file of weights.
+      out: the folder, if the user has named one; "" for WORKDIR/eval/STEP, and FILE.eval beside a
+        file of weights.
     """
     if out:
         return absolute_path(out)
     place = absolute_path(checkpoint)
     if checkpoint.endswith(SUFFIXES):
         return place.parent / f"{place.stem}.eval"
-    return place / "eval" if step is None else place / "eval" / str(step)
+    return place / "eval" / str(step)
 
 
 def write_result(folder: epath.Path, protocol: str, model: str, result: Result) -> epath.Path:

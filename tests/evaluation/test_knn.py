@@ -1,5 +1,6 @@
 """The weighted k-NN against a plain loop over the official formula."""
 
+import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -14,6 +15,7 @@ from dino_jax.evaluation.knn import (
     normalize_rows,
 )
 from dino_jax.evaluation.search import find_nearest, local_mesh
+from dino_jax.sharding import batch_sharding
 
 TEMPERATURE = 0.07
 
@@ -118,6 +120,18 @@ def test_neighbours_are_those_of_a_full_sort_whatever_the_tiles(monkeypatch, que
         np.testing.assert_array_equal(
             found.similarities, np.take_along_axis(similarity, wanted, axis=1)
         )
+
+
+def test_the_similarities_of_all_rows_are_never_in_memory_together():
+    mesh, count = local_mesh(), 2**20
+    rows = jax.ShapeDtypeStruct((count, 8), np.float32, sharding=batch_sharding(mesh))
+    queries = jax.ShapeDtypeStruct((search.QUERY_TILE, 8), np.float32)
+    program = search._search.lower(
+        rows, queries, k=10, count=count, tile=search.TILE, mesh=mesh
+    ).compile()
+    tile_bytes = 4 * search.QUERY_TILE * search.TILE
+    all_bytes = 4 * search.QUERY_TILE * count // mesh.size
+    assert program.memory_analysis().temp_size_in_bytes < 5 * tile_bytes < all_bytes / 6
 
 
 def test_more_neighbours_than_rows_are_an_error():

@@ -14,14 +14,17 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.data.labelled_stream import build_labelled_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.accuracy import TopAccuracy
+from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import extract_part
-from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
-from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs
+from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled, open_part
+from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs, unpool_outputs
 from dino_jax.evaluation.linear_heads import Group, Head, Heads
 from dino_jax.evaluation.linear_training import Plan, Score, train_heads
 from dino_jax.evaluation.reading import (
@@ -30,6 +33,7 @@ from dino_jax.evaluation.reading import (
     name_unreadable,
     reading_of,
 )
+from dino_jax.evaluation.released_classifier import read_classifier
 from dino_jax.evaluation.result import Result
 from dino_jax.models.vit import VisionTransformer
 from dino_jax.pretrained.model import Model
@@ -80,11 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--avgpool", nargs="+", choices=sorted(AVGPOOL), help="with the mean of the patch tokens?")
     add("--epochs", type=int, help=f"dino; default: {EPOCHS}")
     add("--iterations", type=int, help=f"dinov2; default: {ITERATIONS}")
+    add("--classifier", default="", help="file of a released classifier; then nothing is trained")
     add("--train-batch-size", type=int, default=TRAIN_BATCH, help="over all devices")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
-    """Trains the classifiers and reports the best one on the test images.
+    """Reports the best of the classifiers that are trained, or the one that is given.
 
     Raises:
       ValueError: if an option is out of range or does not fit the weights or the images, see
@@ -93,15 +98,13 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     """
     mesh = make_mesh(1)
     reading = reading_of(arguments, model, mesh)
+    if arguments.classifier:
+        return evaluate_released(model, arguments, reading, mesh)
     _check_batch(arguments.train_batch_size, mesh)
     images = open_labelled(arguments)
     plan = plan_of(arguments, len(images.train))
     heads = heads_of(arguments, model, len(images.class_names))
-
-    def pool(network: Any, variables: Any, views: jax.Array) -> jax.Array:
-        return pool_outputs(network, variables, views, heads.most_blocks)
-
-    test = extract_part(model, images.test, "test", reading, mesh, pool)
+    test = extract_test(model, images.test, heads, reading, mesh)
     stream = open_stream(images.train, arguments, reading)
     scores, unreadable = train_heads(model, heads, plan, stream, test, mesh)
     settings = {
@@ -116,6 +119,49 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
         "steps": plan.total_steps,
     }
     return describe_scores(scores, settings, heads.classes)
+
+
+def evaluate_released(
+    model: Model, arguments: argparse.Namespace, reading: Reading, mesh: Mesh
+) -> Result:
+    """The classifier of --classifier on the test images, whose sorted classes are its rows.
+
+    Raises:
+      ValueError, OSError: as `evaluate`, and if the classifier does not fit.
+    """
+    source = open_part(arguments, "test")
+    heads = heads_of(arguments, model, len(source.class_names))
+    group, *others = heads.groups
+    if others:
+        raise ValueError(
+            "--classifier is one: name one of --last-blocks and one of --avgpool, such as "
+            "--last-blocks 1 --avgpool yes"
+        )
+    test = extract_test(model, source, heads, reading, mesh)
+    (features,) = heads.inputs(unpool_outputs(jnp.asarray(test.features))).values()
+    classifier = read_classifier(arguments.classifier, features.shape[1], heads.classes)
+    accuracy = classifier.accuracy(np.asarray(features), test.labels)
+    settings = {
+        "convention": arguments.convention,
+        "classifier": arguments.classifier,
+        "features": str(group),
+        "image_size": reading.image_size,
+        "classes": heads.classes,
+        "test_images": len(test.labels),
+        "unreadable_test": name_unreadable(source, test.unreadable),
+    }
+    return Result(accuracy.metrics("", heads.classes), settings)
+
+
+def extract_test(
+    model: Model, source: ImageSource, heads: Heads, reading: Reading, mesh: Mesh
+) -> LabeledFeatures:
+    """[M, n + 1, D] pooled outputs of all test images."""
+
+    def pool(network: Any, variables: Any, views: jax.Array) -> jax.Array:
+        return pool_outputs(network, variables, views, heads.most_blocks)
+
+    return extract_part(model, source, "test", reading, mesh, pool)
 
 
 def plan_of(arguments: argparse.Namespace, images: int) -> Plan:
