@@ -20,6 +20,7 @@ from dino_jax.pretrained.model import MAX_PIXELS, Model
 from dino_jax.sharding import batch_sharding, replicated, shard_batch
 
 THREADS = min(16, os.cpu_count() or 1)  # that decode
+MOST_WAITING = 512  # images in memory whose batches are not full
 MOST_NAMED = 100  # unreadable files in a result
 
 Prepare = Callable[[int, np.ndarray], Sequence[np.ndarray]]
@@ -145,6 +146,8 @@ def embed_files(
             bucket.append(((view, index), image))
             if len(bucket) == batch_size:
                 flush(bucket)
+        if sum(map(len, buckets.values())) > MOST_WAITING:
+            flush(max(buckets.values(), key=len))
     for bucket in buckets.values():
         if bucket:
             flush(bucket)

@@ -11,28 +11,31 @@ from jax.experimental import multihost_utils
 from dino_jax.data.build_workers import Progress
 
 
-def own_share(count: int, title: str) -> Iterator[int]:
+def own_share(count: int, title: str, unit: str = "images") -> Iterator[int]:
     """Indices of this process's share of things; process 0 shows how far it is."""
     mine = range(jax.process_index(), count, jax.process_count())
-    return counted(mine, title, len(mine))
+    return counted(mine, title, len(mine), unit)
 
 
-def counted(items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+def counted(items: Iterable[Any], title: str, total: int, unit: str = "images") -> Iterator[Any]:
     """Passes them on; process 0 shows how many there were."""
     if jax.process_index():
         yield from items
         return
-    with contextlib.closing(Progress(title, total)) as progress:
+    with contextlib.closing(Progress(title, total, unit)) as progress:
         for done, item in enumerate(items):
             yield item
             progress.show(done + 1)
 
 
 def from_all(array: np.ndarray) -> np.ndarray:
-    """[P, ...] arrays of all processes."""
+    """[P, ...] arrays of all processes, in the dtype they have."""
     if jax.process_count() == 1:
         return array[None]
-    return np.asarray(multihost_utils.process_allgather(array))
+    # As bytes: jax would turn 64 bits into 32.
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    gathered = np.asarray(multihost_utils.process_allgather(raw))
+    return gathered.view(array.dtype).reshape(-1, *array.shape)
 
 
 def gather_sum(array: np.ndarray) -> np.ndarray:
@@ -48,6 +51,8 @@ def gather_any(array: np.ndarray) -> np.ndarray:
 def gather_rows(rows: np.ndarray) -> np.ndarray:
     """[n, ...] rows of all processes, one below the other."""
     counts = from_all(np.array(len(rows))).reshape(-1)
+    if not counts.any():
+        return rows
     padded = np.zeros((counts.max(), *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows
     return np.concatenate(

@@ -105,7 +105,7 @@ def film_attention(model: Model, path: str, out: Path, arguments: Any) -> str:
             raise ValueError(f"{path} does not say how fast it is; pass --fps")
         target = out / f"{Path(path).stem}_attention.mp4"
         frames = overlay_frames(
-            model, counted(film, "film", film.count), seen_size(model, arguments)
+            model, counted(film, "film", film.count, "frames"), seen_size(model, arguments)
         )
         count = write_film(target, frames, rate)
     return f"{target}: {count} frames, {float(rate):.4g} per second"

@@ -6,6 +6,7 @@ those of the DAVIS tool for the semi-supervised task.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     std = REFERENCE_STD if arguments.reference else model.network.std
     reader = FrameReader(model, arguments.short_side, std)
     rows, lost = [], np.zeros(len(videos), bool)
-    for number in own_share(len(videos), "videos"):
+    for number in own_share(len(videos), "DAVIS", "videos"):
         try:
             masks = segment_video(reader, videos[number], how)
             found = measure_video(videos[number], masks, arguments.masks)
@@ -139,8 +140,7 @@ def segment_video(reader: FrameReader, video: Video, how: Propagation) -> Iterat
     origin = next(features)
     labels = shrink_mask(objects, origin.shape[:2])
     height, width = first.shape
-    every = (frame for part in ((origin,), features) for frame in part)
-    for soft in follow_objects(every, labels, how):
+    for soft in follow_objects(itertools.chain([origin], features), labels, how):
         mask = Image.fromarray(np.asarray(decide(soft, reader.patch_size)))
         yield np.array(mask.resize((width, height), Image.Resampling.NEAREST))
 
