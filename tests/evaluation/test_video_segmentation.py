@@ -157,7 +157,11 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, davis, tmp_path, caps
     assert "ImageSets/2017/val.txt does not exist" in fails(data=tmp_path)
     assert "test.txt does not exist" in fails("--split=test")
     assert "--frames (0) must be at least 1" in fails("--frames=0")
-    masks = davis / "Annotations/480p/walk"
+    masks, frame = davis / "Annotations/480p/walk", davis / "JPEGImages/480p/walk/00003.jpg"
+    usual = frame.read_bytes()
+    Image.new("RGB", (40, 30)).save(frame)
+    assert "00003.jpg has 30 x 40 pixels, the first mask of this video 36 x 70" in fails()
+    frame.write_bytes(usual)
     write_mask(masks / "00002.png", np.zeros((10, 10), np.uint8))
     assert "00002.png has 10 x 10 pixels, the first mask of this video 36 x 70" in fails()
     Image.fromarray(np.zeros((HEIGHT, WIDTH, 3), np.uint8)).save(masks / "00002.png")

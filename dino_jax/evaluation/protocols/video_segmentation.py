@@ -7,7 +7,7 @@ those of the DAVIS tool for the semi-supervised task.
 
 import argparse
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -105,17 +105,29 @@ class FrameReader:
 
         Raises:
           UnreadableImageError: if a frame is no image.
+          ValueError: if frames have different sizes.
         """
         for start in range(0, len(video.frames), jax.local_device_count()):
             batch = video.frames[start : start + jax.local_device_count()]
-            images = np.stack([self._frame(path) for path in batch])
+            images = np.stack([self._resize(pixels) for pixels in self._read(video, batch)])
             height, width = (side // self.patch_size for side in images.shape[1:3])
             features = self._embedder(images)
             yield from features.reshape(len(batch), height, width, -1)
 
-    def _frame(self, path: str) -> np.ndarray:
+    def _read(self, video: Video, files: Sequence[str]) -> Iterator[np.ndarray]:
+        """[H, W, 3] uint8 of each; all have the size of the mask of the first frame."""
+        expected = read_mask(video.masks[0]).shape
+        for path in files:
+            pixels = read_pixels(path)
+            if pixels.shape[:2] != expected:
+                raise ValueError(
+                    f"{path} has {pixels.shape[0]} x {pixels.shape[1]} pixels, the first mask of "
+                    f"this video {expected[0]} x {expected[1]}"
+                )
+            yield pixels
+
+    def _resize(self, pixels: np.ndarray) -> np.ndarray:
         """[H, W, 3] float32, bilinear without antialiasing and rounded, as OpenCV resizes."""
-        pixels = read_pixels(path)
         height, width, _ = pixels.shape
         size = frame_size(height, width, self._short, self.patch_size)
         resized = np.rint(resize(pixels.astype(np.float32), *size))
