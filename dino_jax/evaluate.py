@@ -15,7 +15,7 @@ hosts. Ctrl-C and SIGTERM (exit codes 130 and 75) leave no file.
 
 import argparse
 import sys
-from typing import Any
+import typing
 
 import jax
 
@@ -30,11 +30,36 @@ from dino_jax.evaluation.protocols import (
     segmentation,
     video_segmentation,
 )
-from dino_jax.evaluation.result import describe_result, find_step, result_folder, write_result
-from dino_jax.pretrained.model import load
+from dino_jax.evaluation.result import (
+    Result,
+    describe_result,
+    find_step,
+    result_folder,
+    write_result,
+)
+from dino_jax.pretrained.model import Model, load
 
-# Each has `add_arguments(parser)` and `evaluate(model, arguments) -> Result`.
-PROTOCOLS: dict[str, Any] = {
+
+class Protocol(typing.Protocol):
+    """A file of `dino_jax.evaluation.protocols`; its docstring is its help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the options that this protocol has beside the common ones."""
+        ...
+
+    def evaluate(self, model: Model, arguments: argparse.Namespace) -> Result:
+        """Evaluates; all processes take part and get the same result.
+
+        Raises:
+          ValueError: if an option does not fit the weights or the images.
+          OSError: if files can't be read or written.
+        """
+        ...
+
+
+PROTOCOLS: dict[str, Protocol] = {
     "knn": knn,
     "linear": linear,
     "logreg": logreg,

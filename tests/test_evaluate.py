@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 import dino_jax
+from dino_jax import evaluate
 from dino_jax.data.build_workers import Stopped
 from dino_jax.evaluate import main
 from dino_jax.evaluation import frozen
@@ -371,6 +373,18 @@ def test_images_none_of_which_can_be_read_are_an_error(workdir, tmp_path, capsys
     with pytest.raises(SystemExit, match="2"):
         knn(workdir, f"--data={tmp_path}", "--k", "1")
     assert "none of the 2 train images can be read" in capsys.readouterr().err
+
+
+def test_features_that_are_not_finite_are_an_error(workdir, photos, monkeypatch, capsys):
+    def load_broken(checkpoint, step):
+        model = dino_jax.load(checkpoint, step)
+        model.variables = jax.tree.map(lambda x: x * np.nan, model.variables)
+        return model
+
+    monkeypatch.setattr(evaluate, "load", load_broken)
+    with pytest.raises(SystemExit, match="2"):
+        knn(workdir, f"--data={photos}", "--k", "1")
+    assert "the features of 24 of 24 train images are not finite" in capsys.readouterr().err
 
 
 def test_missing_data_checkpoint_or_protocol_are_errors(workdir, photos, tmp_path, capsys):

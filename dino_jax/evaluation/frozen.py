@@ -54,13 +54,14 @@ def extract_part(
       take: (network, variables, images) -> [B, …], what is kept of each.
 
     Raises:
-      ValueError: if an image has no label, or none can be read.
+      ValueError: if an image has no label, none can be read, or a feature is not finite.
     """
     variables = jax.device_put(model.variables, replicated(mesh))
     extract = make_extractor(model.network, mesh, take)
     stream = reading.stream(source, f"{part} images")
     found = extract_features(extract, variables, stream, mesh)
     _check(found, part, len(source))
+    _check_finite(found, part, model)
     return found
 
 
@@ -71,6 +72,15 @@ def _check(found: LabeledFeatures, part: str, total: int) -> None:
     if without:
         raise ValueError(
             f"{without} of the {total} {part} images have no label; every one needs a class"
+        )
+
+
+def _check_finite(found: LabeledFeatures, part: str, model: Model) -> None:
+    broken = int(np.sum(~np.isfinite(found.features.reshape(len(found.labels), -1)).all(axis=1)))
+    if broken:
+        raise ValueError(
+            f"the features of {broken} of {len(found.labels)} {part} images are not finite: the "
+            f"{model.title} is damaged or has diverged; try an earlier --step"
         )
 
 
