@@ -12,13 +12,15 @@ from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 
 import dino_jax
+from configs import digits_resnet
 from dino_jax import evaluate
 from dino_jax.data.build_workers import Stopped
 from dino_jax.evaluate import main
 from dino_jax.evaluation import frozen
 from dino_jax.evaluation.protocols.knn import draw_few
+from dino_jax.pretrained import export_weights, import_weights
 from tests.run_train import run_processes
-from tests.saved_model import save_tiny_vit
+from tests.saved_model import save_model, save_tiny_vit
 
 CLASSES = ("blue", "green", "red")
 
@@ -89,6 +91,23 @@ def test_knn_writes_accuracy_and_settings_beside_the_checkpoint(workdir, photos,
     assert f"teacher of step 0 of {workdir}" in printed
     assert f"{wanted['knn5_top1']:8.3f}" in printed
     assert [path.name for path in (workdir / "eval/0").iterdir()] == ["knn.json"]
+
+
+def test_a_file_of_weights_has_its_results_beside_it(photos, tmp_path):
+    """And an imported folder inside it; the numbers are those of the run."""
+    (tmp_path / "run").mkdir()
+    workdir = save_tiny_vit(tmp_path / "run", width=192, depth=1)
+    file, folder = tmp_path / "weights.safetensors", tmp_path / "imported"
+    assert export_weights.main([str(workdir), f"--out={file}", "--names=official"]) == 0
+    assert import_weights.main([str(file), f"--out={folder}"]) == 0
+    options = (f"--data={photos}", "--k", "5", "--image-size=32")
+    for checkpoint in (workdir, file, folder):
+        assert knn(checkpoint, *options) == 0
+    found = [
+        read(tmp_path / path / "knn.json")["metrics"]
+        for path in ("run/eval/0", "weights.eval", "imported/eval/0")
+    ]
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_digits_need_no_files(workdir, tmp_path):
@@ -286,6 +305,18 @@ def test_a_classifier_of_other_sizes_is_an_error(
             ]
         )
     assert message in capsys.readouterr().err
+
+
+def test_a_resnet_has_one_block_of_features(photos, tmp_path):
+    (tmp_path / "run").mkdir()
+    workdir = save_model(tmp_path / "run", digits_resnet.get_config())
+    command = ("linear", f"--checkpoint={workdir}", f"--data={photos}", "--convention=dinov2")
+    options = ("--iterations=2", "--train-batch-size=8", "--learning-rates", "0.1")
+    assert main([*command, *options]) == 0
+    settings = read(workdir / "eval/0/linear.json")["settings"]
+    assert set(settings["classifiers"]) == {
+        f"blocks=1 avgpool={avgpool} lr=0.003125" for avgpool in ("no", "yes")
+    }
 
 
 @pytest.mark.parametrize(
