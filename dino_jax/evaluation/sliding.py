@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,44 +33,77 @@ def window_places(height: int, width: int, side: int, stride: int) -> list[Place
     return [(top, left) for top in tops for left in lefts]
 
 
+class View(NamedTuple):
+    """One image as it was seen, window by window.
+
+    Attributes:
+      logits: [n, h, w, C] of square windows.
+      places: n, from `window_places`.
+      size: (H, W) of the image that the windows are of.
+      mirrored: whether that image is mirrored.
+    """
+
+    logits: np.ndarray
+    places: Sequence[Place]
+    size: tuple[int, int]
+    mirrored: bool = False
+
+
 def classify_pixels(
-    logits: np.ndarray,
-    places: Sequence[Place],
-    patch_size: int,
-    size: tuple[int, int],
-    original: tuple[int, int],
+    views: Sequence[View], patch_size: int, original: tuple[int, int]
 ) -> np.ndarray:
     """The class of every pixel of the original image.
 
-    Logits are enlarged (bilinear), averaged where windows overlap, resized once more, and the
-    largest wins.
+    Logits are enlarged (bilinear), averaged where windows overlap, and resized once more; the
+    probabilities of all views are averaged, and the largest wins.
 
     Args:
-      logits: [n, h, w, C] of square windows.
-      places: n, from `window_places`.
+      views: of the same image.
       patch_size: pixels per patch.
-      size: (H, W) of the image that the windows are of.
       original: (H', W') of the image before it was resized.
 
     Returns:
       [H', W'] uint8.
     """
-    canvas = tuple(_round_up(side) for side in size)
-    taps = [bilinear_taps(n, m) for n, m in zip(size, original, strict=True)]
-    rows, columns = (_pad(axis) for axis in taps)
-    classes = _classify(logits, np.array(places), rows, columns, patch_size, canvas)
-    return np.asarray(classes)[: original[0], : original[1]]
+    canvases = tuple((_round_up(view.size[0]), _round_up(view.size[1])) for view in views)
+    inputs = [(view.logits, np.array(view.places), *_taps(view, original)) for view in views]
+    return np.asarray(_classify(inputs, patch_size, canvases))[: original[0], : original[1]]
 
 
-@partial(jax.jit, static_argnames=("patch_size", "canvas"))
+def _taps(view: View, original: tuple[int, int]) -> tuple[Taps, Taps]:
+    """Where rows and columns of the original image come from."""
+    rows, columns = (bilinear_taps(n, m) for n, m in zip(view.size, original, strict=True))
+    if view.mirrored:
+        columns = Taps(*(axis[::-1] for axis in columns))
+    return _pad(rows), _pad(columns)
+
+
+@partial(jax.jit, static_argnames=("patch_size", "canvases"))
 def _classify(
-    logits: jax.Array,
-    places: jax.Array,
-    rows: Taps,
-    columns: Taps,
-    patch_size: int,
-    canvas: tuple[int, int],
+    views: list[Any], patch_size: int, canvases: tuple[tuple[int, int], ...]
 ) -> jax.Array:
+    means = [
+        _spread(logits, places, patch_size, canvas)
+        for (logits, places, _, _), canvas in zip(views, canvases, strict=True)
+    ]
+
+    def classify_rows(taps: list[Taps]) -> jax.Array:
+        total = jnp.zeros(())
+        for mean, rows, (_, _, _, columns) in zip(means, taps, views, strict=True):
+            mixed = _mix(mean[rows.below], mean[rows.above], rows.share[:, None, None])
+            before, after = mixed[:, columns.below], mixed[:, columns.above]
+            total += jax.nn.softmax(_mix(before, after, columns.share[:, None]))
+        return jnp.argmax(total, axis=-1).astype(jnp.uint8)
+
+    blocks = [Taps(*(jnp.reshape(axis, (-1, ROWS)) for axis in rows)) for _, _, rows, _ in views]
+    found = jax.lax.map(classify_rows, blocks)
+    return found.reshape(-1, found.shape[-1])
+
+
+def _spread(
+    logits: jax.Array, places: jax.Array, patch_size: int, canvas: tuple[int, int]
+) -> jax.Array:
+    """[*canvas, C] logits of every pixel that a window covers, means where they overlap."""
     _, height, width, classes = logits.shape
     shape = height * patch_size, width * patch_size
 
@@ -83,16 +117,7 @@ def _classify(
 
     empty = jnp.zeros((*canvas, classes + 1), jnp.float32)
     sums, _ = jax.lax.scan(add_window, empty, (logits, places))
-    mean = sums[..., :-1] / jnp.maximum(sums[..., -1:], 1.0)
-
-    def classify_rows(taps: Taps) -> jax.Array:
-        mixed = _mix(mean[taps.below], mean[taps.above], taps.share[:, None, None])
-        wide = _mix(mixed[:, columns.below], mixed[:, columns.above], columns.share[:, None])
-        return jnp.argmax(wide, axis=-1).astype(jnp.uint8)
-
-    blocks = Taps(*(jnp.reshape(axis, (-1, ROWS)) for axis in rows))
-    found = jax.lax.map(classify_rows, blocks)
-    return found.reshape(-1, found.shape[-1])
+    return sums[..., :-1] / jnp.maximum(sums[..., -1:], 1.0)
 
 
 def _mix(below: jax.Array, above: jax.Array, share: jax.Array) -> jax.Array:

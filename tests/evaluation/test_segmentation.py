@@ -16,7 +16,7 @@ from dino_jax.evaluation.overlap import count_pairs, score_pairs
 from dino_jax.evaluation.probe import Head, apply_head, init_head
 from dino_jax.evaluation.protocols.segmentation import pixel_loss
 from dino_jax.evaluation.segmentation_files import IGNORED, open_segmentation
-from dino_jax.evaluation.sliding import classify_pixels, window_places
+from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from tests.evaluation.test_multi_scale import plain_bilinear
 from tests.run_train import run_processes
 from tests.saved_model import save_tiny_vit
@@ -86,7 +86,7 @@ def test_colors_are_learned_in_both_layouts(workdir, ade, voc, tmp_path):
     settings = result["settings"]
     assert (settings["data"], settings["side"], settings["layers"]) == ("ade20k", 32, [-2, -1])
     assert (settings["train_images"], settings["val_images"]) == (8, 4)
-    result = run(workdir, voc, tmp_path / "voc")
+    result = run(workdir, voc, tmp_path / "voc", "--scales", "1", "1.3", "--mirror")
     assert result["metrics"]["mIoU"] > 60 and result["settings"]["data"] == "voc"
     untrained = run(workdir, voc, tmp_path / "voc", "--steps=1")
     assert untrained["metrics"]["mIoU"] < 30
@@ -123,6 +123,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, ade, voc, tmp_path, c
     assert "--batch-size=3 must be a positive multiple" in fails(ade, "--batch-size=3")
     assert "--layers=3" in fails(ade, "--layers=3")
     assert "--lr (0.0) positive" in fails(ade, "--lr=0")
+    assert "--scales [0.5] must be at least 1" in fails(ade, "--scales", "0.5")
     masks = ade / "annotations/training"
     Image.fromarray(np.full((9, 9), 1, np.uint8)).save(masks / "ADE_tra_0003.png")
     assert "ADE_tra_0003.png has 9 x 9 pixels" in fails(ade)
@@ -189,20 +190,31 @@ def test_windows_cover_the_image_and_end_with_it():
     assert window_places(9, 6, 4, 3) == [(0, 0), (0, 2), (3, 0), (3, 2), (5, 0), (5, 2)]
 
 
-def test_overlapping_windows_are_averaged_and_resized():
-    side, patch, size, original = 8, 4, (8, 13), (11, 20)
-    places = window_places(*size, side, 5)
-    logits = RNG.normal(size=(len(places), 2, 2, 3)).astype(np.float32)
-    sums, counts = np.zeros((*size, 3)), np.zeros((*size, 1))
-    for window, (top, left) in zip(logits, places, strict=True):
+def plain_probabilities(view, side, patch, original) -> np.ndarray:
+    """Pixel by pixel."""
+    sums, counts = np.zeros((*view.size, 3)), np.zeros((*view.size, 1))
+    for window, (top, left) in zip(view.logits, view.places, strict=True):
         place = slice(top, top + side), slice(left, left + side)
         sums[place] += plain_bilinear(window, side, side, (1 / patch, 1 / patch))
         counts[place] += 1
-    assert counts.max() == 2
-    steps = [n / m for n, m in zip(size, original, strict=True)]
-    expected = plain_bilinear(sums / counts, *original, steps).argmax(axis=-1)
-    actual = classify_pixels(logits, places, patch, size, original)
-    np.testing.assert_array_equal(actual, expected)
+    assert counts.min() == 1 and counts.max() > 1
+    steps = [n / m for n, m in zip(view.size, original, strict=True)]
+    mean = (sums / counts)[:, :: -1 if view.mirrored else 1]
+    odds = np.exp(plain_bilinear(mean, *original, steps))
+    return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def test_windows_scales_and_mirrored_views_are_averaged():
+    side, patch, original = 8, 4, (11, 20)
+    views = []
+    for size, mirrored in (((8, 13), False), ((8, 13), True), ((10, 17), False)):
+        places = window_places(*size, side, 5)
+        logits = RNG.normal(size=(len(places), 2, 2, 3)).astype(np.float32)
+        views.append(View(logits, places, size, mirrored))
+    for count in (1, 2, 3):
+        parts = [plain_probabilities(view, side, patch, original) for view in views[:count]]
+        actual = classify_pixels(views[:count], patch, original)
+        np.testing.assert_array_equal(actual, sum(parts).argmax(axis=-1))
 
 
 def test_miou_is_the_mean_over_the_classes_that_there_are():

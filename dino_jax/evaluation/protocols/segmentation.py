@@ -5,6 +5,7 @@ SegmentationClass/, ImageSets/). Trained on random crops; tested with a sliding 
 """
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -35,7 +36,7 @@ from dino_jax.evaluation.segmentation_files import (
     open_segmentation,
 )
 from dino_jax.evaluation.sharing import gather_any, gather_sum, own_share
-from dino_jax.evaluation.sliding import classify_pixels, window_places
+from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from dino_jax.models.network import Network
 from dino_jax.pretrained.model import Model
 from dino_jax.sharding import make_mesh
@@ -50,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, USUAL)
     add = parser.add_argument
     add("--layers", type=int, default=1, help="features of the last so many blocks")
+    add("--scales", type=float, nargs="+", default=[1.0], help="of a test image; means over them")
+    add("--mirror", action="store_true", help="test images are seen mirrored too")
     add("--side", type=int, default=SIDE, help="of a window in pixels, up to whole patches")
 
 
@@ -66,7 +69,9 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     training = training_of(arguments, mesh)
     layers = last_layers(model.network, arguments.layers)
     train, val = (open_segmentation(arguments.data, part) for part in ("train", "val"))
-    patch_size = model.network.backbone.patch_size
+    patch_size, scales = model.network.backbone.patch_size, arguments.scales
+    if min(scales) < 1:
+        raise ValueError(f"--scales {scales} must be at least 1: a window has to fit")
     side = -(-max(arguments.side, 1) // patch_size) * patch_size
     take = patch_taker(layers, normalize=True, with_cls=False)
     crop = RandomCrop(side, side, SCALES, pad_color(model), IGNORED, LARGEST_SHARE)
@@ -79,7 +84,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     def forward(network: Network, variables: Any, images: jax.Array) -> jax.Array:
         return apply_head(head, take(network, variables, images))[0]
 
-    pairs, lost = confuse(Embedder(model, forward), val, side, patch_size)
+    segment = Segmenter(Embedder(model, forward), side, patch_size, scales, arguments.mirror)
+    pairs, lost = confuse(segment, val)
     return Result(
         score_pairs(pairs),
         {
@@ -88,6 +94,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
             "val_images": len(val.images),
             "layers": list(layers),
             "side": side,
+            "scales": scales,
+            "mirror": arguments.mirror,
             **training._asdict(),
             "seed": arguments.seed,
             "unreadable_train": name_files(train.images, ~gather_any(stream.lost)),
@@ -127,9 +135,48 @@ def pixel_loss(logits: jax.Array, target: jax.Array, step: jax.Array) -> jax.Arr
     return total / jnp.maximum(count, 1)
 
 
-def confuse(
-    embedder: Embedder, files: SegmentationFiles, side: int, patch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
+class Segmenter:
+    """Classes of whole images, window by window, at every scale."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        side: int,
+        patch_size: int,
+        scales: Sequence[float],
+        mirror: bool,
+    ):
+        """Takes windows [n, side, side, 3] to logits [n, h, w, C].
+
+        Args:
+          embedder: that does it.
+          side: of a window, pixels.
+          patch_size: pixels per patch.
+          scales: the short side of an image becomes `side` times each.
+          mirror: see the mirrored image too.
+        """
+        self._embedder, self._side, self._patch_size = embedder, side, patch_size
+        self._scales, self._mirror = scales, mirror
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """[H, W, 3] uint8 to [H, W] uint8."""
+        views = []
+        for scale in self._scales:
+            resized = resize_short(pixels, self._side * scale)
+            views.append(self._see(resized))
+            if self._mirror:
+                views.append(self._see(resized[:, ::-1])._replace(mirrored=True))
+        return classify_pixels(views, self._patch_size, (pixels.shape[0], pixels.shape[1]))
+
+    def _see(self, image: np.ndarray) -> View:
+        height, width, _ = image.shape
+        side, stride = self._side, max(round(self._side * STRIDE / SIDE), 1)
+        places = window_places(height, width, side, stride)
+        windows = [image[top : top + side, left : left + side] for top, left in places]
+        return View(self._embedder(np.stack(windows)), places, (height, width))
+
+
+def confuse(segment: Segmenter, files: SegmentationFiles) -> tuple[np.ndarray, np.ndarray]:
     """[C, C] pixels of all readable images by true and predicted class, and bool [N] the others."""
     pairs = np.zeros((files.classes, files.classes), np.int64)
     lost = np.zeros(len(files.images), bool)
@@ -139,17 +186,5 @@ def confuse(
         except UnreadableImageError:
             lost[index] = True
             continue
-        predicted = segment(embedder, pixels, side, patch_size)
-        pairs += count_pairs(predicted, truth, files.classes, IGNORED)
+        pairs += count_pairs(segment(pixels), truth, files.classes, IGNORED)
     return gather_sum(pairs), gather_any(lost)
-
-
-def segment(embedder: Embedder, pixels: np.ndarray, side: int, patch_size: int) -> np.ndarray:
-    """[H, W] uint8 classes of an image [H, W, 3] uint8, window by window."""
-    resized = resize_short(pixels, side)
-    height, width, _ = resized.shape
-    places = window_places(height, width, side, max(round(side * STRIDE / SIDE), 1))
-    windows = [resized[top : top + side, left : left + side] for top, left in places]
-    logits = embedder(np.stack(windows))
-    original = pixels.shape[0], pixels.shape[1]
-    return classify_pixels(logits, places, patch_size, (height, width), original)
