@@ -83,13 +83,16 @@ def export_weights(
         )
     tensors, config, lines = _rename(trained, names)
     target.parent.mkdir(parents=True, exist_ok=True)
-    if config:
-        write_atomically(target.parent / CONFIG_JSON, json.dumps(config, indent=2) + "\n")
-    _write(tensors, target, trained.licence)
+    written = [target]
     try:
+        _write(tensors, target, trained.licence)
+        if config:
+            written.append(target.parent / CONFIG_JSON)
+            write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
         checked = _check(trained, target)
     except ValueError:
-        target.unlink()
+        for file in written:
+            file.unlink(missing_ok=True)
         raise
     return [
         f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",

@@ -202,7 +202,7 @@ def test_the_licence_is_found_or_said_to_be_unknown_and_kept(tmp_path):
 def test_files_beside_the_weights_say_what_shapes_do_not_show(tmp_path):
     _, variables = random_network(DINO | dict(embed_dim=48))
     save_file(backbone_tensors(variables), tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"the width 48 is no multiple of 64.*give --num_heads"):
+    with pytest.raises(ValueError, match=r"the width 48 is no multiple of 64.*with --num_heads"):
         import_weights(tmp_path / "w.safetensors", tmp_path / "none")
     with pytest.raises(ValueError, match=r"width 48 is no multiple of num_heads \(5\)"):
         import_weights(tmp_path / "w.safetensors", tmp_path / "none", num_heads=5)
@@ -312,6 +312,29 @@ def test_exports_that_cannot_be_are_refused(tmp_path):
     with pytest.raises(ValueError, match="cannot have registers without LayerScale; use --names=o"):
         export_weights(str(tmp_path / "r.safetensors"), str(tmp_path / "hf"), "huggingface")
     assert not (tmp_path / "hf").exists() and not (tmp_path / "a.safetensors").exists()
+
+
+def test_a_file_that_was_not_written_right_is_found_and_removed(tmp_path, monkeypatch):
+    model = str(tmp_path / "w.safetensors")
+    save_file(backbone_tensors(random_network(DINO)[1]), model)
+
+    def write_badly(tensors, target, licence):
+        qkv = "encoder.layer.1.attention.attention.query.weight"
+        save_file(tensors | {qkv: tensors[qkv] + 1e-3}, target)
+
+    monkeypatch.setattr("dino_jax.pretrained.export_weights._write", write_badly)
+    with pytest.raises(ValueError, match=r"was not read as it was written: .*'qkv', 'kernel'"):
+        export_weights(model, str(tmp_path / "hf"), "huggingface")
+    assert not list((tmp_path / "hf").iterdir())
+
+
+def test_a_pth_without_torch_says_what_to_do(tmp_path, monkeypatch):
+    model = str(tmp_path / "w.safetensors")
+    save_file(backbone_tensors(random_network(DINO)[1]), model)
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    with pytest.raises(ValueError, match="torch, which is not installed; give --out a .safetensor"):
+        export_weights(model, str(tmp_path / "out.pth"), "official")
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_what_transformers_do_otherwise_is_said(tmp_path):
