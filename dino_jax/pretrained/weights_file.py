@@ -82,13 +82,15 @@ def read_network(
         )
         backbone_tensors = parts.pop(BACKBONE, {})
         backbone = infer_backbone(backbone_tensors, unseen)
+        if not with_heads:
+            parts = {}
         heads = {_head_name(part): infer_head(part, x) for part, x in parts.items()}
         config = {
             "dtype": "float32",
             "mean": card.mean or IMAGENET_MEAN,
             "std": card.std or IMAGENET_STD,
             "backbone": backbone,
-            "heads": heads if with_heads else {},
+            "heads": heads,
         }
         network = build_network(ConfigDict(config))
         wanted = official.tensors if with_heads else backbone_tensors
@@ -98,7 +100,7 @@ def read_network(
     lines = [
         f"{path}: {official.names} names, {len(tensors)} tensors",
         *_describe_backbone(backbone, num_heads or card.num_heads, card.norm_epsilon),
-        *(_describe_head(name, head) for name, head in config["heads"].items()),
+        *(_describe_head(name, head) for name, head in heads.items()),
         *_describe_rest(saved, role, official, card),
     ]
     return NetworkFromFile(config, network, variables, saved.centers, card.licence, lines)
