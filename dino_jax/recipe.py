@@ -1,19 +1,22 @@
 """The parts of a run, built from its config and the size of its data set."""
 
 import dataclasses
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import optax
+from jax.sharding import Mesh
 
 from dino_jax.data.masking import Masking, build_masking
 from dino_jax.models.network import Network, build_network
 from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives, check_groups
 from dino_jax.optimizer import build_optimizer, build_schedules
+from dino_jax.placement import fit_to_mesh
 from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
-from dino_jax.train_state import TrainState, Variables, init_train_state
+from dino_jax.sharding import make_gather
+from dino_jax.train_state import TrainState, init_train_state
 from dino_jax.train_step import make_train_step
 
 
@@ -63,24 +66,25 @@ class Recipe:
     def make_step(
         self,
         log_every_steps: int = 1,
-        gather: Callable[[Variables], Variables] = lambda variables: variables,
+        mesh: Mesh | None = None,
     ):
         """The train step `(state, batch, frozen=None) -> (state, metrics)`; jit it.
 
         Args:
           log_every_steps: at whose multiples, and at the last step, all metrics are measured.
-          gather: applied to the variables of a network before it runs, see `sharding.make_gather`.
+          mesh: that it runs on; None: one device.
         """
+        fit = (lambda network: network) if mesh is None else partial(fit_to_mesh, mesh=mesh)
         return make_train_step(
-            self.network,
+            fit(self.network),
             self.objectives,
             self.optimizer,
             self.momentum,
             self.accumulate_steps,
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
-            self.frozen_teacher,
+            self.frozen_teacher and fit(self.frozen_teacher),
             self.hide_masked,
-            gather,
+            *([] if mesh is None else [make_gather(mesh)]),
         )
 
 

@@ -57,17 +57,27 @@ def describe_mesh(mesh: Mesh) -> str:
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:
-    """Shardings of a state: large arrays split their largest axis that "fsdp" divides."""
-    degree = mesh.shape["fsdp"]
+    """Shardings of a state, see `split_axis`."""
+    return jax.tree.map(
+        lambda leaf: NamedSharding(mesh, split_spec(split_axis(leaf.shape, mesh.shape["fsdp"]))),
+        state,
+    )
 
-    def rule(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(leaf.shape) if size % degree == 0]
-        if degree == 1 or np.prod(leaf.shape) < MIN_SHARDED_SIZE or not axes:
-            return replicated(mesh)
-        largest = max(axes, key=lambda axis: leaf.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * largest, "fsdp"))
 
-    return jax.tree.map(rule, state)
+def split_axis(shape: Sequence[int], degree: int) -> int | None:
+    """The axis along which "fsdp" splits an array of a state: the largest that it divides.
+
+    None for small arrays, and for those that cannot be split.
+    """
+    axes = [axis for axis, size in enumerate(shape) if size % degree == 0]
+    if degree == 1 or np.prod(shape) < MIN_SHARDED_SIZE or not axes:
+        return None
+    return max(axes, key=lambda axis: shape[axis])
+
+
+def split_spec(axis: int | None) -> PartitionSpec:
+    """Of an array that "fsdp" splits along an axis, or of one that is whole everywhere."""
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "fsdp")
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:
@@ -124,9 +134,17 @@ def make_gather(mesh: Mesh) -> Callable[[Any], Any]:
     """What puts whole weights on every device inside a step, before a network uses them.
 
     Weights and batch are split over the same devices. Left alone, XLA would exchange the far larger
-    activations of every layer in place of the weights.
+    activations of every layer in place of the weights. The blocks of a ViT gather their own, one
+    after the other.
     """
-    return lambda variables: jax.lax.with_sharding_constraint(variables, replicated(mesh))
+
+    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
+        names = [getattr(key, "key", None) for key in path]
+        if "blocks" in names:
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, replicated(mesh))
+
+    return lambda variables: jax.tree_util.tree_map_with_path(gather, variables)
 
 
 def make_replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:

@@ -46,7 +46,6 @@ from dino_jax.sharding import (
     check_batch_size,
     describe_mesh,
     jit_step,
-    make_gather,
     make_mesh,
     make_replicate,
     shard_batch,
@@ -87,7 +86,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     base_key = jax.random.key(config.seed)
     abstract = jax.eval_shape(recipe.init, base_key)
     shardings = state_sharding(mesh, abstract)
-    train_step = recipe.make_step(runtime.log_every_steps, make_gather(mesh))
+    train_step = recipe.make_step(runtime.log_every_steps, mesh)
     train_step = jit_step(train_step, mesh, shardings)
     replicate = make_replicate(mesh)
     with Interruption(agreement) as interruption:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dino_jax.health import describe_branches, describe_norms, measure_moments
+from dino_jax.models.crops import Crops
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Branch, Objective
 from dino_jax.photometric import apply_photometric
@@ -32,6 +33,13 @@ class Views(NamedTuple):
     images: jax.Array
     masks: jax.Array | None = None
     drop_path_permutations: jax.Array | None = None
+
+    def merged(self) -> Crops:
+        """All crops of all images: [B * V, H, W, C]."""
+        batch, count = self.images.shape[:2]
+        images = self.images.reshape(batch * count, *self.images.shape[2:])
+        masks = None if self.masks is None else self.masks.reshape(batch * count, -1)
+        return Crops(images, masks, self.drop_path_permutations)
 
 
 def global_views(batch: Batch) -> list[Views]:
@@ -63,7 +71,7 @@ def forward(
     rngs: dict[str, jax.Array],
     mutable: Sequence[str] = ("batch_stats",),
 ) -> tuple[Branch, Callable[[], Variables]]:
-    """Runs the backbone once per crop size.
+    """Runs the backbone once over the crops of all sizes.
 
     Args:
       network: the module.
@@ -78,17 +86,15 @@ def forward(
       {"batch_stats": …}) once they have projected everything.
     """
     bound = network.bind(variables, rngs=rngs, mutable=list(mutable))
-    views = []
-    for images, masks, permutations in groups:
-        batch, count = images.shape[:2]
-        merged_masks = None if masks is None else masks.reshape(batch * count, -1)
-        features = bound(
-            images.reshape(batch * count, *images.shape[2:]), merged_masks, permutations
-        )
-        views += [
-            {name: x.reshape(batch, count, *x.shape[1:])[:, view] for name, x in features.items()}
-            for view in range(count)
-        ]
+    features = bound.encode_groups([group.merged() for group in groups])
+    views = [
+        {
+            name: x.reshape(*group.images.shape[:2], *x.shape[1:])[:, view]
+            for name, x in of_group.items()
+        }
+        for group, of_group in zip(groups, features, strict=True)
+        for view in range(group.images.shape[1])
+    ]
 
     def statistics() -> Variables:
         return {name: tree for name, tree in bound.variables.items() if name != "params"}

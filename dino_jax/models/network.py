@@ -1,12 +1,13 @@
 """A backbone with its projection heads, and the builders that turn a config into one."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.models.crops import Crops
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.layers import FFNS
 from dino_jax.models.position import POSITION_KERNELS
@@ -49,9 +50,12 @@ class Network(nn.Module):
           drop_path_permutations: repeats a recorded draw of stochastic depth in a ViT, see
             `stochastic_depth.choose_subsets`.
         """
-        options = {"masks": masks, "drop_path_permutations": drop_path_permutations}
-        given = {name: value for name, value in options.items() if value is not None}
-        return self.backbone(self.normalize(images), **given)
+        return self.encode_groups([Crops(images, masks, drop_path_permutations)])[0]
+
+    def encode_groups(self, groups: Sequence[Crops]) -> list[Features]:
+        """Features of crops of several sizes, as `__call__` gives them for one."""
+        normalized = [crops._replace(images=self.normalize(crops.images)) for crops in groups]
+        return self.backbone.encode_groups(normalized)
 
     def project(self, head: str, x: jax.Array) -> jax.Array:
         """[..., D] features to [..., K] logits of one head."""

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.models.crops import Crops
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
 EXPANSION = 4  # output channels of a bottleneck over its width
@@ -99,3 +100,13 @@ class ResNet(nn.Module):
                 x = block(x)
         patches = x.reshape(x.shape[0], -1, x.shape[-1])
         return {"cls": jnp.mean(patches, axis=1), "patches": patches}
+
+    def encode_groups(self, groups: Sequence[Crops]) -> list[dict[str, jax.Array]]:
+        """Features of crops of several sizes, one after the other.
+
+        Raises:
+          ValueError: for what only a ViT can do.
+        """
+        if any(crops.masks is not None for crops in groups):
+            raise ValueError("only a ViT can hide masked patches; a ResNet has no tokens")
+        return [self(crops.images) for crops in groups]

@@ -23,17 +23,16 @@ def drop_rates(schedule: str, rate: float, depth: int) -> np.ndarray:
     return np.linspace(first, rate, depth, dtype=np.float32)
 
 
-def drop_path(x: jax.Array, rate: jax.Array, rng: jax.Array) -> jax.Array:
-    """Zeroes samples, scales the others by 1 / (1 - rate).
+def branch_scales(rate: jax.Array, rng: jax.Array, batch: int) -> jax.Array:
+    """[B, 1, 1] float32 factors of a residual branch: 0 drops a sample's, else 1 / (1 - rate).
 
     Args:
-      x: [B, ...] output of a residual branch.
       rate: scalar probability of dropping a sample, in [0, 1).
       rng: key of the draw.
+      batch: B
     """
     keep = 1.0 - rate
-    kept = jax.random.bernoulli(rng, keep, (x.shape[0],) + (1,) * (x.ndim - 1))
-    return jnp.where(kept, x / keep.astype(x.dtype), 0)
+    return jnp.where(jax.random.bernoulli(rng, keep, (batch, 1, 1)), 1.0 / keep, 0.0)
 
 
 def subset_size(group: int, rate: float) -> int:
@@ -96,22 +95,33 @@ def take_subset(x: jax.Array, kept: jax.Array | None) -> jax.Array:
     return take(_in_groups(x, kept), kept).reshape(kept.size, *x.shape[1:])
 
 
-def add_subset(x: jax.Array, branch: jax.Array, kept: jax.Array) -> jax.Array:
-    """Adds a branch that ran on a subset, scaled so that its mean is that of the whole branch.
+def subset_scale(x: jax.Array, kept: jax.Array | None) -> float:
+    """Factor of a branch that ran on a subset, so that its mean is that of the whole branch.
 
     Args:
       x: [B, ...] all samples.
-      branch: [G * k, ...] output of the branch for `take_subset(x, kept)`.
-      kept: [G, k]
+      kept: [G, k] as `take_subset` takes it.
     """
-    samples = _in_groups(x, kept)
-    branch = (branch * (samples.shape[1] / kept.shape[1])).reshape(*kept.shape, *x.shape[1:])
-    add = jax.vmap(
-        lambda samples, index, rows: samples.at[index].add(
+    return 1.0 if kept is None else x.shape[0] / kept.size
+
+
+def put_subset(x: jax.Array, moved: jax.Array, kept: jax.Array | None) -> jax.Array:
+    """The samples with those of a subset replaced; inverse of `take_subset`.
+
+    Args:
+      x: [B, ...] all samples.
+      moved: [G * k, ...] what takes the place of `take_subset(x, kept)`.
+      kept: [G, k]; None for all samples.
+    """
+    if kept is None:
+        return moved
+    put = jax.vmap(
+        lambda samples, index, rows: samples.at[index].set(
             rows, unique_indices=True, mode="promise_in_bounds"
         )
     )
-    return add(samples, kept, branch).reshape(x.shape)
+    rows = moved.reshape(*kept.shape, *x.shape[1:])
+    return put(_in_groups(x, kept), kept, rows).reshape(x.shape)
 
 
 def _in_groups(x: jax.Array, kept: jax.Array) -> jax.Array:

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.models.block import Block
+from dino_jax.kernels.branches import Branches, pad_tokens
+from dino_jax.models.block import Block, Groups
+from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
 from dino_jax.models.position import Grid, resize_position_embedding
 from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
@@ -91,6 +93,7 @@ class VisionTransformer(nn.Module):
       dtype: of the activations; parameters are float32.
       remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
       scan_unroll: blocks per iteration of the scan over depth; same numbers, other compile time.
+      branches: kernels for sequences that they take, see `placement.fit_to_mesh`.
     """
 
     embed_dim: int
@@ -117,6 +120,7 @@ class VisionTransformer(nn.Module):
     dtype: Dtype = jnp.float32
     remat: str = "none"
     scan_unroll: int = 1
+    branches: Branches | None = None
 
     @property
     def table_grid(self) -> Grid:
@@ -136,8 +140,10 @@ class VisionTransformer(nn.Module):
             self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
         block = Block
         if self.remat != "none":
-            block = nn.remat(Block, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+            policy = REMAT_POLICIES[self.remat]
+            block = nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=4)
         self.blocks = block(
+            dim=dim,
             num_heads=self.num_heads,
             mlp_ratio=self.mlp_ratio,
             ffn=self.ffn,
@@ -147,6 +153,7 @@ class VisionTransformer(nn.Module):
             ffn_bias=self.ffn_bias,
             norm_epsilon=self.norm_epsilon,
             dtype=self.dtype,
+            branches=self.branches,
         )
         self.norm = layer_norm(self.dtype, self.norm_epsilon)
 
@@ -156,19 +163,37 @@ class VisionTransformer(nn.Module):
         masks: jax.Array | None = None,
         drop_path_permutations: jax.Array | None = None,
     ) -> Features:
-        """Features after the final LayerNorm.
-
-        Args:
-          images: [B, H, W, C]
-          masks: bool [B, N], patches that the mask token replaces.
-          drop_path_permutations: repeat a recorded draw of subsets, see
-            `stochastic_depth.choose_subsets`; no "drop_path" RNG is needed then.
+        """Features of crops of one size; arguments as the fields of `Crops`.
 
         Returns:
-          {"cls": [B, D], "patches": [B, N, D]} and "registers": [B, R, D] if there are any.
+          {"cls": [B, D], "patches": [B, N, D]} and "registers": [B, R, D] if there are any, after
+          the final LayerNorm.
         """
-        encoded = self.encode(images, masks=masks, drop_path_permutations=drop_path_permutations)
-        return self._split(encoded.tokens)
+        return self.encode_groups([Crops(images, masks, drop_path_permutations)])[0]
+
+    def encode_groups(self, groups: Sequence[Crops]) -> list[Features]:
+        """Features of crops of several sizes, in one pass over the blocks.
+
+        A layer's weights are used for all of them before the next layer's: they are cast and, if
+        they are split, gathered once, and their gradients are reduced once.
+        """
+        tokens = tuple(self.embed(crops.images, crops.masks) for crops in groups)
+        counts = tuple(x.shape[1] for x in tokens)
+        kernels = self.branches is not None and self.branches.take_attention(self.embed_dim, counts)
+        if kernels:
+            tokens = tuple(map(pad_tokens, tokens))
+        kept = [self._kept_samples(len(c.images), c.drop_path_permutations) for c in groups]
+
+        def run_block(block: Block, tokens: Groups, inputs):
+            tokens, _ = block(
+                tokens, inputs["drop_rate"], inputs["kept"], counts if kernels else None
+            )
+            return tokens, None
+
+        tokens, _ = self._scan(run_block, tokens, {"drop_rate": self._drop_rates(), "kept": kept})
+        return [
+            self._split(self.norm(x[:, :count])) for x, count in zip(tokens, counts, strict=True)
+        ]
 
     def intermediate(
         self, images: jax.Array, layers: Sequence[int], normalize: bool = True
@@ -185,33 +210,24 @@ class VisionTransformer(nn.Module):
         return self.encode(images, attention=(layer,)).attention[0]
 
     def encode(
-        self,
-        images: jax.Array,
-        layers: Sequence[int] = (),
-        attention: Sequence[int] = (),
-        masks: jax.Array | None = None,
-        drop_path_permutations: jax.Array | None = None,
+        self, images: jax.Array, layers: Sequence[int] = (), attention: Sequence[int] = ()
     ) -> Encoded:
         """Runs all blocks and keeps what the given block indices ask for."""
-        tokens = self.embed(images, masks)
+        tokens = self.embed(images)
         batch, count, dim = tokens.shape
         weights_shape = (len(attention), batch, self.num_heads, count, count)
         kept = {
             "layers": jnp.zeros((len(layers), batch, count, dim), tokens.dtype),
             "attention": jnp.zeros(weights_shape, jnp.float32),
         }
-        per_block = {
-            "drop_rate": self._drop_rates(),
-            "samples": self._kept_samples(batch, drop_path_permutations),
+        slots = {
             "layers": jnp.asarray(_slots(layers, self.depth)),
             "attention": jnp.asarray(_slots(attention, self.depth)),
         }
-        if attention and per_block["samples"] is not None:
-            raise ValueError("attention weights of all samples need a pass without drop_path")
 
         def run_block(block: Block, carry, inputs):
             tokens, kept = carry
-            tokens, weights = block(tokens, inputs["drop_rate"], inputs["samples"])
+            (tokens,), (weights,) = block((tokens,))
             # A block that nobody asked for has a slot past the end: its write is dropped.
             if layers:
                 kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
@@ -220,6 +236,11 @@ class VisionTransformer(nn.Module):
                 kept["attention"] = kept["attention"].at[slot].set(weights, mode="drop")
             return (tokens, kept), None
 
+        (tokens, kept), _ = self._scan(run_block, (tokens, kept), slots)
+        return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
+
+    def _scan(self, run_block, carry, per_block):
+        """Runs `run_block(block, carry, inputs)` for all blocks."""
         scan = nn.scan(
             run_block,
             variable_axes={"params": 0},
@@ -227,8 +248,7 @@ class VisionTransformer(nn.Module):
             length=self.depth,
             unroll=self.scan_unroll,
         )
-        (tokens, kept), _ = scan(self.blocks, (tokens, kept), per_block)
-        return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
+        return scan(self.blocks, carry, per_block)
 
     def embed(self, images: jax.Array, masks: jax.Array | None = None) -> jax.Array:
         """[B, H, W, C] -> [B, T, D] tokens with positions; a part of a patch is cut off.

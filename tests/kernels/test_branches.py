@@ -1,0 +1,138 @@
+"""The kernels of the residual branches, run by Pallas' interpreter, against the plain blocks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dino_jax.kernels.branches import MIB, Branches
+from dino_jax.models.crops import Crops
+from dino_jax.models.vit import VisionTransformer
+from dino_jax.sharding import batch_sharding, make_mesh, state_sharding
+
+CASES = {
+    "two heads side by side": {},
+    "one head at a time": {"embed_dim": 24, "num_heads": 3},
+    "heads as wide as a register": {"num_heads": 1},
+    "layer scale, registers": {"layer_scale": 0.5, "registers": 2},
+    "another epsilon": {"norm_epsilon": 1e-2},
+    "no biases": {"qkv_bias": False, "proj_bias": False, "ffn_bias": False},
+    "swiglu": {"ffn": "swiglu"},
+    "dropped samples": {"drop_path_rate": 0.5},
+    "subsets": {
+        **{"drop_path_rate": 0.5, "drop_path_kind": "subset"},
+        **{"drop_path_schedule": "uniform", "drop_path_group": 2},
+    },
+    "everything computed again": {"remat": "full"},
+    "named values kept": {"remat": "names"},
+}
+
+
+def make_vit(**changes) -> VisionTransformer:
+    settings = dict(embed_dim=128, depth=1, num_heads=2, patch_size=8, image_size=(24, 24))
+    return VisionTransformer(**settings | changes)
+
+
+def with_kernels(vit: VisionTransformer, devices: int = 1, fsdp: int = 1) -> VisionTransformer:
+    mesh = make_mesh(fsdp, jax.devices()[:devices])
+    return vit.clone(
+        branches=Branches(mesh, vit.depth, vit.norm_epsilon, 100 * MIB, interpret=True)
+    )
+
+
+def random_params(vit: VisionTransformer):
+    """Values of order one, so that every branch counts."""
+    shapes = jax.eval_shape(vit.init, jax.random.key(0), jnp.zeros((1, 24, 24, 3)))
+    leaves, tree = jax.tree.flatten(shapes)
+    draws = np.random.default_rng(0)
+    return jax.tree.unflatten(
+        tree, [draws.normal(0, 0.3, leaf.shape).astype(np.float32) for leaf in leaves]
+    )
+
+
+def crops_of_two_sizes(count: int = 4) -> list[Crops]:
+    draws = np.random.default_rng(1)
+    return [
+        Crops(draws.normal(size=(count, size, size, 3)).astype(np.float32)) for size in (24, 16)
+    ]
+
+
+def loss_and_gradients(vit, params, crops):
+    """Of a sum in which every token has a weight of its own."""
+
+    def loss(params, images):
+        groups = [Crops(x) for x in images]
+        rngs = {"drop_path": jax.random.key(2)}
+        features = vit.apply(params, groups, rngs=rngs, method="encode_groups")
+        weights = jax.tree.map(
+            lambda x: jax.random.normal(jax.random.key(x.size), x.shape).astype(x.dtype), features
+        )
+        terms = jax.tree.map(lambda x, w: jnp.sum((x * w).astype(jnp.float32)), features, weights)
+        return sum(jax.tree.leaves(terms)), features
+
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, features), gradients = grad(params, [x.images for x in crops])
+    return features, gradients
+
+
+def assert_close(actual, expected, tolerance):
+    """Up to a share of the largest number of an array."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-3))
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES.keys())
+def test_kernels_compute_what_the_plain_blocks_do(changes):
+    vit = make_vit(**changes)
+    params, crops = random_params(vit), crops_of_two_sizes()
+    plain = loss_and_gradients(vit, params, crops)
+    fused = loss_and_gradients(with_kernels(vit), params, crops)
+    assert_close(fused[0], plain[0], 1e-5)
+    assert_close(fused[1], plain[1], 1e-4)
+
+
+def test_in_bfloat16_they_differ_by_rounding_only():
+    vit = make_vit(dtype=jnp.bfloat16)
+    params, crops = random_params(vit), crops_of_two_sizes()
+    exact = loss_and_gradients(make_vit(), params, crops)
+    plain = loss_and_gradients(vit, params, crops)
+    fused = loss_and_gradients(with_kernels(vit), params, crops)
+
+    def error(result):
+        pairs = zip(jax.tree.leaves(result), jax.tree.leaves(exact), strict=True)
+        return [
+            float(np.linalg.norm(np.asarray(a, np.float32) - b) / max(np.linalg.norm(b), 1e-3))
+            for a, b in pairs
+        ]
+
+    assert np.mean(error(fused)) < 1.1 * np.mean(error(plain))
+    assert max(error(fused)) < 0.1
+
+
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp):
+    vit = make_vit()
+    params, crops = random_params(vit), crops_of_two_sizes()
+    mesh = make_mesh(fsdp, jax.devices()[:4])
+    placed = jax.device_put(params, state_sharding(mesh, params))
+    sharded = [Crops(jax.device_put(x.images, batch_sharding(mesh))) for x in crops]
+    one = loss_and_gradients(with_kernels(vit), params, crops)
+    four = loss_and_gradients(with_kernels(vit, 4, fsdp), placed, sharded)
+    assert_close(four, one, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dim", "tokens", "vmem", "taken"),
+    [
+        (384, (197, 37), 112, (True, True)),
+        (768, (197, 37), 112, (True, True)),
+        (1024, (197, 37), 112, (True, True)),
+        (1024, (197, 37), 56, (True, False)),
+        (384, (1370,), 112, (False, False)),
+    ],
+)
+def test_what_does_not_fit_is_left_to_xla(dim, tokens, vmem, taken):
+    branches = Branches(make_mesh(1, jax.devices()[:1]), 12, vmem=vmem * MIB)
+    took = (branches.take_attention(dim, tokens), branches.take_mlp(dim, 4 * dim, tokens))
+    assert took == taken
