@@ -93,7 +93,7 @@ class Block(nn.Module):
                 branches = [self.layer_scale2(branch) for branch in branches]
             return _add(groups, branches, scales)
 
-        kernels = self._kernels(tokens) if self.branches and tokens else {}
+        kernels = self._kernels(self.branches, tokens) if self.branches and tokens else {}
         groups = self._move(groups, kernels.get("attention", attention), drop_rate, kept, 0)
         groups = tuple(checkpoint_name(x, "residual") for x in groups)
         return self._move(groups, kernels.get("ffn", ffn), drop_rate, kept, 1), weights
@@ -104,9 +104,9 @@ class Block(nn.Module):
             return module
         return nn.map_variables(module, "params", self.branches.gather)
 
-    def _kernels(self, tokens: tuple[int, ...]) -> dict[str, Branch]:
+    def _kernels(self, branches: Branches, tokens: tuple[int, ...]) -> dict[str, Branch]:
         """The branches that kernels take, with this layer's parameters."""
-        branches, params, kernels = self.branches, self.variables["params"], {}
+        params, kernels = self.variables["params"], {}
 
         def of_branch(number: int, name: str) -> dict:
             scale = f"layer_scale{number}"
