@@ -46,15 +46,16 @@ class Block(nn.Module):
     branches: Branches | None = None
 
     def setup(self):
-        self.norm1 = layer_norm(self.dtype, self.norm_epsilon)
-        self.norm2 = layer_norm(self.dtype, self.norm_epsilon)
+        norm, factors = self._gathered(nn.LayerNorm), self._gathered(LayerScale)
+        self.norm1 = layer_norm(self.dtype, self.norm_epsilon, norm)
+        self.norm2 = layer_norm(self.dtype, self.norm_epsilon, norm)
         self.hidden_dim = int(self.dim * self.mlp_ratio)
         attention, ffn = self._gathered(Attention), self._gathered(FFNS[self.ffn])
         self.attention = attention(self.num_heads, self.qkv_bias, self.proj_bias, self.dtype)
         self.mlp = ffn(self.hidden_dim, self.ffn_bias, self.dtype)
         if self.layer_scale:
-            self.layer_scale1 = LayerScale(self.layer_scale)
-            self.layer_scale2 = LayerScale(self.layer_scale)
+            self.layer_scale1 = factors(self.layer_scale)
+            self.layer_scale2 = factors(self.layer_scale)
 
     def __call__(
         self,
