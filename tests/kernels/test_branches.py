@@ -8,7 +8,7 @@ import pytest
 from dino_jax.kernels.branches import MIB, Branches
 from dino_jax.models.crops import Crops
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.sharding import batch_sharding, make_mesh, state_sharding
+from dino_jax.sharding import batch_sharding, make_gather, make_mesh, state_sharding
 
 CASES = {
     "two heads side by side": {},
@@ -57,21 +57,24 @@ def crops_of_two_sizes(count: int = 4) -> list[Crops]:
     ]
 
 
-def loss_and_gradients(vit, params, crops):
-    """Of a sum in which every token has a weight of its own."""
+def make_gradient(vit, gather=lambda params: params):
+    """(params, images of both sizes) -> ((loss, features), gradients); every token counts."""
 
     def loss(params, images):
         groups = [Crops(x) for x in images]
         rngs = {"drop_path": jax.random.key(2)}
-        features = vit.apply(params, groups, rngs=rngs, method="encode_groups")
+        features = vit.apply(gather(params), groups, rngs=rngs, method="encode_groups")
         weights = jax.tree.map(
             lambda x: jax.random.normal(jax.random.key(x.size), x.shape).astype(x.dtype), features
         )
         terms = jax.tree.map(lambda x, w: jnp.sum((x * w).astype(jnp.float32)), features, weights)
         return sum(jax.tree.leaves(terms)), features
 
-    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
-    (_, features), gradients = grad(params, [x.images for x in crops])
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+
+def loss_and_gradients(vit, params, crops):
+    (_, features), gradients = make_gradient(vit)(params, [x.images for x in crops])
     return features, gradients
 
 
@@ -116,10 +119,15 @@ def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp):
     params, crops = random_params(vit), crops_of_two_sizes()
     mesh = make_mesh(fsdp, jax.devices()[:4])
     placed = jax.device_put(params, state_sharding(mesh, params))
-    sharded = [Crops(jax.device_put(x.images, batch_sharding(mesh))) for x in crops]
-    one = loss_and_gradients(with_kernels(vit), params, crops)
-    four = loss_and_gradients(with_kernels(vit, 4, fsdp), placed, sharded)
-    assert_close(four, one, 1e-5)
+    images = [jax.device_put(x.images, batch_sharding(mesh)) for x in crops]
+    shardings = (state_sharding(mesh, params), [x.sharding for x in images])
+    gradient = make_gradient(with_kernels(vit, 4, fsdp), make_gather(mesh))
+    program = jax.jit(gradient, out_shardings=(None, shardings)).lower(placed, images).compile()
+    (_, features), gradients = program(placed, images)
+    assert_close((features, gradients), loss_and_gradients(with_kernels(vit), params, crops), 1e-5)
+    text = program.as_text()
+    assert ("reduce-scatter(" in text) == (fsdp > 1)
+    assert "all-to-all" not in text
 
 
 @pytest.mark.parametrize(
