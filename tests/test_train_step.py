@@ -197,7 +197,7 @@ def one_device_run():
 def test_every_mesh_gives_the_same_run(fsdp, one_device_run):
     losses, state = one_device_run
     other_losses, other = run_on(make_mesh(fsdp))
-    np.testing.assert_allclose(other_losses, losses, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(other_losses, losses, rtol=5e-6)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
         (other.student, other.teacher, other.objectives),

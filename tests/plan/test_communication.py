@@ -62,7 +62,11 @@ def test_images_stay_where_they_are(compiled):
 def test_what_is_gathered_are_weights(compiled):
     config, fsdp, module = compiled
     state = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
-    sizes = {leaf.size for leaf in jax.tree.leaves(state.student)}
+    student, depth = state.student, config.network.backbone.depth
+    sizes = {leaf.size for leaf in jax.tree.leaves(student)}
+    sizes |= {
+        leaf.size // depth for leaf in jax.tree.leaves(student["params"]["backbone"]["blocks"])
+    }
     gathered = [arrays[-1] for kind, arrays in collectives(module) if kind == "all-gather"]
     assert (fsdp > 1) == bool(gathered)
     for array in gathered:
