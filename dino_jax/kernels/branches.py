@@ -15,6 +15,7 @@ from dino_jax.kernels.attention_branch import (
     attention_branch,
     attention_branch_gradient,
 )
+from dino_jax.kernels.long_attention import long_attention
 from dino_jax.kernels.mlp_branch import MlpWeights, mlp_branch, mlp_branch_gradient
 from dino_jax.kernels.tiles import ROWS, SUBLANES
 from dino_jax.sharding import replicated, split_axis, split_spec
@@ -69,6 +70,10 @@ class Branches:
         """Whether there is room for an MLP."""
         return max(tokens) <= MAX_TOKENS and self._fits(2 * dim * hidden, 2 * hidden, tokens)
 
+    def take_long_attention(self, tokens: int) -> bool:
+        """Whether a sequence is too long for its scores to be computed at once."""
+        return self.vmem > 0 and tokens > MAX_TOKENS
+
     def _fits(self, weights: int, width: int, tokens: Sequence[int]) -> bool:
         """Weights in bfloat16, their gradients in float32, and a few arrays per row."""
         rows = max(ROWS, *tokens)
@@ -101,6 +106,12 @@ class Branches:
             ],
             *(groups, scales, weights),
         )
+
+    def long_attention(
+        self, queries: jax.Array, keys: jax.Array, values: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """Stands in for `layers.attend`; the weights are nowhere as a whole."""
+        return long_attention(queries, keys, values, self.mesh, self.interpret), None
 
     def mlp(self, groups: Groups, scales: Groups, params: Params) -> Groups:
         """x + scale * MLP(norm(x)); params are {"norm": …, "fc1": …, "fc2": …[, "layer_scale"]}."""

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from dino_jax.kernels.branches import Branches
-from dino_jax.models.layers import FFNS, Attention, Dtype, LayerScale, layer_norm
+from dino_jax.models.layers import (
+    FFNS,
+    Attend,
+    Attention,
+    Dtype,
+    LayerScale,
+    attend,
+    layer_norm,
+)
 from dino_jax.models.stochastic_depth import branch_scales, put_subset, subset_scale, take_subset
 
 Groups = tuple[jax.Array, ...]
@@ -30,7 +38,7 @@ class Block(nn.Module):
       ffn_bias: biases of the FFN.
       norm_epsilon: added to the variance in both LayerNorms.
       dtype: of the activations.
-      branches: kernels, for blocks whose padding is known; None: XLA does everything.
+      branches: kernels, where nobody asks for attention weights; None: XLA does everything.
     """
 
     dim: int
@@ -63,7 +71,7 @@ class Block(nn.Module):
         drop_rate: jax.Array | None = None,
         kept: Sequence[jax.Array | None] | None = None,
         tokens: tuple[int, ...] | None = None,
-    ) -> tuple[Groups, list[jax.Array]]:
+    ) -> tuple[Groups, list[jax.Array | None]]:
         """Moves the tokens of all groups of crops through one layer.
 
         Args:
@@ -72,18 +80,19 @@ class Block(nn.Module):
             RNG. None: no sample is dropped.
           kept: for each group [2, G, k] samples that the attention and the FFN run on, as
             `stochastic_depth.take_subset` takes them. None: all samples.
-          tokens: of each group without padding, to run the kernels; None: there is no padding.
+          tokens: of each group, to run the kernels that take them: groups may be padded for
+            these. None: attention weights are asked for.
 
         Returns:
           The tokens of each group, and [B, H, N, N] attention weights of each group (of the kept
           samples only; none from kernels).
         """
-        weights: list[jax.Array] = []
+        weights: list[jax.Array | None] = []
 
         def attention(groups: Groups, scales: Groups) -> Groups:
             branches = []
-            for x in groups:
-                branch, weights_of_group = self.attention(self.norm1(x))
+            for x, count in zip(groups, tokens or [None] * len(groups), strict=True):
+                branch, weights_of_group = self.attention(self.norm1(x), self._attend(count))
                 branches.append(self.layer_scale1(branch) if self.layer_scale else branch)
                 weights.append(weights_of_group)
             return _add(groups, branches, scales)
@@ -94,7 +103,7 @@ class Block(nn.Module):
                 branches = [self.layer_scale2(branch) for branch in branches]
             return _add(groups, branches, scales)
 
-        kernels = self._kernels(self.branches, tokens) if self.branches and tokens else {}
+        kernels = self._kernels(tokens) if tokens else {}
         groups = self._move(groups, kernels.get("attention", attention), drop_rate, kept, 0)
         groups = tuple(checkpoint_name(x, "residual") for x in groups)
         return self._move(groups, kernels.get("ffn", ffn), drop_rate, kept, 1), weights
@@ -105,8 +114,17 @@ class Block(nn.Module):
             return module
         return nn.map_variables(module, "params", self.branches.gather)
 
-    def _kernels(self, branches: Branches, tokens: tuple[int, ...]) -> dict[str, Branch]:
+    def _attend(self, tokens: int | None) -> Attend:
+        """How a group of such sequences attends."""
+        if tokens and self.branches and self.branches.take_long_attention(tokens):
+            return self.branches.long_attention
+        return attend
+
+    def _kernels(self, tokens: tuple[int, ...]) -> dict[str, Branch]:
         """The branches that kernels take, with this layer's parameters."""
+        branches = self.branches
+        if branches is None or not branches.take_attention(self.dim, tokens):
+            return {}
         params, kernels = self.variables["params"], {}
 
         def of_branch(number: int, name: str) -> dict:

@@ -1,5 +1,6 @@
 """Layers that the backbones and heads share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -175,6 +176,22 @@ def attention_weights(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return jax.nn.softmax(scores.astype(jnp.float32) * scale, axis=-1)
 
 
+# Queries, keys and values [B, N, H, d] -> mixed values [B, N, D], and the weights if computed.
+Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
+
+
+def attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[B, N, H, d] each -> ([B, N, D] mixed values, [B, H, N, N] float32 attention weights)."""
+    weights = attention_weights(queries, keys)
+    mixed = jnp.einsum(
+        "bhqk,bkhd->bqhd",
+        weights.astype(values.dtype),
+        values,
+        precision=matmul_precision(values.dtype),
+    )
+    return checkpoint_name(mixed.reshape(*mixed.shape[:2], -1), "attention"), weights
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one fused projection for queries, keys and values."""
 
@@ -184,20 +201,13 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights)."""
+    def __call__(self, x: jax.Array, attend: Attend = attend) -> tuple[jax.Array, jax.Array | None]:
+        """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights, if computed)."""
         batch, tokens, dim = x.shape
         qkv = dense(3 * dim, self.dtype, name="qkv", use_bias=self.qkv_bias)(x)
         # All queries, then all keys, then all values; the heads are contiguous inside each.
         qkv = checkpoint_name(qkv, "qkv")
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         queries, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        weights = attention_weights(queries, keys)
-        mixed = jnp.einsum(
-            "bhqk,bkhd->bqhd",
-            weights.astype(self.dtype),
-            values,
-            precision=matmul_precision(self.dtype),
-        )
-        mixed = checkpoint_name(mixed.reshape(batch, tokens, dim), "attention")
+        mixed, weights = attend(queries, keys, values)
         return dense(dim, self.dtype, name="proj", use_bias=self.proj_bias)(mixed), weights

@@ -179,15 +179,12 @@ class VisionTransformer(nn.Module):
         """
         tokens = tuple(self.embed(crops.images, crops.masks) for crops in groups)
         counts = tuple(x.shape[1] for x in tokens)
-        kernels = self.branches is not None and self.branches.take_attention(self.embed_dim, counts)
-        if kernels:
+        if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
             tokens = tuple(map(pad_tokens, tokens))
         kept = [self._kept_samples(len(c.images), c.drop_path_permutations) for c in groups]
 
         def run_block(block: Block, tokens: Groups, inputs):
-            tokens, _ = block(
-                tokens, inputs["drop_rate"], inputs["kept"], counts if kernels else None
-            )
+            tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts)
             return tokens, None
 
         tokens, _ = self._scan(run_block, tokens, {"drop_rate": self._drop_rates(), "kept": kept})

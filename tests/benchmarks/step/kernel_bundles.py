@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+SPLASH = "splash_mha"  # how the names of jax' kernels for long sequences begin
 EPSILON = 1e-6  # of LayerNorms; no matter here
 BUNDLES = re.compile(r"total scheduled bundles:\s+(\d+)")
 
@@ -80,6 +81,8 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
     def row(width: int) -> jax.ShapeDtypeStruct:
         return array(1, width, dtype=jnp.float32)
 
+    if kernel.name.startswith(SPLASH):
+        return compile_long_attention(kernel, mesh, array)
     padded = -(-kernel.tokens // SUBLANES) * SUBLANES
     dim, hidden = kernel.dim, kernel.hidden
     x = array(kernel.crops, padded, dim)
@@ -103,6 +106,26 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
     )
     jax.jit(on_device).lower(*inputs, weights).compile()
     return kernel.crops // crops_per_run(kernel.crops, padded)
+
+
+def compile_long_attention(kernel: Kernel, mesh: Any, array: Any) -> int:
+    """Compiles attention over long sequences and its gradient, as `compile_alone` does."""
+    import jax
+
+    from dino_jax.kernels.long_attention import cut, long_attention
+
+    attention = partial(long_attention, mesh=mesh)
+
+    def all_kernels(queries: Any, keys: Any, values: Any, gradient: Any) -> Any:
+        """Forward passes without and with what the backward pass needs, and that."""
+        mixed, back = jax.vjp(attention, queries, keys, values)
+        return attention(queries, keys, values), mixed, back(gradient)
+
+    crops, tokens, dim, heads = kernel.crops, kernel.tokens, kernel.dim, kernel.heads
+    inputs = [array(crops, tokens, heads, dim // heads)] * 3
+    jax.jit(all_kernels).lower(*inputs, array(crops, tokens, dim)).compile()
+    blocks = cut(tokens)
+    return crops * heads * blocks.number * (blocks.number // blocks.together)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from dino_jax.kernels.long_attention import cut
 from dino_jax.kernels.tiles import SUBLANES
 from dino_jax.models.network import build_network
 from dino_jax.plan.cost import Cost, module_cost, trip_count
@@ -13,7 +14,7 @@ from dino_jax.plan.model_flops import model_flops_per_image
 from dino_jax.plan.program import GIB, lower_step
 from dino_jax.plan.topology import open_slice
 from tests.benchmarks.step.cases import IMAGES
-from tests.benchmarks.step.kernel_bundles import Kernel, count_cycles
+from tests.benchmarks.step.kernel_bundles import SPLASH, Kernel, count_cycles
 
 HEADER = (
     "| slice | images per chip | memory, GiB | XLA, ms | kernels, ms | step, ms | MFU | "
@@ -74,6 +75,7 @@ def count_kernels(module: Module, config: Any) -> Counter[Kernel]:
     grids = [[side // backbone.patch_size for side in part.size] for part in crops]
     counts = [1 + backbone.registers + height * width for height, width in grids]
     tokens = {-(-count // SUBLANES) * SUBLANES: count for count in counts}
+    long = {(blocks := cut(count)).size * blocks.number: count for count in counts}
     runs: Counter[Kernel] = Counter()
 
     def visit(name: str, times: int) -> None:
@@ -83,9 +85,14 @@ def count_kernels(module: Module, config: Any) -> Counter[Kernel]:
             elif instruction.opcode == "call":
                 visit(instruction.called("to_apply")[0], times)
             elif "tpu_custom_call" in instruction.attributes:
-                crops, padded, dim = instruction.arrays[0].shape
                 kernel = re.sub(r"\.\d+$", "", instruction.name)
-                shape = (crops, tokens[padded], dim, hidden, backbone.num_heads)
+                if kernel.startswith(SPLASH):
+                    shapes = (array.shape for array in instruction.arrays)
+                    crops, heads, padded, width = next(x for x in shapes if len(x) == 4)
+                    shape = (crops, long[padded], heads * width, hidden, heads)
+                else:
+                    crops, padded, dim = instruction.arrays[0].shape
+                    shape = (crops, tokens[padded], dim, hidden, backbone.num_heads)
                 runs[Kernel(kernel, *shape)] += times
 
     visit(module.entry, 1)
