@@ -1,5 +1,6 @@
 """A backbone with its projection heads, and the builders that turn a config into one."""
 
+import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -114,6 +115,7 @@ def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
     Raises:
       ValueError: if a name is unknown or a number is out of range.
     """
+    _check_keys(config)
     size = _lookup("backbone.size", config.size, SIZES)
     height, width = config.image_size
     vit = VisionTransformer(
@@ -144,6 +146,18 @@ def build_vit(config: Any, dtype: jnp.dtype) -> VisionTransformer:
     )
     _check_vit(vit)
     return vit
+
+
+def _check_keys(config: Any) -> None:
+    """Raises a ValueError if the config of a ViT is older than one of its keys."""
+    fields = {field.name for field in dataclasses.fields(VisionTransformer)}
+    needed = fields - {"parent", "name", "dtype", "branches"} | {"size"}
+    missing = sorted(needed - set(config))
+    if missing:
+        raise ValueError(
+            f"network.backbone has no {', '.join(missing)}: the config is older than this version; "
+            "add what configs/vits16_vanilla.py says, in the config.json of a workdir"
+        )
 
 
 def _check_vit(vit: VisionTransformer) -> None:

@@ -221,3 +221,11 @@ def test_attention_of_a_resnet_is_a_clear_error():
     images = np.zeros((1, 16, 16, 3), np.uint8)
     with pytest.raises(ValueError, match="those of a ViT, this is a ResNet"):
         jax.eval_shape(lambda: network.init(jax.random.key(0), images, method="attention"))
+
+
+def test_a_config_of_an_older_version_is_told_what_it_lacks():
+    config = tiny_config()
+    with config.unlocked():
+        del config.backbone.norm_epsilon
+    with pytest.raises(ValueError, match="has no norm_epsilon: the config is older"):
+        build_network(config)
