@@ -83,7 +83,8 @@ def attention_branch(
       interpret: runs without a TPU.
     """
     kernel = partial(_forward, shape)
-    (y,) = run_over_crops(kernel, "attention_branch", [x, scale], weights, (), interpret)
+    flops = _flops(x, weights, 1, 2)
+    (y,) = run_over_crops(kernel, "attention_branch", [x, scale], weights, (), flops, interpret)
     return y
 
 
@@ -105,9 +106,24 @@ def attention_branch_gradient(
         [x, gradient, scale],
         weights,
         weights,
+        _flops(x, weights, 3, 6) - 2 * x.size * x.shape[2],  # the output is not computed again
         interpret,
     )
     return d_x, AttentionWeights(*d_weights)
+
+
+def _flops(x: jax.Array, weights: AttentionWeights, projections: int, mixes: int) -> int:
+    """Of the products.
+
+    Args:
+      x: [B, P, D]
+      weights: of the branch.
+      projections: products of all tokens with both matrices of the weights.
+      mixes: products of a [P, P] and a [P, D] array.
+    """
+    crops, tokens, dim = x.shape
+    matrices = weights.qkv.size + weights.proj.size
+    return 2 * crops * tokens * (projections * matrices + mixes * tokens * dim)
 
 
 def _forward(shape, x_ref, scale, norm_scale, norm_bias, qkv, qkv_bias, proj, proj_bias, y_ref):

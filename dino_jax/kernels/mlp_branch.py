@@ -62,7 +62,8 @@ def mlp_branch(
       interpret: runs without a TPU.
     """
     kernel = partial(_forward, epsilon)
-    (y,) = run_over_crops(kernel, "mlp_branch", [x, scale], weights, (), interpret)
+    flops = _flops(x, weights, 2)
+    (y,) = run_over_crops(kernel, "mlp_branch", [x, scale], weights, (), flops, interpret)
     return y
 
 
@@ -81,9 +82,15 @@ def mlp_branch_gradient(
         [x, gradient, scale],
         weights,
         weights,
+        _flops(x, weights, 5),
         interpret,
     )
     return d_x, MlpWeights(*d_weights)
+
+
+def _flops(x: jax.Array, weights: MlpWeights, products: int) -> int:
+    """Of so many products of all tokens with a matrix of the weights."""
+    return 2 * products * x.shape[0] * x.shape[1] * weights.fc1.size
 
 
 def _forward(epsilon, x_ref, scale, norm_scale, norm_bias, fc1, fc1_bias, fc2, fc2_bias, y_ref):

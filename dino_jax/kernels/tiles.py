@@ -64,6 +64,7 @@ def run_over_crops(
     per_crop: Sequence[jax.Array],
     whole: Sequence[jax.Array],
     sums: Sequence[jax.Array],
+    flops: int,
     interpret: bool,
 ) -> tuple[jax.Array, ...]:
     """Runs a kernel over all crops, a few at a time.
@@ -75,6 +76,7 @@ def run_over_crops(
       per_crop: [B, ...] inputs; the first one has the shape of the first output.
       whole: inputs that every run sees.
       sums: whose shapes are those of the other outputs, float32.
+      flops: of the products of all crops, for the compiler and `dino_jax.plan`.
       interpret: runs without a TPU.
     """
     tokens = per_crop[0]
@@ -110,6 +112,11 @@ def run_over_crops(
         ],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=(order,), vmem_limit_bytes=VMEM_BYTES
+        ),
+        cost_estimate=pl.CostEstimate(
+            flops=flops,
+            bytes_accessed=sum(x.size * x.dtype.itemsize for x in (*per_crop, *whole, tokens)),
+            transcendentals=0,
         ),
         interpret=interpret,
     )(*per_crop, *whole)

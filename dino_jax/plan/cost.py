@@ -22,6 +22,7 @@ _FREE = {
 }
 _FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast")
 _SLICES = ("dynamic-slice", "slice", "gather")
+_KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 
 
@@ -57,7 +58,7 @@ class Cost:
       bytes: read from and written to HBM.
       cycles: the compiler's estimate; 0 where it makes none.
       collectives: by kind.
-      kernels: runs of custom kernels, whose flops and cycles are not known.
+      kernels: runs of custom kernels, whose flops are what they state, and cycles are not known.
       endless: loops of unknown length, counted once.
     """
 
@@ -176,8 +177,9 @@ def own_cost(instruction: Instruction, computation: Computation, devices: int) -
     if kind in COLLECTIVES:
         collectives = {kind: collective_cost(kind, instruction, computation, devices)}
     kernel = instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.attributes
+    stated = _KERNEL_FLOPS.search(instruction.attributes) if kernel else None
     return Cost(
-        flops=contraction_flops(instruction, computation),
+        flops=int(stated[1]) if stated else contraction_flops(instruction, computation),
         bytes=moved_bytes(instruction, computation),
         cycles=int(cycles[1]) if cycles else 0,
         collectives=collectives,

@@ -96,7 +96,8 @@ def _memory_notes(plan: Plan) -> list[str]:
     if runnable and runnable.cost is None:
         lines.append("libtpu cannot print this program, so nothing is known but its memory")
     if runnable and runnable.cost and runnable.cost.kernels:
-        lines.append(f"{runnable.cost.kernels} runs of custom kernels are not in the bounds")
+        runs = runnable.cost.kernels
+        lines.append(f"{runs} runs of custom kernels, counted by the FLOPs that they state")
     if runnable and runnable.cost and runnable.cost.endless:
         lines.append(f"{runnable.cost.endless} loops of unknown length are counted once")
     return lines

@@ -209,9 +209,11 @@ def test_the_cycles_of_the_compiler_are_added_up_with_the_loops():
     assert text_cost(WHILE, body).cycles == 12_000
 
 
-def test_custom_kernels_are_reported():
+def test_custom_kernels_are_counted_by_what_they_state():
     entry = '  ROOT %k = f32[8]{0} custom-call(%p), custom_call_target="tpu_custom_call"'
-    assert text_cost(entry).kernels == 1
+    stated = ', backend_config={"custom_call_config":{"cost_estimate":{"flops":"640","x":"0"}}}'
+    assert (text_cost(entry).kernels, text_cost(entry).flops) == (1, 0)
+    assert (text_cost(entry + stated).kernels, text_cost(entry + stated).flops) == (1, 640)
 
 
 def test_the_mean_over_a_sharded_batch_is_one_all_reduce():

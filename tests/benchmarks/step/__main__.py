@@ -2,7 +2,7 @@
 
 cpu  our step against a plain PyTorch step of the same work, float32, on one pinned core: the sides
      take turns, medians of CPU seconds, peak memory of the processes. Losses on the same weights
-     and crops are compared before anything is timed. Needs pip install -e '.[bench]'.
+     and crops are compared before anything is timed. Needs pip install -e '.[parity]'.
 tpu  the TPU compiler's own count, for slices that need not be there. Cycles of XLA's own operations
      are its estimates, elementwise ones three times too high; those of the kernels are the bundles
      of instructions that it makes of them. Nothing runs. Needs pip install -e '.[tpu]'.
