@@ -174,7 +174,13 @@ class Branches:
             return d_groups, jax.tree.map(jnp.zeros_like, scales), d_weights
 
         branch.defvjp(forward, backward)
-        return branch(groups, scales, weights)
+        padded = branch(*(tuple(map(self._pad_crops, x)) for x in (groups, scales)), weights)
+        return tuple(y[: len(x)] for x, y in zip(groups, padded, strict=True))
+
+    def _pad_crops(self, x: jax.Array) -> jax.Array:
+        """As many crops on every device, zeros for those that are missing."""
+        missing = -len(x) % self.mesh.size
+        return jnp.pad(x, ((0, missing), (0, 0), (0, 0))) if missing else x
 
     def _split_axis(self, weight: jax.Array) -> int | None:
         """Along which the state splits a layer's weight [m, n], or row [1, n]."""

@@ -130,6 +130,15 @@ def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp):
     assert "all-to-all" not in text
 
 
+def test_devices_need_not_divide_the_crops():
+    vit = make_vit()
+    params, crops = random_params(vit), crops_of_two_sizes(3)
+    plain = loss_and_gradients(vit, params, crops)
+    fused = loss_and_gradients(with_kernels(vit, 2), params, crops)
+    assert_close(fused[0], plain[0], 1e-5)
+    assert_close(fused[1], plain[1], 1e-4)
+
+
 @pytest.mark.parametrize(
     ("dim", "tokens", "vmem", "taken"),
     [
