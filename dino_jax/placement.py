@@ -2,28 +2,67 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dino_jax.kernels.branches import MIB, VMEM_BYTES, Branches
+from dino_jax.kernels.shared_weights import SharedWeights, ring_of
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
+from dino_jax.sharding import replicated
+
+GRADIENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def fit_to_mesh(network: Network, mesh: Mesh) -> Network:
-    """A network whose blocks gather their weights, and use the kernels of the devices, if any.
+def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "float32") -> Network:
+    """A network whose ViT and heads run on every device for its crops, with kernels if it has any.
 
     The kernels multiply in bfloat16: a ViT that computes in float32 is left to XLA.
 
     Args:
       network: of either branch.
-      mesh: that it runs on.
+      mesh: that it runs on; None: one device without kernels.
+      gradient_dtype: in which devices sum the gradients of ViT and heads; BatchNorm and ResNets
+        leave it to XLA.
+
+    Raises:
+      ValueError: if the dtype is unknown.
     """
+    if gradient_dtype not in GRADIENT_DTYPES:
+        raise ValueError(
+            f"unknown runtime.gradient_dtype {gradient_dtype!r}; known: {sorted(GRADIENT_DTYPES)}"
+        )
     backbone: Any = network.backbone
-    if not isinstance(backbone, VisionTransformer):
+    if mesh is None:
         return network
     vmem = VMEM_BYTES.get(mesh.devices.flat[0].device_kind, 0) * MIB
-    if backbone.dtype != jnp.bfloat16:
-        vmem = 0
-    branches = Branches(mesh, backbone.depth, backbone.norm_epsilon, vmem)
-    return network.clone(backbone=backbone.clone(branches=branches))
+    if mesh.size == 1 and not vmem:
+        return network
+    weights = SharedWeights(mesh, 0, GRADIENT_DTYPES[gradient_dtype], ring_of(mesh))
+    if isinstance(backbone, VisionTransformer):
+        if backbone.dtype != jnp.bfloat16:
+            vmem = 0
+        backbone = backbone.clone(branches=Branches(weights, backbone.norm_epsilon, vmem))
+    return network.clone(backbone=backbone, weights=weights)
+
+
+def gather_weights(network: Network, variables: Any) -> Any:
+    """Variables of a network that is about to run, whole where XLA places the work.
+
+    Weights and batch are split over the same devices. Left alone, XLA would exchange the far larger
+    activations of every layer in place of the weights.
+    """
+    weights = network.weights
+    if weights is None:
+        return variables
+    alone = {f"heads_{name}" for name in network.heads if network.runs_alone(name)}
+    if isinstance(network.backbone, VisionTransformer):
+        alone.add("backbone")
+
+    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
+        if alone.intersection(getattr(key, "key", None) for key in path):
+            return leaf
+        return jax.lax.with_sharding_constraint(leaf, replicated(weights.mesh))
+
+    return jax.tree_util.tree_map_with_path(gather, variables)

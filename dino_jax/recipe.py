@@ -15,7 +15,6 @@ from dino_jax.objectives.build import build_objectives, check_groups
 from dino_jax.optimizer import build_optimizer, build_schedules
 from dino_jax.placement import fit_to_mesh
 from dino_jax.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
-from dino_jax.sharding import make_gather
 from dino_jax.train_state import TrainState, init_train_state
 from dino_jax.train_step import make_train_step
 
@@ -67,14 +66,19 @@ class Recipe:
         self,
         log_every_steps: int = 1,
         mesh: Mesh | None = None,
+        gradient_dtype: str = "float32",
     ):
         """The train step `(state, batch, frozen=None) -> (state, metrics)`; jit it.
 
         Args:
           log_every_steps: at whose multiples, and at the last step, all metrics are measured.
           mesh: that it runs on; None: one device.
+          gradient_dtype: in which devices sum gradients, a key of `placement.GRADIENT_DTYPES`.
+
+        Raises:
+          ValueError: if the dtype is unknown.
         """
-        fit = (lambda network: network) if mesh is None else partial(fit_to_mesh, mesh=mesh)
+        fit = partial(fit_to_mesh, mesh=mesh, gradient_dtype=gradient_dtype)
         return make_train_step(
             fit(self.network),
             self.objectives,
@@ -84,7 +88,6 @@ class Recipe:
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
             self.frozen_teacher and fit(self.frozen_teacher),
             self.hide_masked,
-            *([] if mesh is None else [make_gather(mesh)]),
         )
 
 

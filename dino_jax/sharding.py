@@ -67,12 +67,15 @@ def state_sharding(mesh: Mesh, state: Any) -> Any:
 def split_axis(shape: Sequence[int], degree: int) -> int | None:
     """The axis along which "fsdp" splits an array of a state: the largest that it divides.
 
-    None for small arrays, and for those that cannot be split.
+    None for small arrays, and for those that cannot be split. Matrices of stacked layers are split
+    by rows if that is possible: the TPU compiler does not scatter along the lanes of a register
+    unless a part fills them.
     """
     axes = [axis for axis, size in enumerate(shape) if size % degree == 0]
     if degree == 1 or np.prod(shape) < MIN_SHARDED_SIZE or not axes:
         return None
-    return max(axes, key=lambda axis: shape[axis])
+    rows = [axis for axis in axes if 0 < axis < len(shape) - 1]
+    return max(rows or axes, key=lambda axis: shape[axis])
 
 
 def split_spec(axis: int | None) -> PartitionSpec:
@@ -128,23 +131,6 @@ def shard_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[s
 def put_everywhere(array: np.ndarray, mesh: Mesh) -> jax.Array:
     """The whole array on every device; all processes call it with the same values."""
     return jax.make_array_from_callback(array.shape, replicated(mesh), lambda index: array[index])
-
-
-def make_gather(mesh: Mesh) -> Callable[[Any], Any]:
-    """What puts whole weights on every device inside a step, before a network uses them.
-
-    Weights and batch are split over the same devices. Left alone, XLA would exchange the far larger
-    activations of every layer in place of the weights. The blocks of a ViT gather their own, one
-    after the other.
-    """
-
-    def gather(path: tuple, leaf: jax.Array) -> jax.Array:
-        names = [getattr(key, "key", None) for key in path]
-        if "blocks" in names:
-            return leaf
-        return jax.lax.with_sharding_constraint(leaf, replicated(mesh))
-
-    return lambda variables: jax.tree_util.tree_map_with_path(gather, variables)
 
 
 def make_replicate(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:

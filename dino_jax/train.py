@@ -86,7 +86,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     base_key = jax.random.key(config.seed)
     abstract = jax.eval_shape(recipe.init, base_key)
     shardings = state_sharding(mesh, abstract)
-    train_step = recipe.make_step(runtime.log_every_steps, mesh)
+    train_step = recipe.make_step(runtime.log_every_steps, mesh, runtime.gradient_dtype)
     train_step = jit_step(train_step, mesh, shardings)
     replicate = make_replicate(mesh)
     with Interruption(agreement) as interruption:

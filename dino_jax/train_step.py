@@ -12,6 +12,7 @@ from dino_jax.models.crops import Crops
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Branch, Objective
 from dino_jax.photometric import apply_photometric
+from dino_jax.placement import gather_weights
 from dino_jax.schedules import Schedule
 from dino_jax.train_state import TrainState, Variables
 
@@ -85,6 +86,7 @@ def forward(
       The branch for the objectives, and a function that gives the statistics ({} or
       {"batch_stats": …}) once they have projected everything.
     """
+    variables = gather_weights(network, variables)
     bound = network.bind(variables, rngs=rngs, mutable=list(mutable))
     features = bound.encode_groups([group.merged() for group in groups])
     views = [
@@ -111,7 +113,6 @@ def make_train_step(
     is_logged: Callable[[jax.Array], Any] = lambda step: True,
     frozen_teacher: Network | None = None,
     hide_masked: bool = True,
-    gather: Callable[[Variables], Variables] = lambda variables: variables,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
 
@@ -127,7 +128,6 @@ def make_train_step(
         the targets, and the teacher of the state is nothing but the EMA of the student.
       hide_masked: whether the student does not see the patches of "masks"; else they only say
         which patches iBOT compares.
-      gather: applied to the variables of a network before it runs, see `sharding.make_gather`.
 
     A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
     normalised floats, and whatever else the objectives ask for; the local crops may be missing.
@@ -142,17 +142,17 @@ def make_train_step(
         batch = apply_photometric(batch)
 
         def loss_fn(params):
-            variables = gather({**state.student, "params": params})
+            variables = {**state.student, "params": params}
             views = all_views(batch, hide_masked)
             student, statistics = forward(network, variables, views, {"drop_path": rng})
             if frozen_teacher is None:
                 # No stochastic depth; its BatchNorm uses batch statistics all the same.
                 teacher, teacher_statistics = forward(
-                    network, gather(state.teacher), global_views(batch), {}
+                    network, state.teacher, global_views(batch), {}
                 )
             else:
                 teacher, _ = forward(
-                    frozen_teacher, gather(frozen or {}), global_views(batch), {}, mutable=()
+                    frozen_teacher, frozen or {}, global_views(batch), {}, mutable=()
                 )
                 teacher_statistics = statistics  # the EMA makes no pass of its own
             outcomes = {

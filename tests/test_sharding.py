@@ -68,11 +68,12 @@ def test_without_fsdp_the_state_is_whole_on_every_device():
     assert specs(1, large=(8192, 8192)) == {"large": P()}
 
 
-def test_large_arrays_are_split_along_their_largest_axis_that_divides():
+def test_large_arrays_are_split_along_their_largest_axis_that_divides_stacked_ones_by_rows():
     found = specs(
         4,
         prototypes=(65536, 256),
         kernel=(12, 384, 1536),
+        odd_rows=(12, 383, 1536),
         odd_largest=(1, 197, 384),
         nothing_divides=(101, 103),
         small=(1023, 4),
@@ -80,7 +81,8 @@ def test_large_arrays_are_split_along_their_largest_axis_that_divides():
     )
     assert found == {
         "prototypes": P("fsdp"),
-        "kernel": P(None, None, "fsdp"),
+        "kernel": P(None, "fsdp"),
+        "odd_rows": P(None, None, "fsdp"),
         "odd_largest": P(None, None, "fsdp"),
         "nothing_divides": P(),
         "small": P(),

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
 
 from dino_jax.kernels.attention_branch import (
     AttentionWeights,
@@ -17,8 +16,8 @@ from dino_jax.kernels.attention_branch import (
 )
 from dino_jax.kernels.long_attention import long_attention
 from dino_jax.kernels.mlp_branch import MlpWeights, mlp_branch, mlp_branch_gradient
+from dino_jax.kernels.shared_weights import SharedWeights
 from dino_jax.kernels.tiles import ROWS, SUBLANES
-from dino_jax.sharding import replicated, split_axis, split_spec
 
 Groups = tuple[jax.Array, ...]
 Params = Any
@@ -40,26 +39,40 @@ class Branches:
 
     Groups are the crops of one size each, [B, P, D] with P a multiple of 8. They go through a
     branch together, so that its weights are cast and, if they are split, gathered once, and their
-    gradients are summed over the devices once, in float32, each device
-    keeping its part of what is split.
+    gradients are summed over the devices once.
 
     Attributes:
-      mesh: whose devices share the crops.
-      depth: number of blocks.
+      weights: how the devices share those of a layer.
       epsilon: of the LayerNorms.
       vmem: bytes of on-chip memory that a kernel may use; 0 on devices without kernels.
       interpret: runs without a TPU, as tests do.
     """
 
-    mesh: Mesh
-    depth: int
+    weights: SharedWeights
     epsilon: float = 1e-6
     vmem: int = 0
     interpret: bool = False
 
-    def gather(self, params: Params) -> Params:
-        """One layer's parameters, whole on every device: for branches without a kernel."""
-        return jax.lax.with_sharding_constraint(params, replicated(self.mesh))
+    def of_layers(self, depth: int) -> "Branches":
+        """The same for the blocks of a scan, whose weights the state stacks."""
+        return dataclasses.replace(self, weights=dataclasses.replace(self.weights, depth=depth))
+
+    def plain(
+        self,
+        branch: Callable[[Params, Groups, Groups], Groups],
+        params: Params,
+        groups: Groups,
+        scales: Groups,
+    ) -> Groups:
+        """A branch without a kernel, by XLA, on every device for its crops.
+
+        Args:
+          branch: maps whole params, groups and scales.
+          params: that it needs, of one layer.
+          groups: of crops.
+          scales: [B, 1, 1] float32 of each group.
+        """
+        return self.weights.run(branch, params, (groups, scales), groups[0].dtype)
 
     def take_attention(self, dim: int, tokens: Sequence[int]) -> bool:
         """Whether there is room for the attention of D = `dim` and such sequences."""
@@ -87,11 +100,12 @@ class Branches:
         Args:
           groups: of crops.
           scales: [B, 1, 1] float32 of each group.
-          params: {"norm": …, "qkv": …, "proj": …[, "layer_scale": …]} of the block.
+          params: {"norm1": …, "attention": …[, "layer_scale1": …]} of the block.
           heads: H
           tokens: T of each group, without the padding.
         """
-        norm, qkv, proj = params["norm"], params["qkv"], _scaled(params["proj"], params)
+        norm, qkv = params["norm1"], params["attention"]["qkv"]
+        proj = _scaled(params["attention"]["proj"], params.get("layer_scale1"))
         weights = AttentionWeights(
             *(_row(norm["scale"]), _row(norm["bias"])),
             *(qkv["kernel"], _bias(qkv)),
@@ -111,11 +125,12 @@ class Branches:
         self, queries: jax.Array, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, None]:
         """Stands in for `layers.attend`; the weights are nowhere as a whole."""
-        return long_attention(queries, keys, values, self.mesh, self.interpret), None
+        return long_attention(queries, keys, values, self.interpret), None
 
     def mlp(self, groups: Groups, scales: Groups, params: Params) -> Groups:
-        """x + scale * MLP(norm(x)); params are {"norm": …, "fc1": …, "fc2": …[, "layer_scale"]}."""
-        norm, fc1, fc2 = params["norm"], params["fc1"], _scaled(params["fc2"], params)
+        """x + scale * MLP(norm(x)); params are {"norm2": …, "mlp": …[, "layer_scale2": …]}."""
+        norm, fc1 = params["norm2"], params["mlp"]["fc1"]
+        fc2 = _scaled(params["mlp"]["fc2"], params.get("layer_scale2"))
         weights = MlpWeights(
             *(_row(norm["scale"]), _row(norm["bias"])),
             *(fc1["kernel"], _bias(fc1)),
@@ -134,31 +149,30 @@ class Branches:
         weights: Any,
     ) -> Groups:
         """Every group through its kernel on every device; weights are float32."""
-        crops = PartitionSpec(self.mesh.axis_names)
-        axes = jax.tree.map(self._split_axis, weights)
-        split = jax.tree.map(split_spec, axes, is_leaf=lambda axis: axis is None)
-        on_mesh = partial(jax.shard_map, mesh=self.mesh, check_vma=False)
+        shared, own = self.weights, self.weights.per_device
+        split = shared.specs(weights)
+        on_mesh = partial(jax.shard_map, mesh=shared.mesh, check_vma=False)
         dtype = groups[0].dtype
 
-        @partial(on_mesh, in_specs=(crops, crops, split), out_specs=crops)
-        def run(groups, scales, weights):
-            weights = _gather(weights, axes, dtype)
+        @partial(on_mesh, in_specs=(own, own, split), out_specs=own)
+        def run(groups, scales, parts):
+            whole = shared.gather(parts, dtype, weights)
             return tuple(
-                forward(x, scale, weights)
+                forward(x, scale, whole)
                 for forward, x, scale in zip(forwards, groups, scales, strict=True)
             )
 
-        @partial(on_mesh, in_specs=(crops, crops, crops, split), out_specs=(crops, split))
-        def run_back(groups, gradients, scales, weights):
-            weights = _gather(weights, axes, dtype)
+        @partial(on_mesh, in_specs=(own, own, own, split), out_specs=(own, split))
+        def run_back(groups, gradients, scales, parts):
+            whole = shared.gather(parts, dtype, weights)
             pairs = [
-                backward(x, gradient, scale, weights)
+                backward(x, gradient, scale, whole)
                 for backward, x, gradient, scale in zip(
                     backwards, groups, gradients, scales, strict=True
                 )
             ]
             total = jax.tree.map(lambda *parts: sum(parts), *(d_weights for _, d_weights in pairs))
-            return tuple(d_x for d_x, _ in pairs), self._reduce(total, axes)
+            return tuple(d_x for d_x, _ in pairs), shared.reduce(total)
 
         @jax.custom_vjp
         def branch(groups, scales, weights):
@@ -174,33 +188,8 @@ class Branches:
             return d_groups, jax.tree.map(jnp.zeros_like, scales), d_weights
 
         branch.defvjp(forward, backward)
-        padded = branch(*(tuple(map(self._pad_crops, x)) for x in (groups, scales)), weights)
-        return tuple(y[: len(x)] for x, y in zip(groups, padded, strict=True))
-
-    def _pad_crops(self, x: jax.Array) -> jax.Array:
-        """As many crops on every device, zeros for those that are missing."""
-        missing = -len(x) % self.mesh.size
-        return jnp.pad(x, ((0, missing), (0, 0), (0, 0))) if missing else x
-
-    def _split_axis(self, weight: jax.Array) -> int | None:
-        """Along which the state splits a layer's weight [m, n], or row [1, n]."""
-        rows, columns = weight.shape
-        stacked = (self.depth, columns) if rows == 1 else (self.depth, rows, columns)
-        axis = split_axis(stacked, self.mesh.shape["fsdp"])
-        if axis in (None, 0):  # whole, or split by layers
-            return None
-        return 1 if rows == 1 else axis - 1
-
-    def _reduce(self, gradients: Any, axes: Any) -> Any:
-        """Sums over all devices; each keeps its own part of what the state splits."""
-
-        def reduce(axis: int | None, gradient: jax.Array) -> jax.Array:
-            if axis is None:
-                return jax.lax.psum(gradient, self.mesh.axis_names)
-            part = jax.lax.psum_scatter(gradient, "fsdp", scatter_dimension=axis, tiled=True)
-            return jax.lax.psum(part, "data")
-
-        return jax.tree.map(reduce, axes, gradients, is_leaf=lambda axis: axis is None)
+        outputs = branch(shared.pad(groups), shared.pad(scales), weights)
+        return tuple(y[: len(x)] for x, y in zip(groups, outputs, strict=True))
 
 
 def _row(x: jax.Array) -> jax.Array:
@@ -212,20 +201,6 @@ def _bias(layer: Params) -> jax.Array:
     return _row(layer["bias"] if "bias" in layer else jnp.zeros(layer["kernel"].shape[1]))
 
 
-def _scaled(layer: Params, params: Params) -> Params:
+def _scaled(layer: Params, layer_scale: Params | None) -> Params:
     """The last layer of a branch with the factors of LayerScale in its weights, if there are."""
-    if "layer_scale" not in params:
-        return layer
-    return jax.tree.map(lambda x: x * params["layer_scale"]["gamma"], layer)
-
-
-def _gather(weights: Any, axes: Any, dtype: Any) -> Any:
-    """Whole weights on every device; matrices in the dtype of the tokens, rows in float32."""
-
-    def gather(axis: int | None, weight: jax.Array) -> jax.Array:
-        weight = weight if weight.shape[0] == 1 else weight.astype(dtype)
-        if axis is None:
-            return weight
-        return jax.lax.all_gather(weight, "fsdp", axis=axis, tiled=True)
-
-    return jax.tree.map(gather, axes, weights, is_leaf=lambda axis: axis is None)
+    return layer if layer_scale is None else jax.tree.map(lambda x: x * layer_scale["gamma"], layer)

@@ -4,13 +4,11 @@ Scores live on the chip, a block of queries and keys at a time (FlashAttention, 
 the backward pass computes them again from the logarithms of their sums.
 """
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import Mesh, PartitionSpec
 
 LANES = 128
 # Queries and keys whose scores are computed at once. By the compiler's schedules for a v5e, 1370
@@ -43,44 +41,35 @@ def cut(tokens: int) -> Blocks:
 
 
 def long_attention(
-    queries: jax.Array, keys: jax.Array, values: jax.Array, mesh: Mesh, interpret: bool = False
+    queries: jax.Array, keys: jax.Array, values: jax.Array, interpret: bool = False
 ) -> jax.Array:
-    """softmax(queries keys' / sqrt(d)) values, on every device for its samples.
+    """softmax(queries keys' / sqrt(d)) values, on one device.
 
     Args:
-      queries: [B, T, H, d]; samples are added where the devices do not divide B.
+      queries: [B, T, H, d]
       keys: [B, T, H, d]
       values: [B, T, H, d]
-      mesh: whose devices share the samples.
       interpret: runs without a TPU, as tests do.
 
     Returns:
       [B, T, D], the heads side by side; "attention" names what the backward pass may keep of it.
     """
-    split = PartitionSpec(mesh.axis_names)
+    batch, tokens, heads, width = queries.shape
+    blocks = cut(tokens)
+    padded = blocks.size * blocks.number
 
-    @partial(jax.shard_map, mesh=mesh, in_specs=split, out_specs=split, check_vma=False)
-    def on_device(queries: jax.Array, keys: jax.Array, values: jax.Array) -> jax.Array:
-        batch, tokens, heads, width = queries.shape
-        blocks = cut(tokens)
-        padded = blocks.size * blocks.number
+    def heads_first(x: jax.Array) -> jax.Array:
+        """[B, T, H, d] -> [B, H, padded, d]."""
+        return jnp.pad(x, ((0, 0), (0, padded - tokens), (0, 0), (0, 0))).swapaxes(1, 2)
 
-        def heads_first(x: jax.Array) -> jax.Array:
-            """[B, T, H, d] -> [B, H, padded, d]."""
-            return jnp.pad(x, ((0, 0), (0, padded - tokens), (0, 0), (0, 0))).swapaxes(1, 2)
-
-        # A query attends to the keys of its own segment: those in 0 are padding.
-        segments = splash_attention.SegmentIds(
-            jnp.ones(padded, jnp.int32), (jnp.arange(padded) < tokens).astype(jnp.int32)
-        )
-        attend: Any = jax.vmap(_kernel(blocks, heads, interpret), in_axes=(0, 0, 0, None))
-        scaled = queries * jnp.asarray(width**-0.5, queries.dtype)
-        mixed = attend(heads_first(scaled), heads_first(keys), heads_first(values), segments)
-        return mixed.swapaxes(1, 2)[:, :tokens].reshape(batch, tokens, heads * width)
-
-    samples = queries.shape[0]
-    added = ((0, -samples % mesh.size), (0, 0), (0, 0), (0, 0))
-    return on_device(*(jnp.pad(x, added) for x in (queries, keys, values)))[:samples]
+    # A query attends to the keys of its own segment: those in 0 are padding.
+    segments = splash_attention.SegmentIds(
+        jnp.ones(padded, jnp.int32), (jnp.arange(padded) < tokens).astype(jnp.int32)
+    )
+    attend: Any = jax.vmap(_kernel(blocks, heads, interpret), in_axes=(0, 0, 0, None))
+    scaled = queries * jnp.asarray(width**-0.5, queries.dtype)
+    mixed = attend(heads_first(scaled), heads_first(keys), heads_first(values), segments)
+    return mixed.swapaxes(1, 2)[:, :tokens].reshape(batch, tokens, heads * width)
 
 
 def _kernel(blocks: Blocks, heads: int, interpret: bool):

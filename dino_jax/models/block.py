@@ -1,6 +1,7 @@
 """The transformer block of the ViT."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -38,7 +39,7 @@ class Block(nn.Module):
       ffn_bias: biases of the FFN.
       norm_epsilon: added to the variance in both LayerNorms.
       dtype: of the activations.
-      branches: kernels, where nobody asks for attention weights; None: XLA does everything.
+      branches: how the devices of a mesh compute, where nobody asks for attention weights.
     """
 
     dim: int
@@ -54,16 +55,14 @@ class Block(nn.Module):
     branches: Branches | None = None
 
     def setup(self):
-        norm, factors = self._gathered(nn.LayerNorm), self._gathered(LayerScale)
-        self.norm1 = layer_norm(self.dtype, self.norm_epsilon, norm)
-        self.norm2 = layer_norm(self.dtype, self.norm_epsilon, norm)
+        self.norm1 = layer_norm(self.dtype, self.norm_epsilon)
+        self.norm2 = layer_norm(self.dtype, self.norm_epsilon)
         self.hidden_dim = int(self.dim * self.mlp_ratio)
-        attention, ffn = self._gathered(Attention), self._gathered(FFNS[self.ffn])
-        self.attention = attention(self.num_heads, self.qkv_bias, self.proj_bias, self.dtype)
-        self.mlp = ffn(self.hidden_dim, self.ffn_bias, self.dtype)
+        self.attention = Attention(self.num_heads, self.qkv_bias, self.proj_bias, self.dtype)
+        self.mlp = FFNS[self.ffn](self.hidden_dim, self.ffn_bias, self.dtype)
         if self.layer_scale:
-            self.layer_scale1 = factors(self.layer_scale)
-            self.layer_scale2 = factors(self.layer_scale)
+            self.layer_scale1 = LayerScale(self.layer_scale)
+            self.layer_scale2 = LayerScale(self.layer_scale)
 
     def __call__(
         self,
@@ -80,66 +79,78 @@ class Block(nn.Module):
             RNG. None: no sample is dropped.
           kept: for each group [2, G, k] samples that the attention and the FFN run on, as
             `stochastic_depth.take_subset` takes them. None: all samples.
-          tokens: of each group, to run the kernels that take them: groups may be padded for
-            these. None: attention weights are asked for.
+          tokens: of each group, which may be padded for the kernels. None: attention weights are
+            asked for.
 
         Returns:
           The tokens of each group, and [B, H, N, N] attention weights of each group (of the kept
-          samples only; none from kernels).
+          samples only; None on the devices of a mesh).
         """
-        weights: list[jax.Array | None] = []
+        weights: list[jax.Array | None] = [None] * len(groups)
 
         def attention(groups: Groups, scales: Groups) -> Groups:
-            branches = []
-            for x, count in zip(groups, tokens or [None] * len(groups), strict=True):
-                branch, weights_of_group = self.attention(self.norm1(x), self._attend(count))
-                branches.append(self.layer_scale1(branch) if self.layer_scale else branch)
-                weights.append(weights_of_group)
-            return _add(groups, branches, scales)
+            groups, weights[:] = self.attention_branch(groups, scales)
+            return groups
 
-        def ffn(groups: Groups, scales: Groups) -> Groups:
-            branches = [self.mlp(self.norm2(x)) for x in groups]
-            if self.layer_scale:
-                branches = [self.layer_scale2(branch) for branch in branches]
-            return _add(groups, branches, scales)
-
-        kernels = self._kernels(tokens) if tokens else {}
-        groups = self._move(groups, kernels.get("attention", attention), drop_rate, kept, 0)
+        ffn: Branch = self.ffn_branch
+        if self.branches is not None and tokens is not None:
+            attention = partial(self._attention_on_devices, tokens)
+            ffn = partial(self._ffn_on_devices, tokens)
+        groups = self._move(groups, attention, drop_rate, kept, 0)
         groups = tuple(checkpoint_name(x, "residual") for x in groups)
-        return self._move(groups, kernels.get("ffn", ffn), drop_rate, kept, 1), weights
+        return self._move(groups, ffn, drop_rate, kept, 1), weights
 
-    def _gathered(self, module: Any) -> Any:
-        """A module that has its weights whole on every device when it uses them."""
-        if self.branches is None:
-            return module
-        return nn.map_variables(module, "params", self.branches.gather)
+    def attention_branch(
+        self, groups: Groups, scales: Groups, attends: Sequence[Attend] = ()
+    ) -> tuple[Groups, list[jax.Array | None]]:
+        """x + scale * attention(norm(x)), and the attention weights, if they are computed."""
+        pairs = [
+            self.attention(self.norm1(x), how)
+            for x, how in zip(groups, attends or [attend] * len(groups), strict=True)
+        ]
+        branches = [self.layer_scale1(x) if self.layer_scale else x for x, _ in pairs]
+        return _add(groups, branches, scales), [weights for _, weights in pairs]
 
-    def _attend(self, tokens: int | None) -> Attend:
-        """How a group of such sequences attends."""
-        if tokens and self.branches and self.branches.take_long_attention(tokens):
-            return self.branches.long_attention
-        return attend
+    def ffn_branch(self, groups: Groups, scales: Groups) -> Groups:
+        """x + scale * FFN(norm(x))."""
+        branches = [self.mlp(self.norm2(x)) for x in groups]
+        if self.layer_scale:
+            branches = [self.layer_scale2(x) for x in branches]
+        return _add(groups, branches, scales)
 
-    def _kernels(self, tokens: tuple[int, ...]) -> dict[str, Branch]:
-        """The branches that kernels take, with this layer's parameters."""
-        branches = self.branches
-        if branches is None or not branches.take_attention(self.dim, tokens):
-            return {}
-        params, kernels = self.variables["params"], {}
-
-        def of_branch(number: int, name: str) -> dict:
-            scale = f"layer_scale{number}"
-            factors = {"layer_scale": params[scale]} if self.layer_scale else {}
-            return {"norm": params[f"norm{number}"], **params[name], **factors}
-
-        def attention(groups: Groups, scales: Groups) -> Groups:
-            params = of_branch(1, "attention")
+    def _attention_on_devices(
+        self, tokens: tuple[int, ...], groups: Groups, scales: Groups
+    ) -> Groups:
+        """The same, each device for its crops."""
+        branches, params = self.branches, self._params("norm1", "attention", "layer_scale1")
+        if branches.take_attention(self.dim, tokens):
             return branches.attention(groups, scales, params, self.num_heads, tokens)
+        attends = [
+            branches.long_attention if branches.take_long_attention(count) else attend
+            for count in tokens
+        ]
+        return branches.plain(
+            lambda *whole: self._alone("attention_branch", *whole, attends)[0],
+            *(params, groups, scales),
+        )
 
-        kernels["attention"] = attention
-        if self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
-            kernels["ffn"] = lambda x, scales: branches.mlp(x, scales, of_branch(2, "mlp"))
-        return kernels
+    def _ffn_on_devices(self, tokens: tuple[int, ...], groups: Groups, scales: Groups) -> Groups:
+        """The same, each device for its crops."""
+        branches, params = self.branches, self._params("norm2", "mlp", "layer_scale2")
+        padded = branches.take_attention(self.dim, tokens)
+        if padded and self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
+            return branches.mlp(groups, scales, params)
+        return branches.plain(partial(self._alone, "ffn_branch"), params, groups, scales)
+
+    def _params(self, *names: str) -> dict:
+        """Of this layer, those of these names that there are."""
+        params = self.variables["params"]
+        return {name: params[name] for name in names if name in params}
+
+    def _alone(self, method: str, params: dict, *arguments: Any) -> Any:
+        """A method of a block that has these params."""
+        block = self.clone(parent=None, name=None, branches=None)
+        return block.apply({"params": params}, *arguments, method=method)
 
     def _move(
         self,

@@ -31,9 +31,9 @@ def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool =
     )
 
 
-def layer_norm(dtype: Dtype, epsilon: float, module: Any = nn.LayerNorm) -> nn.LayerNorm:
-    """LayerNorm with statistics in float32; `module` is a variant of flax' own."""
-    return module(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
+def layer_norm(dtype: Dtype, epsilon: float) -> nn.LayerNorm:
+    """LayerNorm with statistics in float32."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.kernels.shared_weights import SharedWeights
 from dino_jax.models.crops import Crops
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.layers import FFNS
@@ -30,12 +31,14 @@ class Network(nn.Module):
       heads: projection heads by name, each maps [..., D] to [..., K] logits.
       mean: of every channel, for images in [0, 1].
       std: of every channel, for images in [0, 1].
+      weights: how the devices of a mesh share them, see `placement.fit_to_mesh`.
     """
 
     backbone: Any
     heads: Mapping[str, nn.Module]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    weights: SharedWeights | None = None
 
     def __call__(
         self,
@@ -60,7 +63,17 @@ class Network(nn.Module):
 
     def project(self, head: str, x: jax.Array) -> jax.Array:
         """[..., D] features to [..., K] logits of one head."""
-        return self.heads[head](x)
+        module: Any = self.heads[head]
+        if self.weights is None or not self.runs_alone(head):
+            return module(x)
+        alone, params = module.clone(parent=None, name=None), module.variables["params"]
+        return self.weights.run(
+            lambda params, x: alone.apply({"params": params}, x), params, (x,), jnp.float32
+        )
+
+    def runs_alone(self, head: str) -> bool:
+        """Whether every device can run a head on its own features: BatchNorm looks at all."""
+        return not self.heads[head].batch_norm
 
     def intermediate(self, images: jax.Array, layers, normalize: bool = True):
         """Features after the given blocks of a ViT; see `VisionTransformer.intermediate`."""

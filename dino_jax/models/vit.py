@@ -4,7 +4,7 @@ Any patch and image size; register tokens as in arXiv:2309.16588.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dino_jax.kernels.branches import Branches, pad_tokens
+from dino_jax.kernels.shared_weights import COPY
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
@@ -37,7 +38,7 @@ SIZES = {
 
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": jax.checkpoint_policies.save_anything_except_these_names(COPY),
     "names": jax.checkpoint_policies.save_only_these_names(
         "qkv", "attention", "residual", "hidden"
     ),
@@ -139,7 +140,7 @@ class VisionTransformer(nn.Module):
         if self.has_mask_token:
             self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
         block = Block
-        if self.remat != "none":
+        if self.remat != "none" or self.branches is not None:
             policy = REMAT_POLICIES[self.remat]
             block = nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=4)
         self.blocks = block(
@@ -153,7 +154,7 @@ class VisionTransformer(nn.Module):
             ffn_bias=self.ffn_bias,
             norm_epsilon=self.norm_epsilon,
             dtype=self.dtype,
-            branches=self.branches,
+            branches=self.branches and self.branches.of_layers(self.depth),
         )
         self.norm = layer_norm(self.dtype, self.norm_epsilon)
 
@@ -177,7 +178,7 @@ class VisionTransformer(nn.Module):
         A layer's weights are used for all of them before the next layer's: they are cast and, if
         they are split, gathered once, and their gradients are reduced once.
         """
-        tokens = tuple(self.embed(crops.images, crops.masks) for crops in groups)
+        tokens = tuple(map(self._embed_on_devices, groups))
         counts = tuple(x.shape[1] for x in tokens)
         if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
             tokens = tuple(map(pad_tokens, tokens))
@@ -224,7 +225,7 @@ class VisionTransformer(nn.Module):
 
         def run_block(block: Block, carry, inputs):
             tokens, kept = carry
-            (tokens,), (weights,) = block((tokens,))
+            (tokens,), (weights,) = block((tokens,), None, None, None)
             # A block that nobody asked for has a slot past the end: its write is dropped.
             if layers:
                 kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
@@ -266,6 +267,19 @@ class VisionTransformer(nn.Module):
             return tokens
         registers = self._repeat(self.register_tokens, batch)
         return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
+
+    def _embed_on_devices(self, crops: Crops) -> jax.Array:
+        """`embed`, every device for its crops."""
+        if self.branches is None:
+            return self.embed(crops.images, crops.masks)
+        params = {k: v for k, v in self.variables["params"].items() if k not in ("blocks", "norm")}
+        alone = self.clone(parent=None, name=None, branches=None)
+
+        def embed(params: Any, *arguments: jax.Array) -> jax.Array:
+            return alone.apply({"params": params}, *arguments, method="embed")
+
+        rows = (crops.images, crops.masks)
+        return self.branches.weights.run(embed, params, rows, self.dtype)
 
     def _repeat(self, token: jax.Array, batch: int) -> jax.Array:
         return jnp.broadcast_to(token, (batch, *token.shape[1:])).astype(self.dtype)

@@ -68,7 +68,7 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
     recipe = build_recipe(config, images)
     abstract = jax.eval_shape(recipe.init, jax.random.key(config.seed))
     shardings = state_sharding(mesh, abstract)
-    step = recipe.make_step(config.runtime.log_every_steps, mesh)
+    step = recipe.make_step(config.runtime.log_every_steps, mesh, config.runtime.gradient_dtype)
     batch = abstract_batch(config, recipe, batch_sharding(mesh))
     lowered = jit_step(step, mesh, shardings).lower(with_sharding(abstract, shardings), batch)
     return lowered, state_bytes(abstract, shardings)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dino_jax.kernels.branches import MIB, Branches
+from dino_jax.kernels.shared_weights import SharedWeights
 from dino_jax.models.crops import Crops
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.sharding import batch_sharding, make_gather, make_mesh, state_sharding
+from dino_jax.sharding import batch_sharding, make_mesh, state_sharding
 
 CASES = {
     "two heads side by side": {},
@@ -36,7 +37,7 @@ def make_vit(**changes) -> VisionTransformer:
 def with_kernels(vit: VisionTransformer, devices: int = 1, fsdp: int = 1) -> VisionTransformer:
     mesh = make_mesh(fsdp, jax.devices()[:devices])
     return vit.clone(
-        branches=Branches(mesh, vit.depth, vit.norm_epsilon, 100 * MIB, interpret=True)
+        branches=Branches(SharedWeights(mesh), vit.norm_epsilon, 100 * MIB, interpret=True)
     )
 
 
@@ -57,13 +58,13 @@ def crops_of_two_sizes(count: int = 4) -> list[Crops]:
     ]
 
 
-def make_gradient(vit, gather=lambda params: params):
+def make_gradient(vit):
     """(params, images of both sizes) -> ((loss, features), gradients); every token counts."""
 
     def loss(params, images):
         groups = [Crops(x) for x in images]
         rngs = {"drop_path": jax.random.key(2)}
-        features = vit.apply(gather(params), groups, rngs=rngs, method="encode_groups")
+        features = vit.apply(params, groups, rngs=rngs, method="encode_groups")
         weights = jax.tree.map(
             lambda x: jax.random.normal(jax.random.key(x.size), x.shape).astype(x.dtype), features
         )
@@ -121,7 +122,7 @@ def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp):
     placed = jax.device_put(params, state_sharding(mesh, params))
     images = [jax.device_put(x.images, batch_sharding(mesh)) for x in crops]
     shardings = (state_sharding(mesh, params), [x.sharding for x in images])
-    gradient = make_gradient(with_kernels(vit, 4, fsdp), make_gather(mesh))
+    gradient = make_gradient(with_kernels(vit, 4, fsdp))
     program = jax.jit(gradient, out_shardings=(None, shardings)).lower(placed, images).compile()
     (_, features), gradients = program(placed, images)
     assert_close((features, gradients), loss_and_gradients(with_kernels(vit), params, crops), 1e-5)
@@ -150,6 +151,6 @@ def test_devices_need_not_divide_the_crops():
     ],
 )
 def test_what_does_not_fit_is_left_to_xla(dim, tokens, vmem, taken):
-    branches = Branches(make_mesh(1, jax.devices()[:1]), 12, vmem=vmem * MIB)
+    branches = Branches(SharedWeights(make_mesh(1, jax.devices()[:1])), vmem=vmem * MIB)
     took = (branches.take_attention(dim, tokens), branches.take_mlp(dim, 4 * dim, tokens))
     assert took == taken

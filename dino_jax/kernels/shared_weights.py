@@ -1,0 +1,174 @@
+"""Weights that the devices of a mesh share: gathered for use, their gradients summed and split.
+
+What `sharding.state_sharding` splits over "fsdp" comes together in the dtype of the products, and
+every device keeps its own part of the sum of the gradients (ZeRO, arXiv:1910.02054). The gradients
+are summed over all devices once, in a dtype of choice.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh, PartitionSpec
+
+from dino_jax.sharding import split_axis, split_spec
+
+Weights = Any
+COPY = "copy"  # of weights: nothing that a backward pass should keep
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedWeights:
+    """Weights of one layer of a scan over `depth`, float32, or of a module of its own.
+
+    A leaf has the shape that the layer uses, or [1, n] for a row of a kernel.
+
+    Attributes:
+      mesh: whose devices share them.
+      depth: length of the scan whose layers the state stacks; 0: no scan.
+      gradient_dtype: in which gradients are summed over the devices.
+      ring: see `ring_of`.
+    """
+
+    mesh: Mesh
+    depth: int = 0
+    gradient_dtype: Any = jnp.float32
+    ring: int = 0
+
+    @property
+    def per_device(self) -> PartitionSpec:
+        """One row, or as many crops, for every device."""
+        return PartitionSpec(self.mesh.axis_names)
+
+    def specs(self, weights: Weights) -> Any:
+        """How the state splits them."""
+        return jax.tree.map(lambda leaf: split_spec(self._axis(leaf.shape)), weights)
+
+    def gather(self, weights: Weights, dtype: Any, parts_of: Weights) -> Weights:
+        """Whole weights from the parts of this device; matrices in `dtype`, the rest in float32.
+
+        Call it inside a `shard_map`, as `reduce`.
+
+        Args:
+          weights: parts.
+          dtype: of the products.
+          parts_of: the same weights outside the `shard_map`, of which only the shapes count.
+        """
+
+        def gather(leaf: jax.Array, whole: jax.Array) -> jax.Array:
+            leaf = leaf.astype(dtype) if min(whole.shape) > 1 and whole.ndim > 1 else leaf
+            axis = self._axis(whole.shape)
+            if axis is None:
+                return leaf
+            for groups in reversed(self._stages()):
+                leaf = jax.lax.all_gather(
+                    leaf, "fsdp", axis=axis, tiled=True, axis_index_groups=groups
+                )
+            return leaf
+
+        return jax.tree.map(gather, weights, parts_of)
+
+    def reduce(self, gradients: Weights) -> Weights:
+        """Sums over all devices, float32; each keeps its own part of what the state splits."""
+
+        def reduce(gradient: jax.Array) -> jax.Array:
+            axis = self._axis(gradient.shape)
+            gradient = gradient.astype(self.gradient_dtype)
+            if axis is None:
+                return jax.lax.psum(gradient, self.mesh.axis_names).astype(jnp.float32)
+            for groups in self._stages():
+                gradient = jax.lax.psum_scatter(
+                    gradient, "fsdp", scatter_dimension=axis, tiled=True, axis_index_groups=groups
+                )
+            return jax.lax.psum(gradient, "data").astype(jnp.float32)
+
+        return jax.tree.map(reduce, gradients)
+
+    def copies(self, weights: Weights, dtype: Any) -> Weights:
+        """[devices, ...]: for every device a copy of its own, whose gradients `reduce` sums."""
+        split, own = self.specs(weights), self.per_device
+        on_mesh = partial(jax.shard_map, mesh=self.mesh, check_vma=False)
+
+        @partial(on_mesh, in_specs=(split,), out_specs=own)
+        def spread(parts: Weights) -> Weights:
+            return jax.tree.map(lambda leaf: leaf[None], self.gather(parts, dtype, weights))
+
+        @partial(on_mesh, in_specs=own, out_specs=split)
+        def collect(gradients: Weights) -> Weights:
+            return self.reduce(jax.tree.map(lambda leaf: leaf[0], gradients))
+
+        copies = jax.custom_vjp(spread)
+        copies.defvjp(lambda parts: (spread(parts), None), lambda _, rows: (collect(rows),))
+        return checkpoint_name(copies(weights), COPY)
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        weights: Weights,
+        rows: Any,
+        dtype: Any,
+    ) -> Any:
+        """`function(weights, *rows)` of whole weights, every device for its rows.
+
+        Args:
+          function: treats every row, of the first axis of its arguments and results, alone.
+          weights: that it uses.
+          rows: arguments; there may be more or fewer rows than a multiple of the devices.
+          dtype: of the products, see `gather`.
+        """
+        own, count = self.per_device, len(jax.tree.leaves(rows)[0])
+
+        @partial(jax.shard_map, mesh=self.mesh, in_specs=own, out_specs=own, check_vma=False)
+        def run(copies: Weights, rows: Any) -> Any:
+            return function(jax.tree.map(lambda leaf: leaf[0], copies), *rows)
+
+        padded = run(self.copies(weights, dtype), self.pad(rows))
+        return jax.tree.map(lambda x: x[:count], padded)
+
+    def pad(self, rows: Any) -> Any:
+        """As many rows for every device, zeros for those that are missing."""
+
+        def pad(x: jax.Array) -> jax.Array:
+            missing = -len(x) % self.mesh.size
+            return jnp.pad(x, ((0, missing), *[(0, 0)] * (x.ndim - 1))) if missing else x
+
+        return jax.tree.map(pad, rows)
+
+    def _axis(self, shape: tuple[int, ...]) -> int | None:
+        """Along which the state splits a leaf; None if it is whole, or split by layers."""
+        lead = int(len(shape) == 2 and shape[0] == 1)
+        layers = (self.depth,) if self.depth else ()
+        axis = split_axis((*layers, *shape[lead:]), self.mesh.shape["fsdp"])
+        if axis is None or axis < len(layers):
+            return None
+        return axis - len(layers) + lead
+
+    def _stages(self) -> list[list[list[int]] | None]:
+        """Groups of devices on "fsdp", for one scattering after the other; None is all of them."""
+        degree, ring = self.mesh.shape["fsdp"], self.ring
+        if not ring:
+            return [None]
+        across = [list(range(first, degree, ring)) for first in range(ring)]
+        along = [list(range(first, first + ring)) for first in range(0, degree, ring)]
+        return [across, along]
+
+
+def ring_of(mesh: Mesh) -> int:
+    """Neighbours on "fsdp" that are a ring of the torus, if the state is split over a whole torus.
+
+    The TPU compiler (libtpu 0.0.42) makes sums over all devices, of which each device gets twice as
+    much as it needs, of what shall be scattered over a whole slice at once; along the axes of its
+    torus, one after the other, it scatters. 0: there is nothing to go around.
+    """
+    places = [getattr(device, "coords", None) for device in mesh.devices.reshape(-1)]
+    if mesh.shape["data"] > 1 or len(places) == 1 or None in places:
+        return 0
+    moves = [a != b for a, b in zip(places[0], places[1], strict=True)]
+    fixed = [[x for x, moved in zip(place, moves, strict=True) if not moved] for place in places]
+    ring = fixed.count(fixed[0])
+    is_ring = all(fixed[i] == fixed[i - i % ring] for i in range(len(fixed)))
+    return ring if is_ring and ring < len(places) else 0
