@@ -29,11 +29,19 @@ def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
         raise ValueError(
             f"runtime.fsdp ({fsdp}) must divide the {count} devices; valid values: {valid}"
         )
+    if fsdp == count and all(hasattr(device, "coords") for device in devices):
+        # Row by row of the torus, along whose axes the state can be gathered and scattered.
+        rows = sorted(devices, key=lambda device: (*device.coords, device.core_on_chip))
+        return _mesh(np.array(rows).reshape(1, count))
     # jax.make_mesh knows only degrees that are products of whole axes of the torus: on 4 x 4 x 4
     # chips 4 and 16, but not 8.
     grid = mesh_utils.create_device_mesh(
         (count // fsdp, fsdp), devices, allow_split_physical_axes=True
     )
+    return _mesh(grid)
+
+
+def _mesh(grid: np.ndarray) -> Mesh:
     return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 

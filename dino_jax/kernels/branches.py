@@ -72,7 +72,8 @@ class Branches:
           groups: of crops.
           scales: [B, 1, 1] float32 of each group.
         """
-        return self.weights.run(branch, params, (groups, scales), groups[0].dtype)
+        outputs = self.weights.run(branch, params, (groups, scales), groups[0].dtype)
+        return tuple(y[: len(x)] for x, y in zip(groups, outputs, strict=True))
 
     def take_attention(self, dim: int, tokens: Sequence[int]) -> bool:
         """Whether there is room for the attention of D = `dim` and such sequences."""

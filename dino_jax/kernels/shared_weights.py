@@ -12,13 +12,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from dino_jax.sharding import split_axis, split_spec
 
 Weights = Any
-COPY = "copy"  # of weights: nothing that a backward pass should keep
+# From the parts of weights to what a device multiplies with, nothing is computed.
+_MOVES = {"all_gather", "broadcast_in_dim", "convert_element_type", "squeeze"}
+
+
+def keep_no_copies(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of `jax.checkpoint`: keeps all that is computed; weights are gathered again."""
+    return primitive.name not in _MOVES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +109,7 @@ class SharedWeights:
 
         copies = jax.custom_vjp(spread)
         copies.defvjp(lambda parts: (spread(parts), None), lambda _, rows: (collect(rows),))
-        return checkpoint_name(copies(weights), COPY)
+        return copies(weights)
 
     def run(
         self,
@@ -117,17 +123,19 @@ class SharedWeights:
         Args:
           function: treats every row, of the first axis of its arguments and results, alone.
           weights: that it uses.
-          rows: arguments; there may be more or fewer rows than a multiple of the devices.
+          rows: a tuple of arguments.
           dtype: of the products, see `gather`.
+
+        Returns:
+          Results, with those of `pad` at their ends.
         """
-        own, count = self.per_device, len(jax.tree.leaves(rows)[0])
+        own = self.per_device
 
         @partial(jax.shard_map, mesh=self.mesh, in_specs=own, out_specs=own, check_vma=False)
         def run(copies: Weights, rows: Any) -> Any:
-            return function(jax.tree.map(lambda leaf: leaf[0], copies), *rows)
+            return function(jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), copies), *rows)
 
-        padded = run(self.copies(weights, dtype), self.pad(rows))
-        return jax.tree.map(lambda x: x[:count], padded)
+        return run(self.copies(weights, dtype), self.pad(rows))
 
     def pad(self, rows: Any) -> Any:
         """As many rows for every device, zeros for those that are missing."""
@@ -164,11 +172,14 @@ def ring_of(mesh: Mesh) -> int:
     much as it needs, of what shall be scattered over a whole slice at once; along the axes of its
     torus, one after the other, it scatters. 0: there is nothing to go around.
     """
-    places = [getattr(device, "coords", None) for device in mesh.devices.reshape(-1)]
-    if mesh.shape["data"] > 1 or len(places) == 1 or None in places:
+    devices = list(mesh.devices.reshape(-1))
+    if mesh.shape["data"] > 1 or not all(hasattr(device, "coords") for device in devices):
         return 0
-    moves = [a != b for a, b in zip(places[0], places[1], strict=True)]
-    fixed = [[x for x, moved in zip(place, moves, strict=True) if not moved] for place in places]
-    ring = fixed.count(fixed[0])
-    is_ring = all(fixed[i] == fixed[i - i % ring] for i in range(len(fixed)))
-    return ring if is_ring and ring < len(places) else 0
+    places = np.array([device.coords for device in devices])
+    lines = places[:, (places[:1] == places[1:2]).all(axis=0)]  # what the first ring shares
+    ring = int((lines == lines[0]).all(axis=1).sum())
+    if len(devices) % ring or ring in (1, len(devices)):
+        return 0
+    grid = places.reshape(-1, ring, places.shape[-1])
+    same_steps = (np.diff(grid, axis=1) == np.diff(grid, axis=1)[:1]).all()
+    return ring if same_steps else 0

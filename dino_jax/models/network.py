@@ -67,9 +67,10 @@ class Network(nn.Module):
         if self.weights is None or not self.runs_alone(head):
             return module(x)
         alone, params = module.clone(parent=None, name=None), module.variables["params"]
-        return self.weights.run(
+        logits = self.weights.run(
             lambda params, x: alone.apply({"params": params}, x), params, (x,), jnp.float32
         )
+        return logits[: len(x)]
 
     def runs_alone(self, head: str) -> bool:
         """Whether every device can run a head on its own features: BatchNorm looks at all."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dino_jax.kernels.branches import Branches, pad_tokens
-from dino_jax.kernels.shared_weights import COPY
+from dino_jax.kernels.shared_weights import keep_no_copies
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
@@ -38,7 +38,7 @@ SIZES = {
 
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.save_anything_except_these_names(COPY),
+    "none": keep_no_copies,
     "names": jax.checkpoint_policies.save_only_these_names(
         "qkv", "attention", "residual", "hidden"
     ),
@@ -279,7 +279,7 @@ class VisionTransformer(nn.Module):
             return alone.apply({"params": params}, *arguments, method="embed")
 
         rows = (crops.images, crops.masks)
-        return self.branches.weights.run(embed, params, rows, self.dtype)
+        return self.branches.weights.run(embed, params, rows, self.dtype)[: len(crops.images)]
 
     def _repeat(self, token: jax.Array, batch: int) -> jax.Array:
         return jnp.broadcast_to(token, (batch, *token.shape[1:])).astype(self.dtype)

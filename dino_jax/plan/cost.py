@@ -131,7 +131,7 @@ def module_cost(module: Module, devices: int) -> Cost:
             inside,
             bytes=fusion_bytes(instruction, computation, inner),
             cycles=own.cycles,
-            collectives={} if carries_on(instruction) else inside.collectives,
+            collectives={} if carries_on(instruction) else scattered(instruction, inside),
         )
 
     return visit(module.entry)
@@ -160,6 +160,14 @@ def carries_on(fusion: Instruction) -> bool:
     return called.startswith("async_collective_fusion") or fusion.name.startswith(
         "async-collective-done"
     )
+
+
+def scattered(fusion: Instruction, inside: Cost) -> dict[str, Collective]:
+    """The collectives of a fusion; TPUs write a reduce-scatter as an all-reduce and a slice."""
+    if not fusion.called("calls")[0].startswith("all-reduce-scatter"):
+        return inside.collectives
+    whole = inside.collectives["all-reduce"]
+    return {"reduce-scatter": dataclasses.replace(whole, sent=whole.sent / 2)}
 
 
 def branches(conditional: Instruction) -> list[str]:

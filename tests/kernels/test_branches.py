@@ -1,5 +1,7 @@
 """The kernels of the residual branches, run by Pallas' interpreter, against the plain blocks."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,14 @@ def make_vit(**changes) -> VisionTransformer:
     return VisionTransformer(**settings | changes)
 
 
-def with_kernels(vit: VisionTransformer, devices: int = 1, fsdp: int = 1) -> VisionTransformer:
+def with_kernels(
+    vit: VisionTransformer, devices: int = 1, fsdp: int = 1, vmem: int = 100, **sharing
+) -> VisionTransformer:
     mesh = make_mesh(fsdp, jax.devices()[:devices])
     return vit.clone(
-        branches=Branches(SharedWeights(mesh), vit.norm_epsilon, 100 * MIB, interpret=True)
+        branches=Branches(
+            SharedWeights(mesh, **sharing), vit.norm_epsilon, vmem * MIB, interpret=True
+        )
     )
 
 
@@ -51,10 +57,12 @@ def random_params(vit: VisionTransformer):
     )
 
 
-def crops_of_two_sizes(count: int = 4) -> list[Crops]:
+def crops_of_two_sizes(images: int = 4) -> list[Crops]:
+    """A large crop and two small ones of every image."""
     draws = np.random.default_rng(1)
     return [
-        Crops(draws.normal(size=(count, size, size, 3)).astype(np.float32)) for size in (24, 16)
+        Crops(draws.normal(size=(images * views, size, size, 3)).astype(np.float32))
+        for size, views in ((24, 1), (16, 2))
     ]
 
 
@@ -114,21 +122,54 @@ def test_in_bfloat16_they_differ_by_rounding_only():
     assert max(error(fused)) < 0.1
 
 
+@pytest.mark.parametrize("vmem", [100, 0], ids=["kernels", "xla"])
+@pytest.mark.parametrize("ring", [0, 2])
 @pytest.mark.parametrize("fsdp", [1, 2, 4])
-def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp):
-    vit = make_vit()
+def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp, ring, vmem):
+    if ring and fsdp < 4:
+        return  # no ring is a part of so few devices
+    vit = make_vit(registers=2, layer_scale=0.5)
     params, crops = random_params(vit), crops_of_two_sizes()
     mesh = make_mesh(fsdp, jax.devices()[:4])
     placed = jax.device_put(params, state_sharding(mesh, params))
     images = [jax.device_put(x.images, batch_sharding(mesh)) for x in crops]
     shardings = (state_sharding(mesh, params), [x.sharding for x in images])
-    gradient = make_gradient(with_kernels(vit, 4, fsdp))
+    gradient = make_gradient(with_kernels(vit, 4, fsdp, vmem, ring=ring))
     program = jax.jit(gradient, out_shardings=(None, shardings)).lower(placed, images).compile()
     (_, features), gradients = program(placed, images)
     assert_close((features, gradients), loss_and_gradients(with_kernels(vit), params, crops), 1e-5)
     text = program.as_text()
     assert ("reduce-scatter(" in text) == (fsdp > 1)
+    assert ("{{0,2},{1,3}}" in text) == (ring > 0 or fsdp == 2)
     assert "all-to-all" not in text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_devices_sum_gradients_in_the_dtype_that_is_asked_for(dtype):
+    vit = make_vit(dtype=jnp.bfloat16)
+    params, crops = random_params(vit), crops_of_two_sizes()
+    alone = loss_and_gradients(with_kernels(vit), params, crops)
+    split = with_kernels(vit, 4, 4, gradient_dtype=dtype)
+    assert_close(alone, loss_and_gradients(split, params, crops), 2e-2)
+    program = make_gradient(split).lower(params, [x.images for x in crops]).as_text()
+    sums = re.findall(r"stablehlo.reduce_scatter.*?\) -> tensor<[\dx]*(\w+)>", program, re.DOTALL)
+    assert set(sums) == {"f32" if dtype == jnp.float32 else "bf16"}
+
+
+@pytest.mark.parametrize("remat", ["none", "names"])
+def test_a_backward_pass_gathers_weights_again_and_keeps_none(remat):
+    vit = make_vit(remat=remat, depth=8, mlp_ratio=3.0)
+    params, crops = random_params(vit), crops_of_two_sizes()
+    mesh = make_mesh(4)
+    placed = jax.device_put(params, state_sharding(mesh, params))
+    program = make_gradient(with_kernels(vit, 4, 4, vmem=0)).lower(
+        placed, [x.images for x in crops]
+    )
+    text = program.as_text()
+    for leaf in jax.tree.leaves(params["params"]["blocks"]):
+        *_, rows, columns = leaf.shape
+        for copies in (f"4x{rows}x{columns}", f"1x{rows}x{columns}", f"{4 * rows}x{columns}"):
+            assert leaf.ndim < 3 or f"tensor<{vit.depth}x{copies}xf32>" not in text
 
 
 def test_devices_need_not_divide_the_crops():

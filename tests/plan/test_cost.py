@@ -155,6 +155,21 @@ def test_a_collective_that_goes_on_beside_other_work_counts_once():
     assert text_cost(entry, others).collectives == {"all-gather": Collective(1, 32, 16)}
 
 
+def test_an_all_reduce_of_which_only_a_part_is_kept_is_a_reduce_scatter():
+    others = """
+%all-reduce-scatter.3 (a: f32[8]) -> f32[4] {
+  %a = f32[8]{0} parameter(0)
+  %r = f32[8]{0} all-reduce(%a), channel_id=7, replica_groups={{0,1},{2,3}}, to_apply=%add
+  ROOT %s = f32[4]{0} dynamic-slice(%r, %i), dynamic_slice_sizes={4}
+}
+"""
+    entry = """
+  %p = f32[8]{0} parameter(0)
+  ROOT %fusion.1 = f32[4]{0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3
+"""
+    assert text_cost(entry, others).collectives == {"reduce-scatter": Collective(1, 32, 16)}
+
+
 def test_of_a_conditional_the_cheapest_branch_counts():
     others = """
 %much (a: f32[9]) -> f32[9] {
