@@ -1,5 +1,6 @@
 """Where arrays live: a (data, fsdp) mesh, batches over both axes, parameters by their shapes."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,12 +112,17 @@ def jit_step(step: Callable, mesh: Mesh, shardings: Any) -> Any:
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
 
-def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None:
-    """Checks that every device gets whole images in every pass.
+def check_batch(config: Any, mesh: Mesh) -> None:
+    """Checks that every device gets whole images, and whole groups of masks, in every pass.
+
+    Args:
+      config: the whole config.
+      mesh: of the run.
 
     Raises:
-      ValueError: if it does not; names the nearest batch sizes that fit.
+      ValueError: if it does not; names values that fit.
     """
+    accumulate_steps, batch_size = config.accumulate_steps, config.batch_size
     if accumulate_steps < 1:
         raise ValueError(f"accumulate_steps must be at least 1, got {accumulate_steps}")
     unit = mesh.size * accumulate_steps
@@ -126,6 +132,14 @@ def check_batch_size(batch_size: int, accumulate_steps: int, mesh: Mesh) -> None
             f"batch_size ({batch_size}) must be a multiple of {unit} = {mesh.size} devices x "
             f"accumulate_steps ({accumulate_steps}); try --config.batch_size={below} or "
             f"--config.batch_size={below + unit}"
+        )
+    images, group = batch_size // unit, config.masking.group_size
+    if config.masking.probability > 0 and images % group:
+        raise ValueError(
+            f"masking.group_size ({group}) must divide the {images} images that each of the "
+            f"{mesh.size} devices gets in a pass; try "
+            f"--config.masking.group_size={math.gcd(images, group)} or "
+            f"--config.batch_size={unit * group}"
         )
 
 

@@ -43,7 +43,7 @@ from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.save_clock import SaveClock
 from dino_jax.sharding import (
     batch_sharding,
-    check_batch_size,
+    check_batch,
     describe_mesh,
     jit_step,
     make_mesh,
@@ -72,7 +72,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         check_writers(runtime.writers)
         check_profile(config.profile.steps, workdir)
         mesh = make_mesh(runtime.fsdp)
-        check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+        check_batch(config, mesh)
         source = build_source(config.data)
         distillation = open_distillation(config, workdir)
         lowered = with_lowered_rates(config, workdir)

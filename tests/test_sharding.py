@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
 
 from dino_jax.command_line import load_config
 from dino_jax.recipe import build_recipe
 from dino_jax.sharding import (
     batch_sharding,
-    check_batch_size,
+    check_batch,
     describe_mesh,
     make_mesh,
     make_replicate,
@@ -127,12 +128,25 @@ def test_every_device_gets_its_rows_and_replicate_gives_them_back(fsdp):
     np.testing.assert_array_equal(whole, rows)
 
 
+def a_batch(size, parts=1, masked=0.0):
+    masking = ConfigDict(dict(probability=masked, group_size=6))
+    return ConfigDict(dict(batch_size=size, accumulate_steps=parts, masking=masking))
+
+
+def test_every_device_needs_whole_groups_of_masks():
+    mesh = make_mesh(1)
+    check_batch(a_batch(32), mesh)
+    check_batch(a_batch(24, masked=0.5), mesh)
+    with pytest.raises(ValueError, match=r"group_size=2 or --config.batch_size=24"):
+        check_batch(a_batch(32, masked=0.5), mesh)
+
+
 def test_a_batch_that_does_not_divide_names_the_nearest_ones():
     mesh = make_mesh(2)
-    check_batch_size(24, 3, mesh)
+    check_batch(a_batch(24, 3), mesh)
     with pytest.raises(ValueError, match=r"batch_size=12 or --config.batch_size=24"):
-        check_batch_size(23, 3, mesh)
+        check_batch(a_batch(23, 3), mesh)
     with pytest.raises(ValueError, match=r"batch_size=4 or --config.batch_size=8"):
-        check_batch_size(0, 1, mesh)
+        check_batch(a_batch(0, 1), mesh)
     with pytest.raises(ValueError, match="accumulate_steps must be at least 1, got 0"):
-        check_batch_size(16, 0, mesh)
+        check_batch(a_batch(16, 0), mesh)

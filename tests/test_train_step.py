@@ -16,7 +16,7 @@ from dino_jax.optimizer import make_adamw, make_optimizer
 from dino_jax.placement import fit_to_mesh
 from dino_jax.pretrained import from_torch, to_torch
 from dino_jax.schedules import Cosine, TeacherTemperature, WarmupCosine
-from dino_jax.sharding import batch_sharding, check_batch_size, make_mesh, state_sharding
+from dino_jax.sharding import batch_sharding, make_mesh, state_sharding
 from dino_jax.train_state import init_train_state
 from dino_jax.train_step import make_train_step
 from tests.plain_dino import PlainDino
@@ -245,15 +245,6 @@ def test_uint8_crops_are_normalised_on_the_device():
     floats = ((images / 255.0 - 0.5) / 0.25).astype(np.float32)
     a, b = (parts.network.apply(state.student, x)["cls"] for x in (images, floats))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-
-
-def test_batch_size_that_does_not_fit_names_the_nearest_that_do():
-    with pytest.raises(
-        ValueError, match=r"multiple of 8 .*batch_size=16 or --config.batch_size=24"
-    ):
-        check_batch_size(18, 2, make_mesh(1))
-    with pytest.raises(ValueError, match=r"valid values: \[1, 2, 4\]"):
-        make_mesh(3)
 
 
 def test_norms_are_measured_in_logged_steps_only_and_change_nothing():

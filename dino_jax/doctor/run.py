@@ -16,7 +16,7 @@ from dino_jax.data.pipeline import build_train_stream, read_image
 from dino_jax.data.sources import ImageSource
 from dino_jax.doctor.result import Result
 from dino_jax.recipe import Recipe, build_recipe
-from dino_jax.sharding import check_batch_size, make_mesh
+from dino_jax.sharding import check_batch, make_mesh
 from dino_jax.workdir import absolute_path, is_remote, make_writable
 
 RESERVE = 1.2  # the input should be able to do so much more than is needed
@@ -44,7 +44,7 @@ def check_config(config: Any, images: int) -> Result:
     try:
         check_runtime(config.runtime)
         mesh = make_mesh(config.runtime.fsdp)
-        check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+        check_batch(config, mesh)
         recipe = build_recipe(config, images)
         build_multi_crop(config.augment)
     except ValueError as error:

@@ -19,7 +19,7 @@ from dino_jax.plan.plan import make_plan
 from dino_jax.plan.supply import known_supply
 from dino_jax.plan.table import plan_values, print_plans
 from dino_jax.plan.topology import open_slice
-from dino_jax.sharding import check_batch_size, make_mesh
+from dino_jax.sharding import check_batch, make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_list("topology", None, "TPU slices, such as v5e:4x4,v5p:4x4x4.")
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> None:
             places = [open_slice(name) for name in _TOPOLOGY.value or ()]
             for place in places:  # all, before the first takes minutes
                 mesh = make_mesh(config.runtime.fsdp, place.devices)
-                check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+                check_batch(config, mesh)
             supply = known_supply(config.augment)
             plans = [
                 make_plan(config, _IMAGES.value, place, _SEARCH.value, say) for place in places

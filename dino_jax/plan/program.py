@@ -16,7 +16,7 @@ from dino_jax.plan.topology import GIB, Slice
 from dino_jax.recipe import Recipe, build_recipe
 from dino_jax.sharding import (
     batch_sharding,
-    check_batch_size,
+    check_batch,
     jit_step,
     make_mesh,
     state_sharding,
@@ -64,7 +64,7 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
             "teacher's weights and one forward pass of it over the global crops"
         )
     mesh = make_mesh(config.runtime.fsdp, devices)
-    check_batch_size(config.batch_size, config.accumulate_steps, mesh)
+    check_batch(config, mesh)
     recipe = build_recipe(config, images)
     abstract = jax.eval_shape(recipe.init, jax.random.key(config.seed))
     shardings = state_sharding(mesh, abstract)
