@@ -43,6 +43,10 @@ WRONG_CONFIGS = {
         "must add up to at least 2",
     ),
     "never log": ({"runtime.log_every_steps": 0}, "runtime.log_every_steps must be at least 1"),
+    "unknown sum": (
+        {"runtime.gradient_dtype": "float16"},
+        "unknown runtime.gradient_dtype 'float16'; known: ['bfloat16', 'float32']",
+    ),
     "k-NN without labels": (
         {"knn.every_epochs": 1.0, "knn.train.kind": "folder", "knn.train.path": "{unlabeled}"},
         "config.knn.train has no labels",

@@ -46,6 +46,7 @@ def check_config(config: Any, images: int) -> Result:
         mesh = make_mesh(config.runtime.fsdp)
         check_batch(config, mesh)
         recipe = build_recipe(config, images)
+        recipe.make_step(mesh=mesh, gradient_dtype=config.runtime.gradient_dtype)
         build_multi_crop(config.augment)
     except ValueError as error:
         return Result("config", "FAIL", str(error), "change the config or the override named here")
