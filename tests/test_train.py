@@ -30,6 +30,10 @@ KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_image
 KNN |= {"probes.count": 2, "probes.gallery": 40}
 TWENTY = {"epochs": 10.0, "knn.every_epochs": 5.0, "runtime.save_every_steps": 1000}
 TWENTY |= {"runtime.save_every_minutes": 0.005}
+# What jax' communication prints, pieces of several threads in any order.
+GLOO = re.compile(
+    r"\[Gloo\] Rank |is connected to|(Expected number of connected )?peer ranks( is :|\.)|\d|\s"
+)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +202,7 @@ def test_twenty_steps_are_the_same_on_any_processes_and_devices(
     )
     assert first.out.splitlines()[-1] == f"done: step 20 of 20, checkpoints in {tmp_path}"
     for each in others:  # only the first one speaks
-        assert all(line.startswith("[Gloo]") for line in each.out.splitlines()), each.out
+        assert not GLOO.sub("", each.out), each.out
     assert [each.err for each in (first, *others)] == [""] * processes
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
     by_the_clock, last = checkpoint_steps(tmp_path)

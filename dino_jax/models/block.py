@@ -94,8 +94,8 @@ class Block(nn.Module):
 
         ffn: Branch = self.ffn_branch
         if self.branches is not None and tokens is not None:
-            attention = partial(self._attention_on_devices, tokens)
-            ffn = partial(self._ffn_on_devices, tokens)
+            attention = partial(self._attention_on_devices, self.branches, tokens)
+            ffn = partial(self._ffn_on_devices, self.branches, tokens)
         groups = self._move(groups, attention, drop_rate, kept, 0)
         groups = tuple(checkpoint_name(x, "residual") for x in groups)
         return self._move(groups, ffn, drop_rate, kept, 1), weights
@@ -119,10 +119,10 @@ class Block(nn.Module):
         return _add(groups, branches, scales)
 
     def _attention_on_devices(
-        self, tokens: tuple[int, ...], groups: Groups, scales: Groups
+        self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
     ) -> Groups:
         """The same, each device for its crops."""
-        branches, params = self.branches, self._params("norm1", "attention", "layer_scale1")
+        params = self._params("norm1", "attention", "layer_scale1")
         if branches.take_attention(self.dim, tokens):
             return branches.attention(groups, scales, params, self.num_heads, tokens)
         attends = [
@@ -134,9 +134,11 @@ class Block(nn.Module):
             *(params, groups, scales),
         )
 
-    def _ffn_on_devices(self, tokens: tuple[int, ...], groups: Groups, scales: Groups) -> Groups:
+    def _ffn_on_devices(
+        self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
+    ) -> Groups:
         """The same, each device for its crops."""
-        branches, params = self.branches, self._params("norm2", "mlp", "layer_scale2")
+        params = self._params("norm2", "mlp", "layer_scale2")
         padded = branches.take_attention(self.dim, tokens)
         if padded and self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
             return branches.mlp(groups, scales, params)

@@ -275,7 +275,7 @@ class VisionTransformer(nn.Module):
         params = {k: v for k, v in self.variables["params"].items() if k not in ("blocks", "norm")}
         alone = self.clone(parent=None, name=None, branches=None)
 
-        def embed(params: Any, *arguments: jax.Array) -> jax.Array:
+        def embed(params: Any, *arguments: jax.Array) -> Any:
             return alone.apply({"params": params}, *arguments, method="embed")
 
         rows = (crops.images, crops.masks)
