@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from dino_jax.command_line import UsageError, fail, mendable
 from dino_jax.data.build_workers import Stopped, stop_on_signals
+from dino_jax.host_memory import keep_freed_memory
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 
@@ -21,6 +22,7 @@ def run_batch_command(work: Callable[[], str], distributed: bool, when_stopped: 
     Returns:
       The exit code. Errors that the user can mend end the program with 2.
     """
+    keep_freed_memory()
     try:
         with mendable(), stop_on_signals(), contextlib.ExitStack() as stack:
             if distributed:

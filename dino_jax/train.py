@@ -30,6 +30,7 @@ from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
 from dino_jax.distillation import open_distillation
 from dino_jax.evaluation.best import Best
+from dino_jax.host_memory import keep_freed_memory
 from dino_jax.init_from import load_first_weights
 from dino_jax.interruption import Interruption, end_on_sigterm
 from dino_jax.journal import Journal, build_instruments
@@ -169,6 +170,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     end_on_sigterm()
+    keep_freed_memory()
     config, workdir = _CONFIG.value, str(_WORKDIR.value)
     runtime = config.runtime
     try:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from dino_jax.host_memory import keep_freed_memory
 from tests.benchmarks.step.cases import CPU_CASES, IMAGES, cpu_config
 
 BATCHES = 2  # different batches, in turn
@@ -123,6 +124,7 @@ SIDES = {"ours": make_ours, "torch": make_torch}
 
 def main() -> None:
     side, case, options, folder = sys.argv[1:]
+    keep_freed_memory()  # as dino_jax.train does; it helps both sides
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     step = SIDES[side](case, json.loads(options), Path(folder))
     for line in sys.stdin:
