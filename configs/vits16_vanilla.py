@@ -134,7 +134,7 @@ def get_config() -> ConfigDict:
             drop_path_group=placeholder(int),  # subset: crops that it is drawn from; None: all
             position_kernel="bicubic",  # bicubic | antialiased | bicubic_plain
             remat="none",  # what the backward pass keeps: none (all) | names | full (nothing)
-            scan_unroll=1,  # blocks per loop iteration
+            scan_unroll=0,  # blocks per iteration of a loop; 0: all on TPUs, one elsewhere
         )
     )
     config.network.heads = ConfigDict()

@@ -16,7 +16,7 @@ from dino_jax.kernels.attention_branch import (
 )
 from dino_jax.kernels.long_attention import long_attention
 from dino_jax.kernels.mlp_branch import MlpWeights, mlp_branch, mlp_branch_gradient
-from dino_jax.kernels.shared_weights import SharedWeights
+from dino_jax.kernels.shared_weights import SharedWeights, keep_no_copies
 from dino_jax.kernels.tiles import ROWS, SUBLANES
 
 Groups = tuple[jax.Array, ...]
@@ -46,16 +46,21 @@ class Branches:
       epsilon: of the LayerNorms.
       vmem: bytes of on-chip memory that a kernel may use; 0 on devices without kernels.
       interpret: runs without a TPU, as tests do.
+      gather_again: whether branches without a kernel gather their weights once more for the
+        backward pass instead of keeping them. Those with a kernel always do, and so does
+        everything that a rematerialised block computes.
     """
 
     weights: SharedWeights
     epsilon: float = 1e-6
     vmem: int = 0
     interpret: bool = False
+    gather_again: bool = False
 
-    def of_layers(self, depth: int) -> "Branches":
+    def of_layers(self, depth: int, gather_again: bool) -> "Branches":
         """The same for the blocks of a scan, whose weights the state stacks."""
-        return dataclasses.replace(self, weights=dataclasses.replace(self.weights, depth=depth))
+        weights = dataclasses.replace(self.weights, depth=depth)
+        return dataclasses.replace(self, weights=weights, gather_again=gather_again)
 
     def plain(
         self,
@@ -72,7 +77,10 @@ class Branches:
           groups: of crops.
           scales: [B, 1, 1] float32 of each group.
         """
-        outputs = self.weights.run(branch, params, (groups, scales), groups[0].dtype)
+        run = partial(self.weights.run, branch, dtype=groups[0].dtype)
+        if self.gather_again:
+            run = jax.checkpoint(run, policy=keep_no_copies, prevent_cse=False)
+        outputs = run(params, (groups, scales))
         return tuple(y[: len(x)] for x, y in zip(groups, outputs, strict=True))
 
     def take_attention(self, dim: int, tokens: Sequence[int]) -> bool:

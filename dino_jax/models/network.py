@@ -193,10 +193,10 @@ def _check_vit(vit: VisionTransformer) -> None:
             f"depth ({vit.depth}) must be at least 1 and drop_path_rate ({vit.drop_path_rate}) "
             "in [0, 1)"
         )
-    if vit.registers < 0 or vit.layer_scale < 0 or vit.token_std < 0:
+    if min(vit.registers, vit.layer_scale, vit.token_std, vit.scan_unroll) < 0:
         raise ValueError(
-            f"registers ({vit.registers}), layer_scale ({vit.layer_scale}) and token_std "
-            f"({vit.token_std}) must not be negative"
+            f"registers ({vit.registers}), layer_scale ({vit.layer_scale}), token_std "
+            f"({vit.token_std}) and scan_unroll ({vit.scan_unroll}) must not be negative"
         )
     if vit.drop_path_group is not None and vit.drop_path_group < 1:
         raise ValueError(f"drop_path_group ({vit.drop_path_group}) must be at least 1, or None")

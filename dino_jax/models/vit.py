@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dino_jax.kernels.branches import Branches, pad_tokens
-from dino_jax.kernels.shared_weights import keep_no_copies
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
@@ -38,7 +37,7 @@ SIZES = {
 
 # What the backward pass keeps of a block; the rest is computed again.
 REMAT_POLICIES = {
-    "none": keep_no_copies,
+    "none": jax.checkpoint_policies.everything_saveable,
     "names": jax.checkpoint_policies.save_only_these_names(
         "qkv", "attention", "residual", "hidden"
     ),
@@ -94,6 +93,7 @@ class VisionTransformer(nn.Module):
       dtype: of the activations; parameters are float32.
       remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
       scan_unroll: blocks per iteration of the scan over depth; same numbers, other compile time.
+        0: all on TPUs, one elsewhere, see `placement.fit_to_mesh`.
       branches: kernels for sequences that they take, see `placement.fit_to_mesh`.
     """
 
@@ -140,9 +140,14 @@ class VisionTransformer(nn.Module):
         if self.has_mask_token:
             self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
         block = Block
-        if self.remat != "none" or self.branches is not None:
-            policy = REMAT_POLICIES[self.remat]
-            block = nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=4)
+        if self.remat != "none":
+            # Between two loops nothing is found to be computed twice; without loops it would be.
+            block = nn.remat(
+                Block,
+                policy=REMAT_POLICIES[self.remat],
+                prevent_cse=self.scan_unroll >= self.depth,
+                static_argnums=4,
+            )
         self.blocks = block(
             dim=dim,
             num_heads=self.num_heads,
@@ -154,7 +159,8 @@ class VisionTransformer(nn.Module):
             ffn_bias=self.ffn_bias,
             norm_epsilon=self.norm_epsilon,
             dtype=self.dtype,
-            branches=self.branches and self.branches.of_layers(self.depth),
+            branches=self.branches
+            and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),
         )
         self.norm = layer_norm(self.dtype, self.norm_epsilon)
 
@@ -244,7 +250,7 @@ class VisionTransformer(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True, "drop_path": True},
             length=self.depth,
-            unroll=self.scan_unroll,
+            unroll=max(1, self.scan_unroll),
         )
         return scan(self.blocks, carry, per_block)
 

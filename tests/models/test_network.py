@@ -77,6 +77,7 @@ def test_explicit_numbers_override_the_named_size():
         ({"drop_path_kind": "subset"}, "needs drop_path_schedule='uniform', got 'linear'"),
         ({"drop_path_group": 0}, r"drop_path_group \(0\) must be at least 1"),
         ({"registers": -1}, r"registers \(-1\), layer_scale"),
+        ({"scan_unroll": -1}, r"scan_unroll \(-1\) must not be negative"),
     ],
 )
 def test_a_wrong_backbone_is_a_clear_error(changes, message):
