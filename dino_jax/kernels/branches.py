@@ -47,8 +47,8 @@ class Branches:
       vmem: bytes of on-chip memory that a kernel may use; 0 on devices without kernels.
       interpret: runs without a TPU, as tests do.
       gather_again: whether branches without a kernel gather their weights once more for the
-        backward pass instead of keeping them. Those with a kernel always do, and so does
-        everything that a rematerialised block computes.
+        backward pass instead of keeping them, if XLA does not know better. Those with a kernel
+        always do, and so does everything that a rematerialised block computes.
     """
 
     weights: SharedWeights

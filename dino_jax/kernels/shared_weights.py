@@ -111,13 +111,7 @@ class SharedWeights:
         copies.defvjp(lambda parts: (spread(parts), None), lambda _, rows: (collect(rows),))
         return copies(weights)
 
-    def run(
-        self,
-        function: Callable[..., Any],
-        weights: Weights,
-        rows: Any,
-        dtype: Any,
-    ) -> Any:
+    def run(self, function: Callable[..., Any], weights: Weights, rows: Any, dtype: Any) -> Any:
         """`function(weights, *rows)` of whole weights, every device for its rows.
 
         Args:
@@ -166,11 +160,11 @@ class SharedWeights:
 
 
 def ring_of(mesh: Mesh) -> int:
-    """Neighbours on "fsdp" that are a ring of the torus, if the state is split over a whole torus.
+    """How many neighbours on "fsdp" are a ring of the torus; 0 if there is no need to know.
 
-    The TPU compiler (libtpu 0.0.42) makes sums over all devices, of which each device gets twice as
-    much as it needs, of what shall be scattered over a whole slice at once; along the axes of its
-    torus, one after the other, it scatters. 0: there is nothing to go around.
+    The need: asked to gather or scatter over a whole slice at once, the TPU compiler (libtpu
+    0.0.42) sums over all devices instead, for twice the traffic. Along a ring and then across the
+    rings it does as asked.
     """
     devices = list(mesh.devices.reshape(-1))
     if mesh.shape["data"] > 1 or not all(hasattr(device, "coords") for device in devices):

@@ -121,7 +121,7 @@ class Block(nn.Module):
     def _attention_on_devices(
         self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
     ) -> Groups:
-        """The same, each device for its crops."""
+        """The tokens of `attention_branch`, each device for its crops."""
         params = self._params("norm1", "attention", "layer_scale1")
         if branches.take_attention(self.dim, tokens):
             return branches.attention(groups, scales, params, self.num_heads, tokens)
@@ -137,7 +137,7 @@ class Block(nn.Module):
     def _ffn_on_devices(
         self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
     ) -> Groups:
-        """The same, each device for its crops."""
+        """`ffn_branch`, each device for its crops."""
         params = self._params("norm2", "mlp", "layer_scale2")
         padded = branches.take_attention(self.dim, tokens)
         if padded and self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
