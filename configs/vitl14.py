@@ -5,7 +5,7 @@ file, while the released ViT-L/14 has an MLP: set --config.network.backbone.ffn=
 it.
 Expected (official README): 82.0 % k-NN, 84.5 % linear after 625,000 steps.
 Hardware and time: officially 96 A100 of 80 GB, 3.3 days. Not yet run here on a TPU. By the TPU
-compiler the step needs 15.4 GiB per chip on v6e-64 (--config.runtime.fsdp=8) at 32 images per chip.
+compiler the step needs 11.2 GiB per chip on v6e-64 (--config.runtime.fsdp=8) at 32 images per chip.
 
 Command:
   python -m dino_jax.train --config=configs/vitl14.py --workdir=runs/vitl14 \

@@ -28,6 +28,7 @@ CASES = {
     },
     "everything computed again": {"remat": "full"},
     "named values kept": {"remat": "names"},
+    "no loop over the blocks": {"depth": 2, "scan_unroll": 2},
 }
 
 
