@@ -4,7 +4,7 @@ Paper: DINOv2, arXiv:2304.07193. Differs from vitl14 in what stands below.
 Expected: the released weights (83.5 % k-NN, 86.5 % linear) were trained on LVD-142M, which is not
 public; no figure is known for ImageNet-22k.
 Hardware and time: officially 22,000 A100 hours for the released weights. Not yet run here on a
-TPU. By the TPU compiler the step needs 20.2 of the 31.25 GiB per chip on v6e-64, at 12 images per
+TPU. By the TPU compiler the step needs 12.0 of the 31.25 GiB per chip on v6e-64, at 12 images per
 chip (--config.batch_size=768).
 
 Command:
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     config.network.backbone.update(
         size="giant",
         drop_path_group=2 * group,
-        scan_unroll=1,  # 40 blocks without a loop take the TPU compiler more than ten minutes
+        scan_unroll=1,  # the TPU compiler needs more than ten minutes for 40 blocks without a loop
     )
     config.runtime.fsdp = 8  # state: 4 float32 copies of 1.3 billion parameters
     return config
