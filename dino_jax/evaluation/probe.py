@@ -1,6 +1,7 @@
 """A linear map from frozen patch tokens to numbers per patch, trained on all devices."""
 
 import argparse
+import collections
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from dino_jax.data.build_workers import Progress
 from dino_jax.evaluation.crops import CropStream
+from dino_jax.evaluation.features import AHEAD
 from dino_jax.evaluation.frozen import Take
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
@@ -170,8 +172,12 @@ def train_probe(
     variables = jax.device_put(model.variables, whole)
     state = jax.device_put((head, optimizer.init(head.params), jnp.zeros((), jnp.int32)), whole)
     value = jnp.zeros(())
+    running: collections.deque[jax.Array] = collections.deque()
     for batch in batches:
         state, value = update(state, variables, shard_batch(batch, batch_sharding(mesh)))
+        running.append(value)
+        if len(running) > AHEAD:  # else all batches wait on the devices; many CPU devices hang
+            running.popleft().block_until_ready()
     if not np.isfinite(np.asarray(value)):
         raise ValueError(f"the loss of the last training step is {value}; try a smaller --lr")
     return jax.tree.map(np.asarray, state[0])
