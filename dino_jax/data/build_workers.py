@@ -2,8 +2,10 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,17 +38,31 @@ class Stopped(BaseException):
 def stop_on_signals() -> Iterator[None]:
     """Turns SIGINT (exit code 130) and SIGTERM (75) into `Stopped` inside the block."""
     codes = {signal.SIGINT: 130, signal.SIGTERM: 75}
+    postponed: list[threading.Timer] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        del frame
+        if _in_destructor(frame):  # Python prints and forgets what is raised there
+            postponed.append(threading.Timer(POLL_SECONDS, os.kill, (os.getpid(), number)))
+            postponed[-1].start()
+            return
         raise Stopped(codes[signal.Signals(number)], signal.Signals(number).name)
 
     before = {number: signal.signal(number, stop) for number in codes}
     try:
         yield
     finally:
+        for timer in postponed:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _in_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 class Progress:

@@ -344,6 +344,7 @@ def test_an_evaluation_of_nothing_is_an_error():
 SCRIPT = """
 import sys
 from absl import flags
+from dino_jax.data.build_workers import Stopped, stop_on_signals
 from tests.data.test_pipeline import NoiseSource, _stream
 
 stream = None
@@ -358,8 +359,9 @@ def main():
 if __name__ == "__main__":
     flags.FLAGS.mark_as_parsed()
     try:
-        main()
-    except KeyboardInterrupt:
+        with stop_on_signals():
+            main()
+    except Stopped:
         sys.exit(42)
 """
 
