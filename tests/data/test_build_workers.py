@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dino_jax.data.build_workers import Stopped, stop_on_signals
+from dino_jax.data.build_workers import POLL_SECONDS, Stopped, stop_on_signals
 
 
 class Batch:
@@ -36,7 +36,13 @@ def test_a_signal_that_arrives_in_a_destructor_is_not_lost():
 
 
 def test_a_signal_does_not_outlast_the_block():
-    with stop_on_signals():
-        batch = Batch()
-        del batch
-    time.sleep(1)  # a KeyboardInterrupt would fail this test
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        with stop_on_signals():
+            batch = Batch()
+            del batch
+        time.sleep(5 * POLL_SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not heard
