@@ -8,7 +8,7 @@ from typing import Any
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # only now: input workers import this package too, and need no jax
-        from dino_jax.pretrained.model import load
+        from dino_jax.weights.model import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

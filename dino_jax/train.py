@@ -15,8 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from dino_jax import checkpointing
-from dino_jax.command_line import (
+from dino_jax.commands.command_line import (
     UsageError,
     check_runtime,
     default_config,
@@ -24,25 +23,11 @@ from dino_jax.command_line import (
     mendable,
     parse_flags,
 )
-from dino_jax.compilations import FirstStep, use_compilation_cache
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
-from dino_jax.distillation import open_distillation
-from dino_jax.evaluation.best import Best
-from dino_jax.host_memory import keep_freed_memory
-from dino_jax.init_from import load_first_weights
-from dino_jax.interruption import Interruption, end_on_sigterm
-from dino_jax.journal import Journal, build_instruments
-from dino_jax.metrics import say_if_slow
-from dino_jax.processes.agreement import Agreement, Alone
-from dino_jax.processes.join import join_processes
-from dino_jax.processes.patience import MissingProcessesError
-from dino_jax.profile import check_profile
-from dino_jax.recipe import Recipe, build_recipe, describe_recipe
-from dino_jax.roll_back import repeat_after_roll_backs, with_lowered_rates
-from dino_jax.save_clock import SaveClock
-from dino_jax.sharding import (
+from dino_jax.devices.host_memory import keep_freed_memory
+from dino_jax.devices.sharding import (
     batch_sharding,
     check_batch,
     describe_mesh,
@@ -53,9 +38,24 @@ from dino_jax.sharding import (
     state_sharding,
     with_sharding,
 )
-from dino_jax.watch import LostRunError
-from dino_jax.workdir import describe_overrides, open_workdir
-from dino_jax.writers import check_writers
+from dino_jax.processes.agreement import Agreement, Alone
+from dino_jax.processes.join import join_processes
+from dino_jax.processes.patience import MissingProcessesError
+from dino_jax.run.best import Best
+from dino_jax.run.compilations import FirstStep, use_compilation_cache
+from dino_jax.run.interruption import Interruption, end_on_sigterm
+from dino_jax.run.journal import Journal, build_instruments
+from dino_jax.run.metrics import say_if_slow
+from dino_jax.run.profile import check_profile
+from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
+from dino_jax.run.save_clock import SaveClock
+from dino_jax.run.watch import LostRunError
+from dino_jax.run.writers import check_writers
+from dino_jax.step.recipe import Recipe, build_recipe, describe_recipe
+from dino_jax.weights.distillation import open_distillation
+from dino_jax.weights.init_from import load_first_weights
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import describe_overrides, open_workdir
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")

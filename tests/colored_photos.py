@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from tests.run_train import Finished, run_processes
 
 CLASSES = ("blue", "green", "red")
@@ -46,7 +46,7 @@ def evaluate_as_one_and_two(folder: Path, *command: str) -> list[Finished]:
     """
     assert main([*command, f"--out={folder}/one"]) == 0
     finished = run_processes(
-        *command, f"--out={folder}/two", processes=2, devices=2, module="dino_jax.evaluate"
+        *command, f"--out={folder}/two", processes=2, devices=2, module="dino_jax.evaluation"
     )
     assert [process.code for process in finished] == [0, 0], finished
     return finished

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 
 from configs import quickstart
-from dino_jax import checkpointing
-from dino_jax.recipe import build_recipe
-from dino_jax.workdir import config_to_json
+from dino_jax.step.recipe import build_recipe
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import config_to_json
 
 
 def save_model(folder: Path, config: Any) -> Path:

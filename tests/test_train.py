@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from dino_jax.json_lines import read_json_lines
+from dino_jax.workdir.json_lines import read_json_lines
 from tests.run_train import (
     QUICKSTART,
     SMALL,

@@ -5,7 +5,7 @@ decode.py      bytes -> RGB uint8, or one error for everything that is no readab
 augment.py     what is random about a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit
-photometric.py what recolor.py, or dino_jax.photometric on the device, is told
+photometric.py what recolor.py, or dino_jax.step.photometric on the device, is told
 multi_crop.py  the global and local crops of one image
 masking.py     which patches the student does not see
 slots.py       memory that workers fill over and over

@@ -38,8 +38,8 @@ class MultiCrop:
       global_crops: the kinds of global crops, one size for all.
       local_crops: the kinds of local crops, one size for all; may be empty or have count 0.
       backend: who recolors the crops: "host", that is `fill`, with an order of the color jitter for
-        every crop; or "device", that is `dino_jax.photometric`, with one order for all images of a
-        step.
+        every crop; or "device", that is `dino_jax.step.photometric`, with one order for all images
+        of a step.
     """
 
     global_crops: tuple[CropConfig, ...]

@@ -15,7 +15,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
-from dino_jax.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import UsageError, fail, mendable
 from dino_jax.data.preview import draw_preview
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)

@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from dino_jax.command_line import parse_flags
+from dino_jax.commands.command_line import parse_flags
 from dino_jax.data.sources import build_source
 from dino_jax.doctor import machine, run
 from dino_jax.doctor.result import (
@@ -33,7 +33,7 @@ from dino_jax.doctor.result import (
 )
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
-from dino_jax.recipe import build_recipe
+from dino_jax.step.recipe import build_recipe
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")

@@ -9,15 +9,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from dino_jax.command_line import check_runtime
+from dino_jax.commands.command_line import check_runtime
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream, read_image
 from dino_jax.data.sources import ImageSource
+from dino_jax.devices.sharding import check_batch, make_mesh
 from dino_jax.doctor.result import Result
-from dino_jax.recipe import Recipe, build_recipe
-from dino_jax.sharding import check_batch, make_mesh
-from dino_jax.workdir import absolute_path, is_remote, make_writable
+from dino_jax.step.recipe import Recipe, build_recipe
+from dino_jax.workdir.config_json import absolute_path, is_remote, make_writable
 
 RESERVE = 1.2  # the input should be able to do so much more than is needed
 
@@ -79,7 +79,10 @@ def check_data(source: ImageSource, max_pixels: int, samples: int = 8) -> Result
     text = "\n".join([text, *errors])
     if len(errors) < len(indices):
         return Result(
-            "data", "WARN", text, "python -m dino_jax.data.build names all unreadable images"
+            "data",
+            "WARN",
+            text,
+            "python -m dino_jax.data.building.build names all unreadable images",
         )
     return Result("data", "FAIL", text, "are these images, and may this user read them?")
 

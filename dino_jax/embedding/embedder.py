@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.embedding.projection import Projection
 from dino_jax.models.network import Network
 from dino_jax.models.vit import Features, VisionTransformer
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import batch_sharding, replicated, shard_batch
+from dino_jax.weights.model import Model
 
 TOKENS = ("cls", "mean", "both")
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from dino_jax.data.output_folder import write_text
+from dino_jax.data.building.output_folder import write_text
 from dino_jax.data.sources.storage import written_whole
 
 FORMATS = ("npy", "parquet")

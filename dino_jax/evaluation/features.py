@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.models.network import Network
-from dino_jax.sharding import batch_sharding, replicated, shard_batch
 
 AHEAD = 2  # batches that the devices may be behind the decoding
 NOTHING_LOST = np.zeros(0, np.int64)

@@ -8,6 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.data.sources import ImageSource
+from dino_jax.devices.sharding import replicated
 from dino_jax.evaluation.features import (
     LabeledFeatures,
     cls_token,
@@ -17,8 +18,7 @@ from dino_jax.evaluation.features import (
 from dino_jax.evaluation.labelled import Labelled
 from dino_jax.evaluation.reading import Reading, name_unreadable
 from dino_jax.models.network import Network
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import replicated
+from dino_jax.weights.model import Model
 
 Take = Callable[[Network, Any, jax.Array], jax.Array]
 

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.build_workers import Progress
+from dino_jax.data.building.build_workers import Progress
 from dino_jax.data.slots import Batch
+from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.features import AHEAD, LabeledFeatures
 from dino_jax.evaluation.linear_heads import Head, Heads, init_heads, make_head_step, score_heads
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import batch_sharding, replicated, shard_batch
+from dino_jax.weights.model import Model
 
 
 @dataclass(frozen=True)

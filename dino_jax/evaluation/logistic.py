@@ -10,9 +10,9 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dino_jax.devices.sharding import put_everywhere, replicated
 from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
 from dino_jax.evaluation.search import AXES
-from dino_jax.sharding import put_everywhere, replicated
 
 TILE = 8192  # rows of each device whose logits are in memory at once
 # Of the largest entry of the gradient of the mean loss, for features of mean square 1. In float32

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dino_jax.pretrained.pickle_machine import Buildable, RefusedError, read_pickle
+from dino_jax.weights.pickle_machine import Buildable, RefusedError, read_pickle
 
 _KINDS = "biufSU"  # of dtypes: numbers and text, no objects
 

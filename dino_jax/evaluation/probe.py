@@ -13,14 +13,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from dino_jax.data.build_workers import Progress
+from dino_jax.data.building.build_workers import Progress
+from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.crops import CropStream
 from dino_jax.evaluation.features import AHEAD
 from dino_jax.evaluation.frozen import Take
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import batch_sharding, replicated, shard_batch
+from dino_jax.weights.model import Model
 
 KERNEL_STD = 0.01  # mmsegmentation, decode heads
 BN_MOMENTUM, BN_EPSILON = 0.9, 1e-5  # torch, whose momentum is 1 - 0.9

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
-from dino_jax.health import effective_rank
+from dino_jax.step.health import effective_rank
 
 
 class Proxies:

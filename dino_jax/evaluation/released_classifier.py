@@ -3,7 +3,7 @@
 import numpy as np
 
 from dino_jax.evaluation.logistic import Classifier
-from dino_jax.pretrained.state_dict import read_state_dict
+from dino_jax.weights.state_dict import read_state_dict
 
 
 def read_classifier(path: str, dim: int, classes: int) -> Classifier:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from dino_jax.sharding import batch_sharding, put_everywhere
+from dino_jax.devices.sharding import batch_sharding, put_everywhere
 
 QUERY_TILE = 1024  # queries that are compared at once
 TILE = 8192  # rows that they are compared with at once, on every device

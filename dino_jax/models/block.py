@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dino_jax.kernels.branches import Branches
+from dino_jax.devices.kernels.branches import Branches
 from dino_jax.models.layers import (
     FFNS,
     Attend,

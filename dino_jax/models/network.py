@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dino_jax.kernels.shared_weights import SharedWeights
+from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.models.crops import Crops
 from dino_jax.models.heads import DinoHead
 from dino_jax.models.layers import FFNS

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.kernels.branches import Branches, pad_tokens
+from dino_jax.devices.kernels.branches import Branches, pad_tokens
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init

@@ -9,7 +9,7 @@ from dino_jax.objectives.centering import Center, Centering, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective
 from dino_jax.objectives.ibot import IbotObjective
 from dino_jax.objectives.koleo import KoleoObjective
-from dino_jax.schedules import Schedule, build_teacher_temperature
+from dino_jax.optim.schedules import Schedule, build_teacher_temperature
 
 
 @dataclass(frozen=True)

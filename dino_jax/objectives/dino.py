@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dino_jax.objectives.base import Branch, Outcome
 from dino_jax.objectives.centering import Centering, CenteringState, describe_targets
-from dino_jax.schedules import Schedule
+from dino_jax.optim.schedules import Schedule
 
 
 def dino_losses(

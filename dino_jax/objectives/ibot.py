@@ -12,7 +12,7 @@ from dino_jax.objectives.centering import (
     describe_targets,
     entropy,
 )
-from dino_jax.schedules import Schedule
+from dino_jax.optim.schedules import Schedule
 
 
 def gather_patches(branch: Branch, views: int, indices: jax.Array) -> jax.Array:

@@ -14,12 +14,12 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
-from dino_jax.command_line import UsageError, fail, mendable, parse_flags
+from dino_jax.commands.command_line import UsageError, fail, mendable, parse_flags
+from dino_jax.devices.sharding import check_batch, make_mesh
 from dino_jax.plan.plan import make_plan
 from dino_jax.plan.supply import known_supply
 from dino_jax.plan.table import plan_values, print_plans
 from dino_jax.plan.topology import open_slice
-from dino_jax.sharding import check_batch, make_mesh
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
 _TOPOLOGY = flags.DEFINE_list("topology", None, "TPU slices, such as v5e:4x4,v5p:4x4x4.")

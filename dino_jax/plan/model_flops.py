@@ -12,7 +12,7 @@ from jax.extend import core
 
 from dino_jax.plan.contractions import count_pairs
 from dino_jax.plan.program import abstract_batch, with_changes
-from dino_jax.recipe import build_recipe
+from dino_jax.step.recipe import build_recipe
 
 
 def model_flops_per_image(config: Any, images: int) -> float:

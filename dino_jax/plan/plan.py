@@ -10,7 +10,7 @@ from dino_jax.plan.bounds import Bounds, Work, compute_bounds
 from dino_jax.plan.model_flops import model_flops_per_image
 from dino_jax.plan.program import GIB, Program, compile_step, with_changes
 from dino_jax.plan.topology import Slice
-from dino_jax.recipe import build_recipe
+from dino_jax.step.recipe import build_recipe
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,7 @@ import numpy as np
 
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import batch_layout
-from dino_jax.plan.cost import Cost, module_cost
-from dino_jax.plan.hlo import parse_module
-from dino_jax.plan.topology import GIB, Slice
-from dino_jax.recipe import Recipe, build_recipe
-from dino_jax.sharding import (
+from dino_jax.devices.sharding import (
     batch_sharding,
     check_batch,
     jit_step,
@@ -22,6 +18,10 @@ from dino_jax.sharding import (
     state_sharding,
     with_sharding,
 )
+from dino_jax.plan.cost import Cost, module_cost
+from dino_jax.plan.hlo import parse_module
+from dino_jax.plan.topology import GIB, Slice
+from dino_jax.step.recipe import Recipe, build_recipe
 
 
 @dataclasses.dataclass(frozen=True)

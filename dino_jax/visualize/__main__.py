@@ -31,9 +31,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dino_jax.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import UsageError, fail, mendable
 from dino_jax.evaluation.sharing import counted
-from dino_jax.pretrained.model import Model, load
 from dino_jax.visualize.attention_film import overlay_frames
 from dino_jax.visualize.film import Film, is_film, write_film
 from dino_jax.visualize.inputs import Named, fit_to_patches, read_images, stream_images
@@ -43,6 +42,7 @@ from dino_jax.visualize.sheets import (
     objects_sheet,
     similarity_sheet,
 )
+from dino_jax.weights.model import Model, load
 
 # The network sees images larger than in its evaluation, as in the official visualize_attention.py.
 SIZE, USUAL_SIZE = 480, 224  # pixels

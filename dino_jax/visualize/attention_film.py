@@ -10,10 +10,10 @@ import numpy as np
 
 from dino_jax.evaluation.image_files import Embedder
 from dino_jax.models.network import Network
-from dino_jax.pretrained.model import Model
 from dino_jax.visualize.attention import cls_to_patches, overlay_attention
 from dino_jax.visualize.inputs import fit_to_patches
 from dino_jax.visualize.pictures import enlarge_whole
+from dino_jax.weights.model import Model
 
 
 def overlay_frames(model: Model, frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.devices.sharding import replicated, shard_batch
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.sharding import replicated, shard_batch
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
 

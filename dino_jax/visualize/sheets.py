@@ -7,8 +7,7 @@ import numpy as np
 
 from dino_jax.data.pipeline import read_image, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
-from dino_jax.pretrained.model import MAX_PIXELS, Model
-from dino_jax.sharding import make_mesh
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.visualize.attention import (
     cls_to_patches,
     draw_attention,
@@ -28,6 +27,7 @@ from dino_jax.visualize.pictures import (
     tile_rows,
 )
 from dino_jax.visualize.similarity import cosine_map, patch_at
+from dino_jax.weights.model import MAX_PIXELS, Model
 
 COLUMNS = 3  # of the heads of an attention sheet
 

@@ -10,7 +10,7 @@ from PIL import Image
 from dino_jax.data.augment import CropConfig, CropParameters, sample_crop_parameters
 from dino_jax.data.multi_crop import MultiCrop, apply_crop
 from dino_jax.data.photometric import blur_taps, encode_photometric
-from dino_jax.photometric import apply_photometric
+from dino_jax.step.photometric import apply_photometric
 from tests import plain_augment
 
 Drawn = list[tuple[np.ndarray, CropParameters]]  # image and what to do with it

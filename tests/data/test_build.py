@@ -1,4 +1,4 @@
-"""python -m dino_jax.data.build: any source to ArrayRecord shards."""
+"""python -m dino_jax.data.building.build: any source to ArrayRecord shards."""
 
 import contextlib
 import functools
@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data import build as build_module
-from dino_jax.data import build_workers
-from dino_jax.data.build import main
+from dino_jax.data.building import build as build_module
+from dino_jax.data.building import build_workers
+from dino_jax.data.building.build import main
 from dino_jax.data.sources import ArrayRecordSource, DigitsSource, FolderSource, shard_writer
 from dino_jax.data.sources.storage import written_whole
 
@@ -244,7 +244,7 @@ def test_a_signal_ends_workers_and_leaves_no_half_file(tmp_path, number, code):
     root = _folder(tmp_path / "in", 20)
     program = f"""
         import sys, time
-        from dino_jax.data import build
+        from dino_jax.data.building import build
         from tests.data.test_build import slow_scan
         if __name__ == "__main__":
             build.scan_part = slow_scan

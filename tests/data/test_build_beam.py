@@ -1,4 +1,4 @@
-"""python -m dino_jax.data.build_beam: the same build as a pipeline, run by Beam's DirectRunner."""
+"""The build as a pipeline of Apache Beam, run by its DirectRunner."""
 
 import os
 from io import BytesIO
@@ -10,8 +10,8 @@ from PIL import Image
 
 pytest.importorskip("apache_beam")
 
-from dino_jax.data import beam_pipeline, build, build_beam
-from dino_jax.data.build_plan import Options
+from dino_jax.data.building import beam_pipeline, build, build_beam
+from dino_jax.data.building.build_plan import Options
 from dino_jax.data.sources import ArrayRecordSource
 
 

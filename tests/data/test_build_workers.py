@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dino_jax.data.build_workers import POLL_SECONDS, Stopped, stop_on_signals
+from dino_jax.data.building.build_workers import POLL_SECONDS, Stopped, stop_on_signals
 
 
 class Batch:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data import build
+from dino_jax.data.building import build
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, FolderSource

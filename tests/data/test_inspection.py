@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data import inspection
+from dino_jax.data.building import inspection
 from dino_jax.data.sources import FolderSource
 
 

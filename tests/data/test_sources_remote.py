@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from PIL import Image
 
-from dino_jax.data import build
+from dino_jax.data.building import build
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, ParquetSource, TarSource
 
 

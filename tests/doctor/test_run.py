@@ -8,7 +8,7 @@ import pytest
 from configs import quickstart
 from dino_jax.data.sources import build_source
 from dino_jax.doctor import run
-from dino_jax.recipe import build_recipe
+from dino_jax.step.recipe import build_recipe
 
 
 class Images:

@@ -1,6 +1,6 @@
 """Which evaluation of a run is called the best."""
 
-from dino_jax.evaluation.best import Best
+from dino_jax.run.best import Best
 
 
 def test_the_best_is_the_newest_of_the_highest_accuracies_of_the_teacher():

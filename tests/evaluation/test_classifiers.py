@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate linear and logreg: classifiers on frozen features."""
+"""python -m dino_jax.evaluation linear and logreg: classifiers on frozen features."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 
 import dino_jax
 from configs import digits_resnet
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from tests.colored_photos import evaluate_as_one_and_two, files_of, read, write_photos
 from tests.saved_model import save_model, save_tiny_vit
 

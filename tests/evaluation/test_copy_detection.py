@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate copy_detection, on a small data set in the layout of Copydays."""
+"""python -m dino_jax.evaluation copy_detection, on a small data set in the layout of Copydays."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import dino_jax
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from tests.run_train import run_processes
 from tests.saved_model import save_tiny_vit
 
@@ -103,7 +103,7 @@ def test_two_processes_share_the_images(workdir, copydays, tmp_path):
     one = run(workdir, copydays, tmp_path / "one", *options)
     command = ("copy_detection", f"--checkpoint={workdir}", f"--data={copydays}", *options)
     out = f"--out={tmp_path / 'two'}"
-    finished = run_processes(*command, out, processes=2, devices=2, module="dino_jax.evaluate")
+    finished = run_processes(*command, out, processes=2, devices=2, module="dino_jax.evaluation")
     assert [process.code for process in finished] == [0, 0], finished
     assert "mAP_strong" in finished[0].out and "mAP_strong" not in finished[1].out
     two = json.loads((tmp_path / "two/copy_detection.json").read_text())

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate depth, on a small data set in the layout of NYU Depth V2."""
+"""python -m dino_jax.evaluation depth, on a small data set in the layout of NYU Depth V2."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import dino_jax
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.depth import Range, depth_errors, expected_depth, sig_loss
 from dino_jax.evaluation.probe import patch_taker
 from dino_jax.evaluation.protocols.depth import depth_layers

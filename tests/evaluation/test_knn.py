@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from dino_jax.devices.sharding import batch_sharding
 from dino_jax.evaluation import search
 from dino_jax.evaluation.accuracy import rank_of
 from dino_jax.evaluation.knn import (
@@ -15,7 +16,6 @@ from dino_jax.evaluation.knn import (
     normalize_rows,
 )
 from dino_jax.evaluation.search import find_nearest, local_mesh
-from dino_jax.sharding import batch_sharding
 
 TEMPERATURE = 0.07
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dino_jax
+from dino_jax.devices.sharding import batch_sharding, make_mesh, replicated, shard_batch
 from dino_jax.evaluation.accuracy import rank_of
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.linear_features import (
@@ -24,7 +25,6 @@ from dino_jax.evaluation.linear_heads import (
     score_heads,
 )
 from dino_jax.evaluation.linear_training import Plan, train_heads
-from dino_jax.sharding import batch_sharding, make_mesh, replicated, shard_batch
 from tests.saved_model import save_tiny_vit
 
 CLASSES, WIDTH, BATCH = 3, 24, 8

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from configs import quickstart
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.neighbours import neighbour_agreement
 from dino_jax.evaluation.online import OnlineEvaluation
 from dino_jax.models.network import build_network
-from dino_jax.sharding import make_mesh
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate retrieval, on a small data set in the layout of revisited Oxford."""
+"""The retrieval evaluation, on a small data set in the layout of revisited Oxford."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import dino_jax
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.multi_scale import multi_scale_features
 from tests.evaluation.test_ranking import plain_ap
 from tests.saved_model import save_tiny_vit

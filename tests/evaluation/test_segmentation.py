@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate segmentation, on small data sets in the layouts of ADE20K and VOC."""
+"""The segmentation evaluation, on small data sets in the layouts of ADE20K and VOC."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.crops import CropStream, RandomCrop
 from dino_jax.evaluation.davis import write_mask
 from dino_jax.evaluation.overlap import count_pairs, score_pairs
@@ -105,7 +105,7 @@ def test_two_processes_train_the_same_probe(workdir, voc, tmp_path):
     one = run(workdir, voc, tmp_path / "one", "--steps=12")
     arguments = (f"--checkpoint={workdir}", f"--data={voc}", f"--out={tmp_path / 'two'}")
     command = ("segmentation", *arguments, *SMALL, "--steps=12")
-    finished = run_processes(*command, processes=2, devices=2, module="dino_jax.evaluate")
+    finished = run_processes(*command, processes=2, devices=2, module="dino_jax.evaluation")
     assert [process.code for process in finished] == [0, 0], finished
     two = json.loads((tmp_path / "two/segmentation.json").read_text())
     assert two["metrics"] == pytest.approx(one["metrics"], abs=0.5)

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluate video_segmentation, on small videos in the layout of DAVIS."""
+"""python -m dino_jax.evaluation video_segmentation, on small videos in the layout of DAVIS."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 import dino_jax
 from configs import quickstart
-from dino_jax.evaluate import main
+from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.davis import frame_size, palette, read_mask, write_mask
 from tests.evaluation.test_mask_measures import plain_contour_accuracy
 from tests.evaluation.test_multi_scale import plain_bilinear
@@ -135,7 +135,7 @@ def test_two_processes_share_the_videos(workdir, davis, tmp_path):
     options = ("--short-side=33", "--frames=2", "--radius=3", f"--out={tmp_path / 'two'}")
     command = ("video_segmentation", f"--checkpoint={workdir}", f"--data={davis}", *options)
     masks = f"--masks={tmp_path / 'masks_two'}"
-    finished = run_processes(*command, masks, processes=2, devices=2, module="dino_jax.evaluate")
+    finished = run_processes(*command, masks, processes=2, devices=2, module="dino_jax.evaluation")
     assert [process.code for process in finished] == [0, 0], finished
     two = json.loads((tmp_path / "two/video_segmentation.json").read_text())
     assert two["metrics"] == pytest.approx(one["metrics"], abs=1.0)  # ties may go either way

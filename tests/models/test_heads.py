@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dino_jax.models.heads import DinoHead
-from dino_jax.pretrained import from_torch, to_torch
+from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 
 CASES = {

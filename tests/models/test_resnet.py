@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dino_jax.devices.sharding import batch_sharding, make_mesh, replicated
 from dino_jax.models.resnet import DEPTHS, ResNet
-from dino_jax.pretrained import from_torch, to_torch
-from dino_jax.sharding import batch_sharding, make_mesh, replicated
+from dino_jax.weights import from_torch, to_torch
 
 TINY = dict(depths=(2, 1, 1), width=4)
 

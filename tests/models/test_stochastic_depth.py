@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dino_jax.devices.sharding import batch_sharding, make_mesh, replicated
 from dino_jax.models.stochastic_depth import (
     choose_subsets,
     drop_rates,
@@ -17,8 +18,7 @@ from dino_jax.models.stochastic_depth import (
     take_subset,
 )
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained import to_torch
-from dino_jax.sharding import batch_sharding, make_mesh, replicated
+from dino_jax.weights import to_torch
 from tests.plain_dino import gelu, layer_norm
 
 DEPTH, HEADS, DIM = 2, 2, 16

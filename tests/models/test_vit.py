@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained import from_torch, to_torch
+from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 
 SIZES = ("s64", "s32", "r32x128", "odd50x83")

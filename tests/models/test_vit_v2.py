@@ -12,7 +12,7 @@ import pytest
 
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.models.vit import SIZES, VisionTransformer
-from dino_jax.pretrained import from_torch, to_torch
+from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 
 NAMES = json.loads((Path(__file__).parents[1] / "golden/v2/a_names_and_init.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective, dino_losses
-from dino_jax.schedules import Constant, TeacherTemperature
+from dino_jax.optim.schedules import Constant, TeacherTemperature
 from tests.objectives.branches import image_major, log_softmax, run
 
 

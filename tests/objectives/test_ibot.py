@@ -8,7 +8,7 @@ import pytest
 from dino_jax.data.masking import Masking, index_masks
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.ibot import IbotObjective, gather_patches
-from dino_jax.schedules import Constant
+from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import as_branch, image_major, log_softmax, run
 
 

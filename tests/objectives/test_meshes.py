@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from dino_jax.data.masking import Masking
+from dino_jax.devices.sharding import batch_sharding, make_mesh
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective
 from dino_jax.objectives.ibot import IbotObjective
 from dino_jax.objectives.koleo import KoleoObjective
-from dino_jax.schedules import Constant
-from dino_jax.sharding import batch_sharding, make_mesh
+from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import run
 
 IMAGES, GLOBALS, VIEWS, PROTOTYPES = 16, 2, 5, 24

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import dino_jax
+from dino_jax.devices.sharding import batch_sharding, make_mesh, replicated, shard_batch
 from dino_jax.evaluation.knn import (
     class_votes,
     dino_weights,
@@ -16,7 +17,6 @@ from dino_jax.evaluation.linear_features import dino_linear_features, dinov2_lin
 from dino_jax.evaluation.linear_heads import Group, Heads, init_heads, make_head_step
 from dino_jax.evaluation.linear_training import Plan
 from dino_jax.evaluation.search import find_nearest, local_mesh
-from dino_jax.sharding import batch_sharding, make_mesh, replicated, shard_batch
 from tests.saved_model import save_tiny_vit
 
 torch = pytest.importorskip("torch")

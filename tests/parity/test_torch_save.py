@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
-from dino_jax.pretrained.state_dict import read_state_dict, read_weights
+from dino_jax.weights.state_dict import read_state_dict, read_weights
 
 torch = pytest.importorskip("torch")
 

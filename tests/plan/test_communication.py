@@ -7,7 +7,7 @@ from configs import digits_dinov2, quickstart
 from dino_jax.plan.cost import COLLECTIVES, module_cost
 from dino_jax.plan.hlo import parse_module
 from dino_jax.plan.program import abstract_batch, lower_step, with_changes
-from dino_jax.recipe import build_recipe
+from dino_jax.step.recipe import build_recipe
 from tests.run_train import SMALL
 
 IMAGES = 1438

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dino_jax.devices.sharding import batch_sharding, make_mesh, replicated
 from dino_jax.plan.cost import Collective, Cost, module_cost
 from dino_jax.plan.hlo import parse_module
-from dino_jax.sharding import batch_sharding, make_mesh, replicated
 
 
 def compiled_cost(function, *arguments, devices=1, **options):

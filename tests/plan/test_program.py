@@ -8,6 +8,7 @@ from configs import digits_dinov2, quickstart, vits16_vanilla
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
+from dino_jax.devices.sharding import make_mesh, state_sharding
 from dino_jax.plan.model_flops import count_flops, model_flops_per_image
 from dino_jax.plan.program import (
     abstract_batch,
@@ -16,8 +17,7 @@ from dino_jax.plan.program import (
     state_bytes,
     with_changes,
 )
-from dino_jax.recipe import build_recipe
-from dino_jax.sharding import make_mesh, state_sharding
+from dino_jax.step.recipe import build_recipe
 
 IMAGES = 1438
 

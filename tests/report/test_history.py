@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dino_jax.metrics import MetricsWriter
 from dino_jax.report.history import (
     build_curves,
     distinct_names,
@@ -16,6 +15,7 @@ from dino_jax.report.history import (
     read_run,
     read_runs,
 )
+from dino_jax.run.metrics import MetricsWriter
 
 
 def write_lines(path, *lines):

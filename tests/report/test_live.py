@@ -5,8 +5,8 @@ import json
 import pytest
 from etils import epath
 
-from dino_jax.report import live
-from dino_jax.report.live import LiveReport
+from dino_jax.run import live
+from dino_jax.run.live import LiveReport
 
 
 class Clock:

@@ -13,7 +13,7 @@ from dino_jax.visualize.foreground import color_objects, find_objects, otsu_thre
 from dino_jax.visualize.inputs import fit_to_patches
 from dino_jax.visualize.pictures import BACKGROUND, mark_patch, tile_rows
 from dino_jax.visualize.similarity import cosine_map, patch_at
-from tests.test_embed import save_model
+from tests.embedding.test_command import save_model
 
 PATCH = 8
 

@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart
-from dino_jax.metrics import Progress
-from dino_jax.visualize.showcase import Showcase
+from dino_jax.run.metrics import Progress
+from dino_jax.run.showcase import Showcase
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The format that `python -m dino_jax.data.build` writes.
+"""The format that `python -m dino_jax.data.building.build` writes.
 
 A data set is a folder of ArrayRecord shards (one record per group, uncompressed: images already
 are) and dataset.json, which holds what is known once: class names, records per shard, mean and
@@ -94,8 +94,9 @@ def read_description(folder: str) -> Description:
     path = epath.Path(folder) / DESCRIPTION
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: it is written at the end of python -m dino_jax.data.build; run "
-            "the same build again to finish it, or copy the file to the shards"
+            f"{path} is missing: it is written at the end of python -m "
+            "dino_jax.data.building.build; run the same build again to finish it, or copy the file "
+            "to the shards"
         )
     try:
         content: Any = json.loads(path.read_text())

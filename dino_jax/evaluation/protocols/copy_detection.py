@@ -22,7 +22,7 @@ from dino_jax.evaluation.ranking import average_precision, rank_database
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.whitening import fit_whitening, gem
 from dino_jax.models.network import Network
-from dino_jax.pretrained.model import Model
+from dino_jax.weights.model import Model
 
 IMSIZE = 320  # pixels, official eval_copy_detection.py
 FIRST = 20  # of a ranking that count, as there

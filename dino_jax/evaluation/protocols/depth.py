@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from dino_jax.data.decode import UnreadableImageError
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import resize
 from dino_jax.evaluation.crops import CropStream, RandomCrop
 from dino_jax.evaluation.depth import Range, depth_errors, expected_depth, sig_loss
@@ -32,8 +33,7 @@ from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import make_mesh
+from dino_jax.weights.model import Model
 
 NYU = Range(1e-3, 10.0, 256)  # metres
 CROP = (416, 544)  # pixels of a training window (BTS)

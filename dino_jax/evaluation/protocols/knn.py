@@ -5,14 +5,14 @@ import argparse
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.frozen import FrozenFeatures, describe_images, extract_labelled
 from dino_jax.evaluation.knn import WEIGHTS, knn_accuracy
 from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
 from dino_jax.evaluation.reading import add_reading_arguments, reading_of
 from dino_jax.evaluation.result import Result
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import make_mesh
+from dino_jax.weights.model import Model
 
 K = (10, 20, 100, 200)  # of both papers
 TEMPERATURE = 0.07

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 
 from dino_jax.data.labelled_stream import build_labelled_stream
 from dino_jax.data.sources import ImageSource
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import extract_part
@@ -36,8 +37,7 @@ from dino_jax.evaluation.reading import (
 from dino_jax.evaluation.released_classifier import read_classifier
 from dino_jax.evaluation.result import Result
 from dino_jax.models.vit import VisionTransformer
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import make_mesh
+from dino_jax.weights.model import Model
 
 TRAIN_BATCH = 1024  # 8 GPUs of 128 images, in both papers
 REFERENCE_BATCH = 256  # that learning rates are given for

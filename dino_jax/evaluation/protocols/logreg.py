@@ -7,15 +7,15 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.build_workers import Progress
+from dino_jax.data.building.build_workers import Progress
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import describe_images, extract_labelled
 from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
 from dino_jax.evaluation.logistic import LogisticRegression
 from dino_jax.evaluation.reading import add_reading_arguments, reading_of
 from dino_jax.evaluation.result import Result
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import make_mesh
+from dino_jax.weights.model import Model
 
 STRENGTHS = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # of DINOv2
 MAX_ITERATIONS = 1000

@@ -24,7 +24,7 @@ from dino_jax.evaluation.multi_scale import SCALES, combine_scales, scale_image
 from dino_jax.evaluation.ranking import Scores, rank_database, score_rankings
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.revisited import SETUPS, Revisited, queries_of, read_revisited
-from dino_jax.pretrained.model import Model
+from dino_jax.weights.model import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

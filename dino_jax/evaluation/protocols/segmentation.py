@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dino_jax.data.decode import UnreadableImageError
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import bilinear_matrix
 from dino_jax.evaluation.crops import CropStream, RandomCrop, resize_short
 from dino_jax.evaluation.image_files import Embedder, name_files, pad_color
@@ -38,8 +39,7 @@ from dino_jax.evaluation.segmentation_files import (
 from dino_jax.evaluation.sharing import gather_any, gather_sum, own_share
 from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from dino_jax.models.network import Network
-from dino_jax.pretrained.model import Model
-from dino_jax.sharding import make_mesh
+from dino_jax.weights.model import Model
 
 SIDE, STRIDE = 512, 341  # pixels of a window, and from window to window
 SCALES = (0.5, 2.0)  # of the short side of a training image over the window's (mmsegmentation)

@@ -68,8 +68,8 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from dino_jax.kernels import attention_branch, mlp_branch
-    from dino_jax.kernels.tiles import SUBLANES, crops_per_run
+    from dino_jax.devices.kernels import attention_branch, mlp_branch
+    from dino_jax.devices.kernels.tiles import SUBLANES, crops_per_run
     from dino_jax.plan.topology import open_slice
 
     mesh = Mesh(np.array(open_slice(topology).devices[:1]), ("data",))
@@ -112,7 +112,7 @@ def compile_long_attention(kernel: Kernel, mesh: Any, array: Any) -> int:
     """Compiles attention over long sequences and its gradient, as `compile_alone` does."""
     import jax
 
-    from dino_jax.kernels.long_attention import cut, long_attention
+    from dino_jax.devices.kernels.long_attention import cut, long_attention
 
     attention = partial(long_attention, mesh=mesh)
 

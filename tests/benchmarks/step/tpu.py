@@ -5,8 +5,8 @@ import time
 from collections import Counter
 from typing import Any
 
-from dino_jax.kernels.long_attention import cut
-from dino_jax.kernels.tiles import SUBLANES
+from dino_jax.devices.kernels.long_attention import cut
+from dino_jax.devices.kernels.tiles import SUBLANES
 from dino_jax.models.network import build_network
 from dino_jax.plan.cost import Cost, module_cost, trip_count
 from dino_jax.plan.hlo import Module, parse_module

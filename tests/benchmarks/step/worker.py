@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dino_jax.host_memory import keep_freed_memory
+from dino_jax.devices.host_memory import keep_freed_memory
 from tests.benchmarks.step.cases import CPU_CASES, IMAGES, cpu_config
 
 BATCHES = 2  # different batches, in turn
@@ -26,10 +26,10 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
     """Our step, as dino_jax.train compiles it; leaves what the other side needs in `folder`."""
     import jax
 
-    from dino_jax.compilations import use_compilation_cache
-    from dino_jax.pretrained import to_torch
-    from dino_jax.recipe import build_recipe
-    from dino_jax.sharding import jit_step, make_mesh, state_sharding
+    from dino_jax.devices.sharding import jit_step, make_mesh, state_sharding
+    from dino_jax.run.compilations import use_compilation_cache
+    from dino_jax.step.recipe import build_recipe
+    from dino_jax.weights import to_torch
 
     use_compilation_cache(options.pop("cache"))
     config = cpu_config(CPU_CASES[case], options)

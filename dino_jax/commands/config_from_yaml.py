@@ -1,0 +1,183 @@
+"""Converts an official DINOv2 YAML.
+
+  python -m dino_jax.commands.config_from_yaml FILE [--out=FILE.py]
+
+The result is a config file of ours that states every value of the YAML, with the defaults of the
+official ssl_default_config.yaml for what it leaves out. Keys that DINOv2 does not have are errors.
+What the YAML does not say is the number of GPUs, from which the batch follows: give --gpus.
+"""
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dino_jax.commands.command_line import fail
+from dino_jax.commands.official_config import (
+    DEFAULTS,
+    DROP_PATHS,
+    NEW_SECTIONS,
+    WITHOUT_COUNTERPART,
+    Sections,
+    Values,
+    translate,
+)
+
+
+def read_yaml(text: str) -> tuple[Values, list[str]]:
+    """Reads an official YAML.
+
+    Args:
+      text: of the file.
+
+    Returns:
+      A value for every key of `DEFAULTS`, and the keys of the text that have no counterpart.
+
+    Raises:
+      ValueError: if the text is no YAML mapping, or has keys that DINOv2 does not have or values of
+        the wrong kind; lists all of them.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not a YAML file: {error}") from error
+    given = _flatten(tree if tree is not None else {})
+    known = [*DEFAULTS, *WITHOUT_COUNTERPART]
+    problems = [f"unknown key {key}{_suggest(key, known)}" for key in given if key not in known]
+    values = dict(DEFAULTS)
+    for key in DEFAULTS.keys() & given.keys():
+        try:
+            values[key] = _checked(key, given[key])
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        listed = "\n  ".join(sorted(problems))
+        raise ValueError(f"the file does not fit DINOv2's configs:\n  {listed}")
+    return values, [key for key in given if key in WITHOUT_COUNTERPART]
+
+
+def write_config(sections: Sections, docstring: str) -> str:
+    """Source of a config file that starts from vits16_vanilla and states all values.
+
+    Args:
+      sections: values by section, see `translate`.
+      docstring: of the file.
+    """
+    lines = [f'"""{docstring}"""', "", "from ml_collections import ConfigDict", ""]
+    lines += ["from configs import vits16_vanilla", "", "", "def get_config() -> ConfigDict:"]
+    lines += ["    config = vits16_vanilla.get_config()"]
+    for section, values in sections.items():
+        items = {name: _literal(value) for name, value in values.items()}
+        place = f"    config.{section}".rstrip(".")
+        if section in NEW_SECTIONS:
+            entries = [f"            {name}={value}," for name, value in items.items()]
+            lines += [f"{place} = ConfigDict(", "        dict(", *entries, "        )", "    )"]
+        elif len(items) <= 4:
+            lines += [f"{place}.{name} = {value}" for name, value in items.items()]
+        else:
+            entries = [f"        {name}={value}," for name, value in items.items()]
+            lines += [f"{place}.update(", *entries, "    )"]
+    return "\n".join([*lines, "    return config", ""])
+
+
+def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
+    """Converts the text of an official YAML.
+
+    Args:
+      text: of the file.
+      name: of the file, for the docstring.
+      gpus: number of GPUs of the official run, at least 1.
+
+    Returns:
+      Source of our config file, and notes for the user.
+
+    Raises:
+      ValueError: as `read_yaml` and `translate`, or if `gpus` is not positive.
+    """
+    if gpus < 1:
+        raise ValueError(f"--gpus must be at least 1, got {gpus}")
+    values, unused = read_yaml(text)
+    notes = [f"{key} has no counterpart: {WITHOUT_COUNTERPART[key]}" for key in unused]
+    if values["student.drop_path_rate"] and not values["student.drop_path_uniform"]:
+        notes.append(
+            f"student.drop_path_uniform=false becomes {DROP_PATHS[False]}: each sample is dropped "
+            "by itself, the official code drops a fixed number of them"
+        )
+    images = values["train.batch_size_per_gpu"]
+    docstring = (
+        f"{name}, converted by dino_jax.commands.config_from_yaml.\n\n"
+        f"Batch: {images} images x {gpus} GPUs; masks, KoLeo and drop path in groups as on one "
+        f"GPU.\n\nCommand:\n"
+        "  python -m dino_jax.train --config=THIS_FILE --workdir=runs/NAME \\\n"
+        "    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train "
+        "\\\n    --config.knn.test.path=/data/imagenet/val\n"
+    )
+    return write_config(translate(values, gpus), docstring), notes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m dino_jax.commands.config_from_yaml")
+    parser.add_argument("file", help="official DINOv2 YAML")
+    parser.add_argument("--out", help="config file to write; without it, it is printed")
+    parser.add_argument("--gpus", type=int, help="GPUs of the official run (default: 1)")
+    arguments = parser.parse_args()
+    path = Path(arguments.file)
+    try:
+        gpus = 1 if arguments.gpus is None else arguments.gpus
+        source, notes = convert(path.read_text(), path.name, gpus)
+        if arguments.out:
+            with Path(arguments.out).open("x") as file:
+                file.write(source)
+    except FileExistsError:
+        fail(f"{arguments.out} exists; give another --out, or remove it")
+    except (ValueError, OSError) as error:
+        fail(f"{path}: {error}")
+    if arguments.gpus is None:
+        notes.append("the batch is that of 1 GPU; give the number of GPUs of the run as --gpus=N")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if not arguments.out:
+        print(source, end="")
+
+
+def _flatten(tree: Any, prefix: str = "") -> Values:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    flat: Values = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def _checked(key: str, value: Any) -> Any:
+    """The value in the type of the default; "1e-6", which YAML reads as text, is a number."""
+    default = DEFAULTS[key]
+    try:
+        if isinstance(default, list):
+            if isinstance(value, list) and len(value) == len(default):
+                return [float(number) for number in value]
+        elif type(value) is type(default):
+            return value
+        elif isinstance(default, float) and type(value) in (int, str):  # a bool is an int too
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(f"{key} is {value!r}; expected something like {default!r}")
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f"; do you mean {close[0]}?" if close else ""
+
+
+def _literal(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else repr(value)
+
+
+if __name__ == "__main__":
+    main()

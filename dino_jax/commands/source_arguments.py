@@ -1,0 +1,45 @@
+"""The arguments of a command line that name a source of images."""
+
+import argparse
+from typing import Any
+
+from dino_jax.commands.command_line import load_config
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds SOURCE and the options that some kinds of it need."""
+    add = parser.add_argument
+    add("source", nargs="?", default="", help="folder, list, pattern, shards or config file")
+    add("--split", default="train", help="of TFDS or the digits")
+    add_kind_arguments(parser)
+
+
+def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what does not depend on the part of a data set."""
+    add = parser.add_argument
+    add("--kind", default="folder", help="of the images, as config.data.kind")
+    add("--name", default="", help="of the TFDS data set")
+    add("--data-dir", default="", help="of TFDS")
+    add("--image-column", default="", help="of Parquet; default: the only one with images")
+    add("--label-column", default="", help="of Parquet; default: no labels")
+
+
+def source_config(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The config of the source that the command line names, as plain values."""
+    if arguments.source.endswith(".py"):
+        config: Any = load_config(arguments.source)
+        return config.data.to_dict()
+    return part_config(arguments, arguments.source, arguments.split)
+
+
+def part_config(arguments: argparse.Namespace, path: str, split: str) -> dict[str, Any]:
+    """The config of one part of a data set, with the options of `add_kind_arguments`."""
+    return {
+        "kind": arguments.kind,
+        "path": path,
+        "name": arguments.name,
+        "split": split,
+        "data_dir": arguments.data_dir,
+        "image_column": arguments.image_column,
+        "label_column": arguments.label_column,
+    }

@@ -1,0 +1,258 @@
+"""Turns any source of images into ArrayRecord shards.
+
+  python -m dino_jax.data.building.build /data/imagenet/train \
+    --out=/data/imagenet-records/train --workers=16
+  python -m dino_jax.train --config=… --config.data.kind=arrayrecord \
+    --config.data.path=/data/imagenet-records/train
+
+The source is a folder (--kind=folder, the default), a text list, a pattern, tar or Parquet shards,
+or a config file (it ends with .py) whose `config.data` is taken: this way mixtures can be built
+too. TFDS and the digits need no path but --kind, --name and --split.
+
+1. Scan: every image is read, hashed (SHA-256) and decoded once, in parallel.
+2. Write: the encoded images are written as they are, in the order of the source, in parallel.
+The folder then holds the shards, dataset.json (class names, counts, mean and std), build.json (the
+options) and report.txt, which names every unreadable image with the reason, and every image with
+the same bytes as an earlier one.
+
+Unreadable images are left out: nothing can be learned from them, and a training stream would have
+to replace them in every epoch. If they are more than --max-unreadable of all, nothing is written.
+Copies stay unless --drop-duplicates is given. The same options give the same bytes for any number
+of workers.
+
+Ctrl-C and SIGTERM (exit codes 130 and 75) leave what is finished; the same command goes on. Other
+options on the same folder are refused. Where one machine is not enough: build_beam.py.
+"""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.source_arguments import add_source_arguments, source_config
+from dino_jax.data.building.build_plan import PLAN, Options
+from dino_jax.data.building.build_report import REPORT, Selection, report_lines, select_images
+from dino_jax.data.building.build_workers import Stopped, run_tasks, stop_on_signals
+from dino_jax.data.building.inspection import (
+    Scan,
+    join_scans,
+    mean_and_std,
+    scan_from_bytes,
+    scan_images,
+    scan_to_bytes,
+)
+from dino_jax.data.building.output_folder import absolute_folder, open_folder, write_text
+from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.data.sources.record_format import (
+    DESCRIPTION,
+    Description,
+    shard_name,
+    write_description,
+)
+from dino_jax.data.sources.shard_writer import write_shard
+from dino_jax.data.sources.storage import written_whole
+
+SCAN_FOLDER = ".scan"
+SCAN_IMAGES = 1000  # of one task at most: what a stopped build has to look at again
+SCAN_TASKS = 64  # at least, if there are as many images
+SHARD_BYTES = 1 << 30  # with --shards=0
+MAX_SHARDS = 1024  # with --shards=0
+MAX_PIXELS = 178_956_970  # as config.max_pixels, Pillow's own limit
+
+
+def build(options: Options, out: str, workers: int, max_unreadable: float) -> None:
+    """Builds a data set, or goes on with one.
+
+    Args:
+      options: what to build.
+      out: the folder, local or gs://.
+      workers: processes; 0 works in this one.
+      max_unreadable: largest share of unreadable images, in [0, 1].
+
+    Raises:
+      ValueError: if `out` belongs to another build, too many images are unreadable, or the source
+        can't be built.
+      OSError: if files can't be read or written.
+    """
+    source = build_source(ConfigDict(options.source))
+    classes = f"{len(source.class_names):,} classes" if source.class_names else "no labels"
+    say(f"source      {options.source['kind']}, {len(source):,} images, {classes}")
+    open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
+    if (epath.Path(out) / DESCRIPTION).exists():
+        say(f"done        {out} is complete already")
+        return
+
+    scan = scan_source(source, options, out, workers)
+    selection = select_images(source, scan, options.drop_duplicates, max_unreadable)
+    lines = report_lines(
+        source,
+        int(selection.kept.sum()),
+        selection.errors,
+        selection.copies,
+        options.drop_duplicates,
+    )
+    for line in lines[: lines.index("")]:
+        say(line)
+
+    shards = options.shards or min(MAX_SHARDS, -(-scan.size // SHARD_BYTES))
+    counts = write_shards(source, scan, selection, out, shards, workers)
+    write_text(f"{out}/{REPORT}", "\n".join(lines) + "\n")
+    mean, std = None, None
+    if options.compute_stats:
+        mean, std = mean_and_std(scan.moments[selection.kept])
+        say(f"statistics  mean {mean}, std {std}")
+    write_description(out, Description(source.class_names, counts, mean, std))
+    (epath.Path(out) / SCAN_FOLDER).rmtree()
+    say(f"done        {shards:,} shards in {out}, see report.txt; to train on them:")
+    say(f"            --config.data.kind=arrayrecord --config.data.path={out}")
+
+
+def scan_source(source: ImageSource, options: Options, out: str, workers: int) -> Scan:
+    """Inspects all images; parts that an earlier run has finished are read back."""
+    folder = f"{out}/{SCAN_FOLDER}"
+    epath.Path(folder).mkdir(exist_ok=True)
+    parts = cut(len(source), max(min(SCAN_TASKS, len(source)), -(-len(source) // SCAN_IMAGES)))
+    targets = [f"{folder}/{part.start:012d}.npz" for part in parts]
+    open_parts = _unfinished(parts, targets, folder)
+    tasks = [
+        functools.partial(
+            scan_part,
+            indices=part,
+            target=target,
+            max_pixels=options.max_pixels,
+            moments=options.compute_stats,
+        )
+        for part, target in open_parts
+    ]
+    run_tasks(source, tasks, "scan", sum(len(part) for part, _ in open_parts), workers)
+    return join_scans([scan_from_bytes(epath.Path(target).read_bytes()) for target in targets])
+
+
+def scan_part(
+    source: ImageSource,
+    on_image: Callable[[], None],
+    *,
+    indices: range,
+    target: str,
+    max_pixels: int,
+    moments: bool,
+) -> None:
+    """Inspects some images and writes the result to `target`."""
+    scan = scan_images(source, indices, max_pixels, moments, on_image)
+    with written_whole(target) as path:
+        Path(path).write_bytes(scan_to_bytes(scan))
+
+
+def write_shards(
+    source: ImageSource, scan: Scan, selection: Selection, out: str, shards: int, workers: int
+) -> dict[str, int]:
+    """Writes the shards that are not there yet; shard s holds what is kept of an equal part.
+
+    Returns:
+      Records by shard name.
+    """
+    bounds = cut(len(source), shards)
+    kept = [part.start + np.flatnonzero(selection.kept[part.start : part.stop]) for part in bounds]
+    targets = [f"{out}/{shard_name(shard, shards)}" for shard in range(shards)]
+    open_parts = _unfinished(kept, targets, out)
+    tasks = [
+        functools.partial(write_part, indices=indices, digests=scan.digests[indices], target=target)
+        for indices, target in open_parts
+    ]
+    run_tasks(source, tasks, "write", sum(len(indices) for indices, _ in open_parts), workers)
+    return {shard_name(shard, shards): len(indices) for shard, indices in enumerate(kept)}
+
+
+def write_part(
+    source: ImageSource,
+    on_image: Callable[[], None],
+    *,
+    indices: np.ndarray,
+    digests: np.ndarray,
+    target: str,
+) -> None:
+    """Writes one shard."""
+    write_shard(source, indices.tolist(), digests, target, on_image)
+
+
+def cut(images: int, parts: int) -> list[range]:
+    """Consecutive parts of all images, whose sizes differ by one at most."""
+    return [range(part * images // parts, (part + 1) * images // parts) for part in range(parts)]
+
+
+def _unfinished(parts: list, targets: list[str], folder: str) -> list[tuple]:
+    """The parts whose file is not in the folder yet, each with its file."""
+    present = {entry.name for entry in epath.Path(folder).iterdir()}
+    return [
+        (part, target)
+        for part, target in zip(parts, targets, strict=True)
+        if target.rpartition("/")[2] not in present
+    ]
+
+
+def say(line: str) -> None:
+    """Prints a line at once, also into a pipe."""
+    print(line, flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that decide the result; the Beam pipeline has the same."""
+    add_source_arguments(parser)
+    add = parser.add_argument
+    add("--out", required=True, help="new folder for the shards, local or gs://")
+    add("--shards", type=int, default=0, help="0: one per GiB, at most 1,024")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
+    add("--drop-duplicates", action="store_true", help="leave out files with equal bytes")
+    add("--compute-stats", action="store_true", help="mean and std of the channels")
+    add("--max-unreadable", type=float, default=0.01, help="largest share of unreadable images")
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """What the command line asks for.
+
+    Raises:
+      UsageError: if the config file can't be read.
+      ValueError: if a number is out of range.
+    """
+    return Options(
+        source=source_config(arguments),
+        shards=arguments.shards,
+        max_pixels=arguments.max_pixels,
+        drop_duplicates=arguments.drop_duplicates,
+        compute_stats=arguments.compute_stats,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.data.building.build",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    parser.add_argument("--workers", type=int, default=8, help="processes; 0: this one only")
+    arguments = parser.parse_args(argv)
+    try:
+        with mendable(), stop_on_signals():
+            out = absolute_folder(arguments.out)
+            build(options_of(arguments), out, arguments.workers, arguments.max_unreadable)
+    except UsageError as error:
+        fail(error)
+    except ImportError as error:  # a source whose package is not installed
+        fail(error)
+    except Stopped as stopped:
+        print(f"{stopped.name}: the same command goes on where this one stopped", file=sys.stderr)
+        return stopped.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The build as an Apache Beam pipeline, for data that one machine can't read.
+
+  pip install 'dino_jax[beam]'
+  python -m dino_jax.data.building.build_beam gs://bucket/crawl --kind=tar \
+    --out=gs://bucket/records --shards=4096 --compute-stats
+
+makes the same shards, dataset.json and report.txt as the local build with the same options; what
+follows the options of the build goes to Beam. On one machine:
+
+  … --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=16
+
+On Google Cloud Dataflow (not run here: it needs an account):
+
+  … --runner=DataflowRunner --project=PROJECT --region=us-central1 --temp_location=gs://bucket/tmp \
+    --setup_file=./setup.py --max_num_workers=500 --number_of_worker_harness_threads=4
+
+`--setup_file` installs this package on the workers, which also need gcsfs, array_record, Pillow and
+what the source needs: a container image with them (--sdk_container_image) starts faster. Source and
+folder must be reachable from all workers, so gs:// there. The command lists the source once and
+leaves it, pickled, in the folder, from where each worker process loads it. An image is decoded by
+one thread, which takes up to 12 bytes per pixel of --max-pixels.
+
+A pipeline that has failed starts again from the beginning when it is run again.
+"""
+
+# pyright: reportMissingImports=false
+# (apache_beam is an extra)
+
+import argparse
+import dataclasses
+import sys
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from etils import epath
+from ml_collections import ConfigDict
+
+from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.data.building.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
+from dino_jax.data.building.build import add_arguments, options_of
+from dino_jax.data.building.build_plan import PLAN, Options
+from dino_jax.data.building.output_folder import absolute_folder, open_folder
+from dino_jax.data.sources import build_source
+from dino_jax.data.sources.record_format import DESCRIPTION
+
+
+def build(options: Options, out: str, max_unreadable: float, beam_arguments: list[str]) -> None:
+    """Runs the pipeline to its end.
+
+    Args:
+      options: what to build.
+      out: the folder, local or gs://.
+      max_unreadable: largest share of unreadable images, in [0, 1].
+      beam_arguments: for Beam's PipelineOptions.
+
+    Raises:
+      ValueError: if `out` belongs to another build, or the source or the options are wrong.
+      OSError: if the source is not there or `out` can't be written.
+      RuntimeError: Beam's, if a step fails.
+    """
+    if options.shards < 1:
+        raise ValueError("a pipeline needs --shards, such as one for every GiB of images")
+    source = build_source(ConfigDict(options.source))
+    open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
+    if (epath.Path(out) / DESCRIPTION).exists():
+        print(f"{out} is complete already")
+        return
+    write_source(source, out)
+    plan = Plan(options, out, len(source), source.class_names, max_unreadable)
+    with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
+        add_steps(pipeline, plan)
+    (epath.Path(out) / SOURCE_FILE).unlink()
+    print(f"done: {options.shards:,} shards in {out}, see report.txt")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.data.building.build_beam",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser)
+    arguments, beam_arguments = parser.parse_known_args(argv)
+    try:
+        with mendable():
+            out = absolute_folder(arguments.out)
+            build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
+    except UsageError as error:
+        fail(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Turns images into vectors, for search, clustering or a classifier of one's own.
+
+  python -m dino_jax.embedding MODEL SOURCE --out=DIR [--tokens=cls|mean|both] [--layers=1]
+      [--normalize] [--reduce=pca|random --dim=512] [--format=npy|parquet]
+
+  python -m dino_jax.embedding runs/quickstart --kind=digits --out=digits_embedded --normalize
+  python -m dino_jax.embedding dinov2_vits14_pretrain.pth photos/ --out=embedded \
+    --reduce=pca --dim=128
+
+MODEL is the workdir of a run (its teacher) or a file of official weights; SOURCE is a folder, or
+what --kind says, as in dino_jax.data.building.build.
+
+The folder then holds shards of vectors with the names of their images (dino_jax.embedding.shards
+names the files), embed.json (the options) and projection.npz. Images that cannot be read have no
+row; they are counted, and named in unreadable-*.txt.
+
+Ctrl-C and SIGTERM (exit codes 130 and 75) leave the finished shards; the same command goes on.
+Other options on the same folder are refused. On a pod, start the same command with --distributed on
+all hosts: each makes its share of the shards, and the files do not depend on their number.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import itertools
+import os
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.commands.source_arguments import add_source_arguments, source_config
+from dino_jax.data.building.build_workers import show_progress
+from dino_jax.data.building.output_folder import absolute_folder, open_folder
+from dino_jax.data.pipeline import build_eval_stream
+from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
+from dino_jax.embedding.projection import (
+    KINDS,
+    Projection,
+    draw_random,
+    fit_pca,
+    load_projection,
+)
+from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
+from dino_jax.embedding.shards import Shards, import_pyarrow
+from dino_jax.weights.model import MAX_PIXELS, Model, load
+
+PLAN, PROJECTION = "embed.json", "projection.npz"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What decides the result; fields as the command line names them."""
+
+    model: str
+    source: dict[str, Any]
+    image_size: int
+    tokens: str
+    layers: int
+    normalize: bool
+    reduce: str
+    dim: int
+    sample: int
+    format: str
+    shard_images: int
+    max_pixels: int
+
+    def __post_init__(self):
+        if self.reduce not in KINDS:
+            raise ValueError(f"unknown --reduce {self.reduce!r}; known: {list(KINDS)}")
+        for name in ("image_size", "dim", "sample", "shard_images", "max_pixels"):
+            if getattr(self, name) < 1:
+                option = "--" + name.replace("_", "-")
+                raise ValueError(f"{option} must be at least 1, got {getattr(self, name)}")
+
+
+class Machine(NamedTuple):
+    """How the work is done; changes nothing in the result but rounding.
+
+    Attributes:
+      batch_size: images at once on the devices of this process.
+      threads: that decode batches ahead.
+    """
+
+    batch_size: int
+    threads: int
+
+
+def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
+    """Makes the shards that are missing.
+
+    Args:
+      model: loaded.
+      options: what to make.
+      out: the folder, local or gs://.
+      machine: how.
+
+    Returns:
+      What there is now, in one line; "" on processes other than 0.
+
+    Raises:
+      ValueError: if an option does not fit the model or the images, or `out` belongs to others.
+      OSError: if files can't be read or written.
+    """
+    source, shards = prepare(model, options, out)
+    projection = agree_on_projection(model, options, source, out, machine)
+    begin, count = jax.process_index(), jax.process_count()
+    missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
+    ranges = [shard_range(shard, options.shard_images, len(source)) for shard in missing]
+    if missing:
+        wanted = Subset(source, np.concatenate(ranges))
+        embedder = build_embedder(model, options, machine, projection, options.normalize)
+        with contextlib.closing(open_stream(wanted, options, machine)) as stream:
+            rows = embed_rows(embedder, show_progress(stream, "embed", len(wanted)), wanted)
+            for shard, images in zip(missing, ranges, strict=True):
+                shards.write(shard, collect(itertools.islice(rows, len(images))))
+    _wait_for_all("shards")
+    return describe(shards, out) if begin == 0 else ""
+
+
+def prepare(model: Model, options: Options, out: str) -> tuple[ImageSource, Shards]:
+    """Checks what can be wrong and makes the folder."""
+    check_tokens(model.network, options.tokens, options.layers)
+    if options.format == "parquet":
+        import_pyarrow()
+    source = build_source(ConfigDict(options.source))
+    shards = Shards(out, -(-len(source) // options.shard_images), options.format)
+    if jax.process_index() == 0:
+        open_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
+    _wait_for_all("folder")
+    return source, shards
+
+
+def agree_on_projection(
+    model: Model, options: Options, source: ImageSource, out: str, machine: Machine
+) -> Projection | None:
+    """The projection of this folder; process 0 makes it if it is not there yet."""
+    if options.reduce == "none":
+        return None
+    path = epath.Path(out) / PROJECTION
+    if jax.process_index() == 0 and not path.exists():
+        find_projection(model, options, source, machine).save(path)
+    _wait_for_all("projection")
+    return load_projection(path)
+
+
+def find_projection(
+    model: Model, options: Options, source: ImageSource, machine: Machine
+) -> Projection:
+    """A random one, or one from evenly spaced images of the source."""
+    if options.reduce == "random":
+        size = (options.image_size, options.image_size)
+        return draw_random(width_of(model, size, options.tokens, options.layers), options.dim)
+    count = min(options.sample, len(source))
+    sample = Subset(source, np.arange(count) * len(source) // count)
+    embedder = build_embedder(model, options, machine, normalize=False)
+    with contextlib.closing(open_stream(sample, options, machine)) as stream:
+        rows = itertools.islice(embed_rows(embedder, stream, sample), count)
+        return fit_pca(collect(rows).vectors, options.dim)
+
+
+def build_embedder(
+    model: Model,
+    options: Options,
+    machine: Machine,
+    projection: Projection | None = None,
+    normalize: bool = False,
+) -> Embed:
+    """On the devices of this process.
+
+    Raises:
+      ValueError: if the batch does not divide by them.
+    """
+    mesh = Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
+    if machine.batch_size < 1 or machine.batch_size % mesh.size:
+        raise ValueError(
+            f"--batch-size={machine.batch_size} must be a multiple of the {mesh.size} devices"
+        )
+    return make_embedder(
+        model,
+        mesh,
+        tokens=options.tokens,
+        layers=options.layers,
+        projection=projection,
+        normalize=normalize,
+    )
+
+
+def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:
+    """Batches of all images of the source, in order."""
+    return build_eval_stream(
+        source,
+        image_size=options.image_size,
+        batch_size=machine.batch_size,
+        max_pixels=options.max_pixels,
+        threads=machine.threads,
+    )
+
+
+def describe(shards: Shards, out: str) -> str:
+    """One line about all shards."""
+    rows, unreadable = shards.count_rows()
+    lost = f"; {unreadable:,} images could not be read, see unreadable-*.txt" if unreadable else ""
+    return f"{out}: {rows:,} images in {shards.count} shards{lost}"
+
+
+def _wait_for_all(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"dino_jax:embed:{what}")
+
+
+def options_of(arguments: argparse.Namespace, model: Model) -> Options:
+    """What the command line asks for.
+
+    Raises:
+      UsageError: if the config file of the source can't be read.
+      ValueError: if a value is unknown or out of range.
+    """
+    return Options(
+        model=model.title,
+        source=source_config(arguments),
+        image_size=arguments.image_size or model.image_size,
+        tokens=arguments.tokens,
+        layers=arguments.layers,
+        normalize=arguments.normalize,
+        reduce=arguments.reduce,
+        dim=arguments.dim,
+        sample=arguments.sample,
+        format=arguments.format,
+        shard_images=arguments.shard_images,
+        max_pixels=arguments.max_pixels,
+    )
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.embedding",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", help="workdir of a run, folder of import_weights, or file of weights")
+    add_source_arguments(parser)
+    add("--out", required=True, help="new folder for the vectors, local or gs://")
+    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+    add("--tokens", default="cls", help="cls, mean (of the patches) or both")
+    add("--layers", type=int, default=1, help="features of the last so many blocks")
+    add("--normalize", action="store_true", help="vectors of length 1")
+    add("--reduce", default="none", help="none, pca or random (projection)")
+    add("--dim", type=int, default=512, help="numbers per image after --reduce")
+    add("--sample", type=int, default=20_000, help="images that PCA is computed from")
+    add("--format", default="npy", help="npy or parquet")
+    add("--shard-images", type=int, default=10_000, help="images per file")
+    add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
+    add("--batch-size", type=int, default=128, help="images at once, per process")
+    add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
+    add("--distributed", action="store_true", help="one of several processes, as on a pod")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = parse(argv)
+
+    def work() -> str:
+        model = load(arguments.model, arguments.step)
+        options = options_of(arguments, model)
+        machine = Machine(arguments.batch_size, arguments.threads)
+        return embed(model, options, absolute_folder(arguments.out), machine)
+
+    when_stopped = "the same command goes on where this one stopped"
+    return run_batch_command(work, arguments.distributed, when_stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

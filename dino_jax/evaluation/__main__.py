@@ -1,0 +1,126 @@
+"""Evaluates a frozen backbone as the papers do.
+
+  python -m dino_jax.evaluation PROTOCOL --checkpoint=WORKDIR_OR_FILE --data=PATH [options]
+
+  python -m dino_jax.evaluation knn --checkpoint=runs/mine --data=/data/imagenet
+  python -m dino_jax.evaluation knn --checkpoint=runs/quickstart --kind=digits
+
+--checkpoint is the workdir of a run (its teacher) or a file of official weights.
+`python -m dino_jax.evaluation PROTOCOL --help` shows the options, docs/evaluation.md the protocols.
+
+The metrics and what was evaluated are printed and written to WORKDIR/eval/STEP/PROTOCOL.json, or
+to OUT/PROTOCOL.json with --out=OUT. On a pod, start the same command with --distributed on all
+hosts. Ctrl-C and SIGTERM (exit codes 130 and 75) leave no file.
+"""
+
+import argparse
+import sys
+import typing
+
+import jax
+
+from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.evaluation.protocols import (
+    copy_detection,
+    depth,
+    knn,
+    linear,
+    logreg,
+    retrieval,
+    segmentation,
+    video_segmentation,
+)
+from dino_jax.evaluation.result import (
+    Result,
+    describe_result,
+    find_step,
+    result_folder,
+    write_result,
+)
+from dino_jax.weights.model import Model, load
+
+
+class Protocol(typing.Protocol):
+    """A file of `dino_jax.evaluation.protocols`; its docstring is its help."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the options that this protocol has beside the common ones."""
+        ...
+
+    def evaluate(self, model: Model, arguments: argparse.Namespace) -> Result:
+        """Evaluates; all processes take part and get the same result.
+
+        Raises:
+          ValueError: if an option does not fit the weights or the images.
+          OSError: if files can't be read or written.
+        """
+        ...
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "knn": knn,
+    "linear": linear,
+    "logreg": logreg,
+    "retrieval": retrieval,
+    "copy_detection": copy_detection,
+    "video_segmentation": video_segmentation,
+    "segmentation": segmentation,
+    "depth": depth,
+}
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.evaluation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL")
+    for name, protocol in PROTOCOLS.items():
+        about = (protocol.__doc__ or "").strip()
+        one = protocols.add_parser(
+            name,
+            help=about.splitlines()[0],
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add = one.add_argument
+        add("--checkpoint", required=True, help="workdir of a run, or file of official weights")
+        add("--data", default="", help="the images, in the layout that the protocol reads")
+        add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+        add("--out", default="", help="folder for the result; default: WORKDIR/eval/STEP")
+        add("--distributed", action="store_true", help="one of several processes, as on a pod")
+        protocol.add_arguments(one)
+    return parser.parse_args(argv)
+
+
+def evaluate(arguments: argparse.Namespace) -> str:
+    """Loads, evaluates, writes; returns what to print, "" on processes other than 0.
+
+    Raises:
+      ValueError: if an option does not fit the weights or the images.
+      OSError: if files can't be read or written.
+    """
+    name, checkpoint = arguments.protocol, arguments.checkpoint
+    step = find_step(checkpoint, arguments.step)
+    folder = result_folder(checkpoint, step, arguments.out)
+    model = load(checkpoint, step)
+    result = PROTOCOLS[name].evaluate(model, arguments)
+    if jax.process_index():
+        return ""
+    path = write_result(folder, name, model.title, result)
+    return f"{describe_result(name, model.title, result)}\nwritten to {path}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = parse(argv)
+    when_stopped = "nothing was written; the same command begins again"
+    return run_batch_command(lambda: evaluate(arguments), arguments.distributed, when_stopped)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

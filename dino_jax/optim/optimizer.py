@@ -1,0 +1,236 @@
+"""The optimizers of DINO and DINOv2 as one optax transform: adamw, sgd or lars.
+
+Three things differ from optax' own optimizers, all of them part of the official numerics
+(facebookresearch/dino and dinov2): schedules read the `step` that `update(grads, opt_state, params,
+step=step)` is given, never a counter in the state (a step that is skipped rolls the state back,
+the clock goes on); rules apply to one tensor of one layer, also where `nn.scan` stacks the layers
+into one array (parameter_groups.py); and the last layer of a head is frozen for a while, as the
+backbone may be.
+"""
+
+from collections.abc import Hashable
+from typing import Any
+
+import optax
+
+from dino_jax.optim import schedules
+from dino_jax.optim.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
+from dino_jax.optim.schedules import Schedule
+from dino_jax.optim.transforms import (
+    add_decay,
+    clip_modules,
+    clip_tensors,
+    held_until,
+    scale_by_layer,
+    scale_by_rate,
+    scale_by_tensor_trust,
+    skipped_until,
+)
+
+KINDS = ("adamw", "lars", "sgd")
+# Whose gradient's norm is limited: that of every tensor, or of the backbone and of each head.
+CLIPS = {"tensor": clip_tensors, "module": clip_modules}
+# A frozen last layer is as if it had no gradient, or as if its learning rate were 0; its gradient
+# counts in clipping both ways.
+FREEZES = {"skip": skipped_until, "zero_lr": held_until}
+
+Optimizer = optax.GradientTransformationExtraArgs
+
+
+def build_optimizer(
+    config: Any, *, total_steps: int, steps_per_epoch: int, batch_size: int
+) -> Optimizer:
+    """Builds the optimizer of `config.optimizer`.
+
+    Args:
+      config: ConfigDict with kind ("adamw", "sgd" or "lars"), the fields of `build_schedules`,
+        clip_grad (maximal L2 norm of a gradient, 0 for no clipping), clip (of which gradients, see
+        `CLIPS`), freeze_last_layer_epochs, freeze (see `FREEZES`), freeze_backbone_epochs,
+        layer_decay and patch_embed_lr_multiplier (see `lr_multipliers`), and b1, b2, eps (adamw),
+        momentum (sgd and lars), trust_coefficient (lars).
+      total_steps: Updates of the whole run.
+      steps_per_epoch: Updates per epoch.
+      batch_size: Images per update over all devices and accumulation steps.
+
+    Returns:
+      A transform whose `update` takes the finished updates as keyword: `update(grads, state,
+      params, step=step)`.
+
+    Raises:
+      ValueError: if the kind is unknown or a value is out of its range.
+    """
+    rates = build_schedules(
+        config, total_steps=total_steps, steps_per_epoch=steps_per_epoch, batch_size=batch_size
+    )
+    lr, weight_decay = rates["lr"], rates["weight_decay"]
+    match config.kind:
+        case "adamw":
+            rule = make_adamw(lr, weight_decay, b1=config.b1, b2=config.b2, eps=config.eps)
+        case "sgd":
+            rule = make_sgd(lr, weight_decay, momentum=config.momentum)
+        case "lars":
+            rule = make_lars(
+                lr,
+                weight_decay,
+                momentum=config.momentum,
+                trust_coefficient=config.trust_coefficient,
+            )
+        case kind:
+            raise ValueError(f"unknown optimizer kind {kind!r}; known: {', '.join(KINDS)}")
+    frozen_steps, frozen_backbone_steps = (
+        schedules.epochs_to_steps(epochs, steps_per_epoch)
+        for epochs in (config.freeze_last_layer_epochs, config.freeze_backbone_epochs)
+    )
+    return make_optimizer(
+        rule,
+        clip_norm=config.clip_grad,
+        clip=config.clip,
+        frozen_steps=frozen_steps,
+        frozen_backbone_steps=frozen_backbone_steps,
+        freeze=config.freeze,
+        layer_decay=config.layer_decay,
+        patch_embed_lr_multiplier=config.patch_embed_lr_multiplier,
+    )
+
+
+def build_schedules(
+    config: Any, *, total_steps: int, steps_per_epoch: int, batch_size: int
+) -> dict[str, Schedule]:
+    """Builds the schedules "lr" and "weight_decay" that the optimizer of `config.optimizer` uses.
+
+    Args:
+      config: ConfigDict with lr (base, at reference_batch images), reference_batch, lr_scaling
+        ("linear" or "sqrt"), min_lr (not scaled), warmup_epochs, weight_decay, weight_decay_end.
+      total_steps: Updates of the whole run.
+      steps_per_epoch: Updates per epoch.
+      batch_size: Images per update over all devices and accumulation steps.
+
+    Raises:
+      ValueError: if a value is negative or the warm-up is longer than the run.
+    """
+    peak = schedules.scale_learning_rate(
+        config.lr, batch_size, config.reference_batch, config.lr_scaling
+    )
+    return {
+        "lr": schedules.build_warmup_cosine(
+            peak,
+            config.min_lr,
+            warmup_epochs=config.warmup_epochs,
+            total_steps=total_steps,
+            steps_per_epoch=steps_per_epoch,
+        ),
+        "weight_decay": schedules.build_cosine(
+            config.weight_decay, config.weight_decay_end, total_steps=total_steps
+        ),
+    }
+
+
+def make_optimizer(
+    rule: optax.GradientTransformation,
+    *,
+    clip_norm: float,
+    frozen_steps: int,
+    frozen_backbone_steps: int = 0,
+    clip: str = "tensor",
+    freeze: str = "skip",
+    layer_decay: float = 1.0,
+    patch_embed_lr_multiplier: float = 1.0,
+) -> Optimizer:
+    """Adds clipping, the frozen last layer and rates by layer to an update rule.
+
+    Args:
+      rule: What turns clipped gradients into updates; the last layers, the backbone and the rest
+        have a state of their own.
+      clip_norm: Maximal L2 norm of a gradient; 0 for no clipping.
+      frozen_steps: Steps at the start in which leaves under "last_layer" do not move.
+      frozen_backbone_steps: Steps at the start in which the backbone has no gradient, no moments
+        and no decay: the heads warm up alone.
+      clip: "tensor" (DINO) or "module" (DINOv2), see `CLIPS`.
+      freeze: "skip" (DINO) or "zero_lr" (DINOv2), see `FREEZES`.
+      layer_decay: See `lr_multipliers`; 1 for none.
+      patch_embed_lr_multiplier: See `lr_multipliers`; 1 for none.
+
+    Raises:
+      ValueError: if a name is unknown or a value out of range.
+    """
+    if not clip_norm >= 0:
+        raise ValueError(f"clip_grad must be positive, or 0 for no clipping, got {clip_norm}")
+    if min(frozen_steps, frozen_backbone_steps) < 0:
+        raise ValueError(
+            f"frozen_steps ({frozen_steps}) and frozen_backbone_steps ({frozen_backbone_steps}) "
+            "must not be negative"
+        )
+    _check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
+    clip_to, frozen_until = _lookup("clip", clip, CLIPS), _lookup("freeze", freeze, FREEZES)
+    rules: dict[Hashable, optax.GradientTransformation] = {
+        LAST_LAYER: frozen_until(rule, frozen_steps),
+        BACKBONE: skipped_until(rule, frozen_backbone_steps),
+        REST: rule,
+    }
+    parts: list[optax.GradientTransformation] = [optax.partition(rules, label_frozen)]
+    if clip_norm:
+        parts.insert(0, clip_to(clip_norm))
+    if layer_decay != 1.0 or patch_embed_lr_multiplier != 1.0:
+        parts.append(scale_by_layer(layer_decay, patch_embed_lr_multiplier))
+    return optax.chain(*parts) if len(parts) > 1 else optax.with_extra_args_support(parts[0])
+
+
+def make_adamw(
+    lr: Schedule, weight_decay: Schedule, *, b1: float, b2: float, eps: float
+) -> Optimizer:
+    """AdamW (arXiv:1711.05101) as in torch: the decoupled decay is multiplied by the current rate.
+
+    Raises:
+      ValueError: if b1 or b2 is outside [0, 1) or eps is not positive.
+    """
+    _check_fraction(b1=b1, b2=b2)
+    _check_positive(eps=eps)
+    return optax.chain(
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps), add_decay(weight_decay), scale_by_rate(lr)
+    )
+
+
+def make_sgd(lr: Schedule, weight_decay: Schedule, *, momentum: float) -> Optimizer:
+    """SGD with heavy-ball momentum and L2 decay in the gradient, as torch.
+
+    Raises:
+      ValueError: if momentum is outside [0, 1).
+    """
+    _check_fraction(momentum=momentum)
+    return optax.chain(add_decay(weight_decay), optax.trace(momentum), scale_by_rate(lr))
+
+
+def make_lars(
+    lr: Schedule, weight_decay: Schedule, *, momentum: float, trust_coefficient: float
+) -> Optimizer:
+    """LARS (arXiv:1708.03888) as in DINO: trust ratio after the decay, 1-D tensors plain SGD.
+
+    Raises:
+      ValueError: if momentum is outside [0, 1) or the trust coefficient is not positive.
+    """
+    _check_fraction(momentum=momentum)
+    _check_positive(trust_coefficient=trust_coefficient)
+    return optax.chain(
+        add_decay(weight_decay),
+        scale_by_tensor_trust(trust_coefficient),
+        optax.trace(momentum),
+        scale_by_rate(lr),
+    )
+
+
+def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:
+    if name not in table:
+        raise ValueError(f"unknown optimizer.{what} {name!r}; known: {sorted(table)}")
+    return table[name]
+
+
+def _check_fraction(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")

@@ -1,6 +1,0 @@
-"""Weights of other code bases, in and out."""
-
-from dino_jax.pretrained.state_dict import read_state_dict
-from dino_jax.pretrained.torch_names import from_torch, split_state_dict, to_torch
-
-__all__ = ["from_torch", "read_state_dict", "split_state_dict", "to_torch"]

@@ -1,0 +1,1 @@
+"""One run's life: what it prints, writes, judges, and how it ends."""

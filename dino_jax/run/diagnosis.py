@@ -1,0 +1,317 @@
+"""What the numbers of a run say: a named state, the evidence for it, and the knob to turn.
+
+`RULES` is one table, from the worst state to the mildest; the first rule that finds evidence in all
+of the newest records decides. A record is a line of metrics.jsonl; docs/metrics.md explains its
+numbers. The thresholds lie between what the provoked failures and the healthy runs of
+tests/histories show.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+Record = Mapping[str, Any]
+Severity = Literal["ok", "warning", "failure"]
+
+WINDOW = 4  # newest log lines that have to agree
+INFORMATION = 0.05  # nats that a target tells about its image; ln of the targets in a batch at most
+UNIFORM = 0.9  # entropy of a target as a share of ln K
+ONE_DIMENSION = 1.5  # effective rank
+HOT = 0.08  # teacher temperature
+DIVERGED = 1.25  # cross-entropy, in ln K
+LARGE_UPDATE = 0.03  # norm of an update relative to that of the parameters
+SLOWEST = 1e-5  # 1 - momentum: a teacher that needs 100,000 steps to follow
+WAITING = 0.2  # share of the time
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """A verdict about a run.
+
+    Attributes:
+      state: name, such as "uniform_collapse".
+      title: the same in words.
+      evidence: the numbers behind it.
+      advice: what to change, "" if nothing.
+      severity: "failure" if the run does not get better by itself.
+    """
+
+    state: str
+    title: str
+    evidence: str
+    advice: str
+    severity: Severity
+
+
+class History:
+    """The log lines of a run as rules ask for them."""
+
+    def __init__(self, records: Sequence[Record], grace_steps: int):
+        """Takes all records.
+
+        Args:
+          records: oldest first; those without a loss (evaluations) do not count.
+          grace_steps: steps at the start whose features and targets say nothing yet.
+        """
+        self.lines = [record for record in records if "loss" in record]
+        self._settled = [record for record in self.lines if record["step"] > grace_steps]
+
+    def newest(self, name: str) -> list[float]:
+        """A metric of the newest `WINDOW` lines; [] if one of them does not have it."""
+        return _column(self.lines[-WINDOW:], name)
+
+    def settled(self, name: str) -> list[float]:
+        """The same of lines after the first `grace_steps` only."""
+        return _column(self._settled[-WINDOW:], name)
+
+    def is_short(self) -> bool:
+        """Whether there are too few lines for a verdict."""
+        return len(self._settled) < WINDOW
+
+    def largest_update(self) -> float:
+        """Of all lines, relative to the parameters of the backbone; 0 if that is not known."""
+        norms = [
+            (line.get("norm/backbone/update"), line.get("norm/backbone/param"))
+            for line in self.lines
+        ]
+        return max((update / param for update, param in norms if update and param), default=0.0)
+
+    def objectives(self) -> list[str]:
+        """Names of those with targets, such as ["dino", "ibot"]."""
+        suffix = "/relative_teacher_entropy"
+        return [name.removesuffix(suffix) for name in self.lines[-1] if name.endswith(suffix)]
+
+
+Finding = Callable[[History], str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One row of the table.
+
+    Attributes:
+      find: gives the evidence for the state, or None.
+      source: where the threshold comes from.
+    """
+
+    state: str
+    title: str
+    severity: Severity
+    find: Finding
+    advice: str
+    source: str
+
+
+def diagnose(records: Sequence[Record], grace_steps: int) -> Diagnosis:
+    """The state of a run after the newest record.
+
+    Args:
+      records: lines of metrics.jsonl, oldest first.
+      grace_steps: steps at the start about whose targets and features no rule may speak: the last
+        layer is frozen, the learning rate warms up.
+    """
+    history = History(records, grace_steps)
+    if history.lines:
+        for rule in RULES:
+            evidence = rule.find(history)
+            if evidence:
+                return Diagnosis(rule.state, rule.title, evidence, rule.advice, rule.severity)
+    if history.is_short():
+        seen = f"{len(history.lines)} log lines; a verdict needs {WINDOW} after step {grace_steps}"
+        return Diagnosis("too_early", "Too early to say", seen, "", "ok")
+    return Diagnosis("healthy", "Healthy", _summary(history), "", "ok")
+
+
+def _skipped(history: History) -> str | None:
+    counts = [record.get("skipped_steps") for record in history.lines[-WINDOW - 1 :]]
+    counts = [count for count in counts if count is not None]
+    before = counts[0] if len(history.lines) > WINDOW else 0
+    if not counts or counts[-1] <= before:
+        return None
+    return f"{counts[-1] - before:.0f} of the steps of the last {WINDOW} log lines were skipped"
+
+
+def _diverged(history: History) -> str | None:
+    for name in history.objectives():
+        losses, log_k = history.settled(f"{name}/loss"), _log_prototypes(history, name)
+        if losses and min(losses) > DIVERGED * log_k:
+            return f"{name} loss {_range(losses)}: worse than guessing (ln K = {log_k:.2f})"
+    collapse, update = _one_dimension(history), history.largest_update()
+    if collapse and update > LARGE_UPDATE:
+        return f"one update was {100 * update:.1f} % of the backbone's parameters; {collapse}"
+    return None
+
+
+def _frozen(history: History) -> str | None:
+    momenta = _column(history.lines, "teacher_momentum")
+    if len(momenta) < WINDOW or 1 - statistics.mean(momenta) > SLOWEST:
+        return None
+    return f"momentum {momenta[-1]:.6g} since step {history.lines[0]['step']}"
+
+
+def _hot(history: History) -> str | None:
+    for name in history.objectives():
+        temperatures = history.settled(f"{name}/teacher_temperature")
+        if temperatures and min(temperatures) > HOT and _is_uniform(history, name):
+            return f"{_uninformative(history, name)}; teacher temperature {temperatures[-1]:.3g}"
+    return None
+
+
+def _uniform(history: History) -> str | None:
+    for name in history.objectives():
+        if _is_uniform(history, name):
+            losses, log_k = history.settled(f"{name}/loss"), _log_prototypes(history, name)
+            return f"{_uninformative(history, name)}; loss {_range(losses)} (ln K = {log_k:.4f})"
+    return None
+
+
+def _one_prototype(history: History) -> str | None:
+    for name in history.objectives():
+        evidence, shares = (
+            _uninformative(history, name),
+            history.settled(f"{name}/top_prototype_share"),
+        )
+        if evidence and shares and not _is_uniform(history, name):
+            return f"{evidence}; {_range(shares)} of them have the same largest prototype"
+    return None
+
+
+def _is_uniform(history: History, name: str) -> bool:
+    entropies = history.settled(f"{name}/relative_teacher_entropy")
+    return bool(_uninformative(history, name)) and min(entropies) > UNIFORM
+
+
+def _uninformative(history: History, name: str) -> str | None:
+    """Evidence that all images have the same target, whatever that is.
+
+    Entropy of the mean target minus mean entropy is what a target tells about its image (their
+    mutual information); it needs no threshold that depends on K.
+    """
+    means = history.settled(f"{name}/mean_teacher_entropy")
+    entropies = history.settled(f"{name}/teacher_entropy")
+    relative = history.settled(f"{name}/relative_teacher_entropy")
+    told = [a - b for a, b in zip(means, entropies, strict=False)]
+    if not told or not relative or max(told) > INFORMATION:
+        return None
+    return (
+        f"{name} targets tell {max(told):.2g} nats about their image; their entropy is "
+        f"{_range(relative)} ln K"
+    )
+
+
+def _one_dimension(history: History) -> str | None:
+    ranks, spreads = (
+        history.settled(f"health/{name}") for name in ("effective_rank", "feature_std")
+    )
+    if not ranks or max(ranks) > ONE_DIMENSION:
+        return None
+    return f"effective rank {_range(ranks)} of the cls features, std {_range(spreads)} of their rms"
+
+
+def _waiting(history: History) -> str | None:
+    shares = history.newest("time/data_wait_share")
+    if not shares or min(shares) < WAITING:
+        return None
+    return f"the devices wait for data {_range(shares)} of the time"
+
+
+RULES = (
+    Rule(
+        "not_finite",
+        "Steps are skipped: numbers are not finite",
+        "warning",
+        _skipped,
+        "Lower config.optimizer.lr, set config.optimizer.clip_grad, or use "
+        "config.network.dtype='float32'.",
+        "facebookresearch/dino issues 58, 97, 263",
+    ),
+    Rule(
+        "divergence",
+        "Diverged",
+        "failure",
+        _diverged,
+        "Lower config.optimizer.lr or lengthen config.optimizer.warmup_epochs, in a new workdir.",
+        "ln K is the loss of a student that knows nothing; healthy updates are about 0.1 %",
+    ),
+    Rule(
+        "teacher_frozen",
+        "The teacher stands still",
+        "failure",
+        _frozen,
+        "Lower config.teacher.momentum: 0.996 at the start, 0.9995 for small batches.",
+        "arXiv:2104.14294, Section 5.2: the teacher must follow; facebookresearch/dino issue 224",
+    ),
+    Rule(
+        "temperature_too_high",
+        "The teacher's temperature is too high",
+        "failure",
+        _hot,
+        "Lower the teacher_temperature of the objective to 0.04 (up to 0.07 after a warm-up).",
+        "arXiv:2104.14294, Section 5.3 and appendix D: collapse above 0.06 without warm-up",
+    ),
+    Rule(
+        "uniform_collapse",
+        "Collapse to the uniform distribution",
+        "failure",
+        _uniform,
+        "Lower the objective's teacher_temperature (0.02), raise "
+        "config.optimizer.freeze_last_layer_epochs, lower config.optimizer.lr, or use "
+        "batch_norm in the head for a very small model.",
+        "arXiv:2104.14294, Section 5.3 (entropy ln K); facebookresearch/dino issues 43, 246, 273",
+    ),
+    Rule(
+        "one_prototype_collapse",
+        "Collapse to one prototype",
+        "failure",
+        _one_prototype,
+        "Let the center follow: the objective's center_momentum=0.9, or centering='sinkhorn'; a "
+        "higher teacher_temperature flattens the targets.",
+        "arXiv:2104.14294, Section 5.3: without centering one dimension dominates",
+    ),
+    Rule(
+        "dimensional_collapse",
+        "Features collapse to a line",
+        "failure",
+        _one_dimension,
+        "Lower config.optimizer.weight_decay or lr, or add config.objectives.koleo.",
+        "RankMe, arXiv:2210.02885; dimensional collapse, arXiv:2110.09348",
+    ),
+    Rule(
+        "input_bound",
+        "The devices wait for data",
+        "warning",
+        _waiting,
+        "Raise config.runtime.workers, use config.augment.backend='device', or pack the images "
+        "with dino_jax.data.building.build.",
+        "a share of 0.2 makes a run a quarter longer than it has to be",
+    ),
+)
+
+
+def _summary(history: History) -> str:
+    shown = {"loss": "loss", "health/effective_rank": "effective rank"}
+    for name in history.objectives():
+        shown[f"{name}/relative_teacher_entropy"] = f"{name} teacher entropy / ln K"
+    columns = {title: history.settled(name) for name, title in shown.items()}
+    return ", ".join(f"{title} {values[-1]:.3g}" for title, values in columns.items() if values)
+
+
+def _log_prototypes(history: History, name: str) -> float:
+    """ln K, which no record holds by itself."""
+    newest = history.lines[-1]
+    entropy, share = (newest.get(f"{name}/{x}teacher_entropy") for x in ("", "relative_"))
+    return entropy / share if entropy and share else math.inf
+
+
+def _column(lines: Sequence[Record], name: str) -> list[float]:
+    """A metric of all lines; [] if there are fewer than `WINDOW`, or one is missing."""
+    values = [line.get(name) for line in lines]
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return finite if len(finite) == len(values) >= WINDOW else []
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,94 @@
+"""Diagnoses a run while it trains: prints what changes, keeps it, ends a collapsed run if asked."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from etils import epath
+
+from dino_jax.run.diagnosis import Diagnosis, diagnose
+from dino_jax.run.metrics import Progress
+from dino_jax.run.watch import LostRunError
+from dino_jax.workdir.json_lines import JsonLines, read_json_lines
+
+DIAGNOSIS_JSONL = "diagnosis.jsonl"
+
+
+class CollapsedRunError(LostRunError):
+    """The diagnosis is a failure, and the config asks to stop then."""
+
+
+class DiagnosisLog:
+    """Diagnoses after every record; a context manager that also notes why a run is given up.
+
+    All processes come to the same verdict, since they have the same records, and stop together;
+    process 0 writes `workdir/diagnosis.jsonl`: {"step": 400, "state": "healthy", …} whenever the
+    state changes.
+    """
+
+    def __init__(
+        self,
+        folder: epath.Path,
+        start_step: int,
+        history: Sequence[Mapping[str, Any]],
+        progress: Progress,
+        *,
+        grace_steps: int,
+        stop_on_collapse: bool,
+    ):
+        """Goes on with the verdicts up to `start_step`.
+
+        Args:
+          folder: workdir.
+          start_step: finished updates.
+          history: records of metrics.jsonl up to `start_step`.
+          progress: the screen.
+          grace_steps: see `diagnose`.
+          stop_on_collapse: whether a failure ends the run.
+        """
+        path = folder / DIAGNOSIS_JSONL
+        earlier = read_json_lines(path, start_step)
+        self._lines = JsonLines(path, start_step)
+        self._state = earlier[-1]["state"] if earlier else "too_early"
+        self._records, self._step = list(history), start_step
+        self._progress, self._grace_steps = progress, grace_steps
+        self._stop_on_collapse = stop_on_collapse
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of finished update `step`.
+
+        Raises:
+          CollapsedRunError: if they are those of a failure and the run is to stop then.
+        """
+        self._records.append({"step": step, **metrics})
+        self._step = step
+        diagnosis = diagnose(self._records, self._grace_steps)
+        if diagnosis.state != self._state:
+            self._note(diagnosis)
+        if self._stop_on_collapse and diagnosis.severity == "failure":
+            raise CollapsedRunError(
+                f"{diagnosis.title} at step {step} (config.runtime.stop_on_collapse): "
+                f"{diagnosis.evidence}. {diagnosis.advice}"
+            )
+
+    def __enter__(self) -> "DiagnosisLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, LostRunError) and not isinstance(error, CollapsedRunError):
+            self._append(Diagnosis("given_up", "Given up", str(error), "", "failure"))
+
+    def _note(self, diagnosis: Diagnosis) -> None:
+        self._state = diagnosis.state
+        self._append(diagnosis)
+        advice = f". {diagnosis.advice}" if diagnosis.advice else ""
+        self._progress.say(f"diagnosis   {diagnosis.title}: {diagnosis.evidence}{advice}")
+
+    def _append(self, diagnosis: Diagnosis) -> None:
+        self._lines.append({"step": self._step, **dataclasses.asdict(diagnosis)})

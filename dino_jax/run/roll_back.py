@@ -1,0 +1,114 @@
+"""Sends a run back to its last good checkpoint with lower learning rates, for `config.guard`.
+
+A roll-back is a resume: the checkpoints after the last good check are removed, the roll-back is
+noted in `workdir/guard.json`, and the run starts again from what is left, with learning rates
+multiplied by `guard.lr_factor` for every note. So the step stays the only clock, metrics.jsonl has
+every step once, and a run that is killed anywhere in between goes on as if nothing had happened:
+until the note is written, it fails the same check again.
+"""
+
+import gc
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import absolute_path, write_atomically
+
+GUARD_JSON = "guard.json"
+
+
+class RollBackRequest(Exception):
+    """Ends a run that is to start again from its last good checkpoint.
+
+    Attributes:
+      folder: workdir.
+      step: of the check that failed.
+      value: measured there.
+      every_steps: between two checks.
+    """
+
+    def __init__(self, folder: epath.Path, step: int, value: float, every_steps: int):
+        super().__init__(f"roll back from step {step}")
+        self.folder, self.step, self.value, self.every_steps = folder, step, value, every_steps
+
+
+def rate_factor(config: Any, roll_backs: int) -> float:
+    """What learning rates are multiplied by; `config` is the section `guard`."""
+    return config.lr_factor**roll_backs
+
+
+def with_lowered_rates(whole_config: Any, workdir: epath.PathLike) -> Any:
+    """The config with the learning rates that the roll-backs of the workdir have left over.
+
+    Raises:
+      ValueError: if guard.json is damaged.
+    """
+    roll_backs = len(read_guard(absolute_path(workdir))["roll_backs"])
+    if not roll_backs:
+        return whole_config
+    lowered: Any = whole_config.copy_and_resolve_references()
+    for name in ("lr", "min_lr"):
+        lowered.optimizer[name] *= rate_factor(whole_config.guard, roll_backs)
+    return lowered
+
+
+def repeat_after_roll_backs(run: Callable[[], int]) -> int:
+    """Runs, and runs again from the last good checkpoint whenever the guard asks for it."""
+    while True:
+        try:
+            return run()
+        except RollBackRequest as caught:
+            request = caught.with_traceback(None)  # its frames hold the state of the failed run
+        gc.collect()
+        back_to = roll_back(request)
+        if jax.process_index() == 0:
+            print(f"guard: rolled back from step {request.step} to step {back_to}", flush=True)
+
+
+def roll_back(request: RollBackRequest) -> int:
+    """Makes the last good checkpoint the newest one, and notes the roll-back.
+
+    The checkpoints go first, the newest first of all, the note last: whenever this is cut off, the
+    run fails the same check again and comes back here.
+
+    Returns:
+      The step to go on from; 0 for the imported model itself.
+    """
+    folder = request.folder
+    steps = checkpointing.checkpoint_steps(folder)
+    good = max((step for step in steps if step % request.every_steps == 0), default=0)
+    if jax.process_index() == 0:
+        for step in sorted((step for step in steps if step > good), reverse=True):
+            checkpointing.remove_checkpoint(folder, step)
+        record = read_guard(folder)
+        note = {"step": request.step, "value": request.value, "back_to": good}
+        write_guard(folder, record | {"roll_backs": [*record["roll_backs"], note]})
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("dino_jax:roll_back")
+    return good
+
+
+def read_guard(folder: epath.Path) -> dict[str, Any]:
+    """guard.json of a workdir: "reference" (None before the start) and "roll_backs".
+
+    Raises:
+      ValueError: if the file is damaged.
+    """
+    path = folder / GUARD_JSON
+    if not path.exists():
+        return {"reference": None, "roll_backs": []}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); start again in a new workdir") from error
+
+
+def write_guard(folder: epath.Path, record: dict[str, Any]) -> None:
+    """Replaces guard.json; only process 0 does."""
+    if jax.process_index() == 0:
+        write_atomically(folder / GUARD_JSON, json.dumps(record, allow_nan=False) + "\n")

@@ -1,0 +1,95 @@
+"""What a run shows of itself while it trains: crops, probes and the report.
+
+Only process 0 writes. An error there is a line on the screen, not the end of the run; an error of
+the devices, such as too little memory for the attention, is one, and comes before the first step.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+from etils import epath
+
+from dino_jax.data.preview import draw_preview
+from dino_jax.run.live import LiveReport
+from dino_jax.run.metrics import Progress
+from dino_jax.visualize.album import Album
+from dino_jax.visualize.layout import CROPS_PNG
+from dino_jax.visualize.probes import Probes
+
+CROPS_IMAGES = 4  # rows of the sheet of crops
+
+
+class Showcase:
+    """Pictures and report of a run in its workdir; a context manager.
+
+    However the run ends, the last report is written: enter it before what notes how.
+    """
+
+    def __init__(self, workdir: epath.Path, config: Any, probes: Probes | None, progress: Progress):
+        """Draws the crops that the network will see, unless an earlier start did.
+
+        Args:
+          workdir: of the run.
+          config: the whole config.
+          probes: images that are shown at every evaluation, None for none.
+          progress: the screen.
+        """
+        self._probes, self._progress = probes, progress
+        self._album: Album | None = None
+        self._report: LiveReport | None = None
+        if jax.process_index() != 0:
+            return
+        self._report = LiveReport(workdir)
+        with self._harmless("pictures"):
+            if not (workdir / CROPS_PNG).exists():
+                sheet = draw_preview(config, "Crops", CROPS_IMAGES, say=_ignore)
+                with (workdir / CROPS_PNG).open("wb") as file:
+                    sheet.save(file, "PNG")
+            if probes is not None:
+                self._album = Album(workdir, probes, config.max_pixels)
+
+    def look(self, step: int, variables: Any) -> None:
+        """Looks at the probes; every process calls it, once its last step is finished.
+
+        Args:
+          step: finished updates.
+          variables: of the network to look with.
+        """
+        if self._probes is None:
+            return
+        with self._progress.pause("pictures"):
+            look = self._probes.look(variables)
+        if self._album is not None:
+            with self._harmless("pictures"):
+                self._album.add(step, look)
+
+    def update_report(self) -> None:
+        """Writes the report with the newest metrics, unless it would slow the run down."""
+        if self._report is not None:
+            with self._harmless("report"):
+                self._report.update()
+
+    def __enter__(self) -> "Showcase":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._report is not None:
+            with self._harmless("report"):
+                self._report.finish()
+
+    @contextmanager
+    def _harmless(self, what: str) -> Iterator[None]:
+        """Counts as a pause; an error is said and forgotten."""
+        with self._progress.pause(what):
+            try:
+                yield
+            except Exception as error:  # whatever it is, the run is worth more
+                reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+                self._progress.say(f"no {what} this time: {reason}")
+
+
+def _ignore(text: str) -> None:
+    """Unreadable images are named when training meets them."""
+    del text

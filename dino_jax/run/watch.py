@@ -1,0 +1,165 @@
+"""Looks at the numbers of every step: stops a lost run, lists images that could not be read."""
+
+import collections
+import math
+
+import jax
+import numpy as np
+from etils import epath
+
+from dino_jax.data.sources import ImageSource
+from dino_jax.run.metrics import Progress
+from dino_jax.step.health import describe_moments
+from dino_jax.step.train_step import MOMENTS, Metrics
+from dino_jax.workdir.config_json import write_atomically
+
+ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
+RUN_AHEAD = 2  # steps that the host may be ahead of the devices before it looks at their numbers
+
+
+class LostRunError(Exception):
+    """A run that is not worth going on with: the message says why and what to change."""
+
+    exit_code = 1
+
+
+class NotFiniteError(LostRunError):
+    """Too many steps in a row gave numbers that are not finite."""
+
+
+class UnreadableImagesError(LostRunError):
+    """Too large a share of the images cannot be read."""
+
+
+class Watch:
+    """Looks at the numbers of every step a little later than the devices make them."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        progress: Progress,
+        folder: epath.Path,
+        *,
+        max_skipped_in_a_row: int,
+        max_unreadable_share: float,
+    ):
+        """Looks at nothing yet.
+
+        Args:
+          source: of the training images.
+          progress: the screen.
+          folder: workdir; the names of unreadable images are collected in its bad_images.txt.
+          max_skipped_in_a_row: steps that are not finite before the run is given up.
+          max_unreadable_share: of the images seen by this process group, in [0, 1].
+        """
+        self._source, self._progress = source, progress
+        self._max_skipped, self._max_unreadable_share = max_skipped_in_a_row, max_unreadable_share
+        self._pending: collections.deque = collections.deque()
+        self._bad_images = BadImages(folder, source)
+        self._unreadable = 0
+        self._newest: dict[str, float] = {}
+        self._moments: dict[str, jax.Array] = {}
+
+    def add(self, step: int, metrics: Metrics, unreadable: jax.Array) -> None:
+        """Takes the numbers of a step that may still be running.
+
+        Args:
+          step: finished updates.
+          metrics: of that step, whole on every process, so that all processes stop together.
+          unreadable: [B] source index of every image that was replaced, else -1; whole on every
+            process.
+
+        Raises:
+          LostRunError: if an earlier step was one too many that was not finite or whose images
+            could not be read.
+        """
+        self._pending.append((step, metrics, unreadable))
+        if len(self._pending) > RUN_AHEAD:
+            self._look()
+
+    def wait(self) -> None:
+        """Waits for all steps that were added."""
+        while self._pending:
+            self._look()
+
+    def catch_up(self) -> dict[str, float]:
+        """Waits for all steps; numbers of the newest one, unreadable images since the last call."""
+        self.wait()
+        count, self._unreadable = self._unreadable, 0
+        if not self._newest:
+            return {}
+        features = describe_moments(jax.device_get(self._moments))
+        return {**self._newest, **features, "unreadable_images": float(count)}
+
+    def _look(self) -> None:
+        step, metrics, unreadable = self._pending.popleft()
+        self._moments = metrics[MOMENTS]
+        scalars = {name: value for name, value in metrics.items() if name != MOMENTS}
+        self._newest = {name: float(value) for name, value in jax.device_get(scalars).items()}
+        self._check_images(np.asarray(unreadable))
+        if not math.isfinite(self._newest["loss"]) or not math.isfinite(self._newest["grad_norm"]):
+            self._check_skipped(step)
+
+    def _check_images(self, unreadable: np.ndarray) -> None:
+        bad = unreadable[unreadable >= 0]
+        self._unreadable += len(bad)
+        for name in self._bad_images.add(len(unreadable), bad.tolist()):
+            self._progress.say(f"unreadable image, replaced by the next one: {name}")
+        share = self._bad_images.share()
+        if share > self._max_unreadable_share:
+            raise UnreadableImagesError(
+                f"{100 * share:.1f} % of the images so far could not be read "
+                f"(config.max_unreadable_share = {self._max_unreadable_share}); they are listed in "
+                f"{self._bad_images.path}. Mend or remove them, or allow more."
+            )
+
+    def _check_skipped(self, step: int) -> None:
+        count = int(self._newest["skipped_in_a_row"])
+        self._progress.say(
+            f"step {step}: loss {self._newest['loss']}, gradient norm "
+            f"{self._newest['grad_norm']}: skipped ({count} in a row), student, teacher and "
+            "center are unchanged"
+        )
+        if count >= self._max_skipped:
+            raise NotFiniteError(
+                f"{count} steps in a row up to step {step} were not finite "
+                f"(config.max_skipped_in_a_row = {self._max_skipped}). The checkpoints hold "
+                "finite numbers only. Lower config.optimizer.lr, set config.optimizer.clip_grad, "
+                "or use config.network.dtype='float32', in a new workdir."
+            )
+
+
+class BadImages:
+    """Names of the images that could not be read, each once, in workdir/bad_images.txt."""
+
+    def __init__(self, folder: epath.Path, source: ImageSource):
+        """Goes on with the list of an earlier start, if there is one."""
+        self.path = folder / "bad_images.txt"
+        self._source = source
+        self._names = self.path.read_text().splitlines() if self.path.exists() else []
+        self._known: set[int] = set()
+        self._seen = self._bad = 0
+
+    def add(self, seen: int, bad: list[int]) -> list[str]:
+        """Counts the images of a batch; returns the names that this start had not met yet.
+
+        Args:
+          seen: images of the batch.
+          bad: source indices of those that could not be read.
+        """
+        self._seen += seen
+        self._bad += len(bad)
+        indices = [index for index in dict.fromkeys(bad) if index not in self._known]
+        self._known.update(indices)
+        names = [self._source.name(index) for index in indices]
+        unlisted = [name for name in names if name not in self._names]
+        if unlisted:
+            self._names += unlisted
+            if jax.process_index() == 0:
+                write_atomically(self.path, "".join(f"{name}\n" for name in self._names))
+        return names
+
+    def share(self) -> float:
+        """Share of unreadable images among those seen; 0 until enough were seen to tell."""
+        enough = min(ENOUGH_TO_TELL, len(self._source))
+        return self._bad / self._seen if self._seen >= enough else 0.0

@@ -1,0 +1,199 @@
+"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
+
+metrics.jsonl is the record of a run; what stands here are copies for people who watch several runs.
+A copy that fails is logged and does not stop the run.
+"""
+
+import importlib.util
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+from absl import logging
+from etils import epath
+from tensorboardX import SummaryWriter
+
+from dino_jax.report.history import flatten
+from dino_jax.workdir.config_json import absolute_path, is_remote
+
+TENSORBOARD = "tensorboard"
+PROJECT = "dino_jax"  # of Weights & Biases; experiment of MLflow
+MLFLOW_BATCH = 100  # parameters of one request
+
+
+class Writer(Protocol):
+    """Takes the metrics of a run."""
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Takes finite numbers; "a/b" is b of group a."""
+        ...
+
+    def close(self) -> None:
+        """Writes out what is left."""
+        ...
+
+
+class TensorBoardWriter:
+    """Events in workdir/tensorboard; steps that a resumed run does again are hidden."""
+
+    def __init__(self, workdir: epath.Path, start_step: int, config: Mapping[str, Any]):
+        """Opens a new file of events; for the arguments see `open_writers`."""
+        del config
+        self._events = SummaryWriter(
+            os.fspath(workdir / TENSORBOARD),
+            purge_step=start_step + 1 if start_step else 0,
+            flush_secs=30,
+            # The rest of the name is host and second: a quick restart would overwrite the events.
+            filename_suffix=f".{time.time_ns()}",
+        )
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        for name, number in metrics.items():
+            self._events.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        self._events.close()
+
+
+class WandbWriter:
+    """One run of Weights & Biases per workdir, also over restarts.
+
+    WANDB_MODE=offline, WANDB_ENTITY, WANDB_PROJECT and so on work as always; offline files lie in
+    workdir/wandb. Their history cannot be undone: steps that a resumed run does again are there
+    twice, with the same numbers. Draw over "step".
+    """
+
+    def __init__(self, workdir: epath.Path, start_step: int, config: Mapping[str, Any]):
+        """Starts or resumes the run; for the arguments see `open_writers`."""
+        import wandb  # pyright: ignore[reportMissingImports] (an extra)
+
+        identity = workdir / "wandb_run_id.txt"
+        known = identity.read_text() if start_step and identity.exists() else None
+        self._run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=workdir.name,
+            id=known,
+            resume="allow",
+            dir=None if is_remote(workdir) else os.fspath(workdir),
+            config=dict(config),
+        )
+        identity.write_text(self._run.id)
+        self._run.define_metric("*", step_metric="step")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log({"step": step, **metrics})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MlflowWriter:
+    """One run of MLflow per workdir, also over restarts.
+
+    The store is what MLFLOW_TRACKING_URI says; without it files in workdir/mlruns. Steps that a
+    resumed run does again are there twice, with the same numbers.
+    """
+
+    def __init__(self, workdir: epath.Path, start_step: int, config: Mapping[str, Any]):
+        """Starts or resumes the run; for the arguments see `open_writers`."""
+        from mlflow.entities import Metric, Param  # pyright: ignore[reportMissingImports]
+        from mlflow.tracking import MlflowClient  # pyright: ignore[reportMissingImports]
+
+        self._metric = Metric
+        self._client = MlflowClient(_mlflow_store(workdir))
+        identity = workdir / "mlflow_run_id.txt"
+        if start_step and identity.exists():
+            self._run_id = identity.read_text()
+            self._client.set_terminated(self._run_id, "RUNNING")
+            return
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
+        self._run_id = self._client.create_run(experiment, run_name=workdir.name).info.run_id
+        identity.write_text(self._run_id)
+        params = [Param(name, str(value)) for name, value in flatten(dict(config))]
+        for first in range(0, len(params), MLFLOW_BATCH):
+            self._client.log_batch(self._run_id, params=params[first : first + MLFLOW_BATCH])
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        now = round(1000 * time.time())
+        entries = [self._metric(name, number, now, step) for name, number in metrics.items()]
+        self._client.log_batch(self._run_id, metrics=entries)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run_id)
+
+
+WRITERS = {"tensorboard": TensorBoardWriter, "wandb": WandbWriter, "mlflow": MlflowWriter}
+EXTRAS = ("wandb", "mlflow")  # packages, and the extras of setup.py that bring them
+
+
+def check_writers(names: Sequence[str]) -> None:
+    """Checks that all writers are known and installed, before a run starts.
+
+    Raises:
+      ValueError: if one is not; says how to install it.
+    """
+    unknown = sorted(set(names) - set(WRITERS))
+    if unknown:
+        raise ValueError(f"unknown runtime.writers {unknown}; known: {sorted(WRITERS)}")
+    for name in EXTRAS:
+        if name in names and importlib.util.find_spec(name) is None:
+            raise ValueError(
+                f"runtime.writers names {name!r}, which is not installed: "
+                f'pip install "dino_jax[{name}]", or leave it out'
+            )
+
+
+def open_writers(
+    names: Sequence[str], workdir: epath.PathLike, start_step: int, config: Mapping[str, Any]
+) -> list[Writer]:
+    """Opens writers by name; none on processes other than 0.
+
+    Args:
+      names: keys of WRITERS.
+      workdir: of the run.
+      start_step: finished updates that the run goes on from; 0 for a new run.
+      config: of the run, plain values, shown beside the metrics.
+
+    Raises:
+      ValueError: if a service refuses; names the writer.
+    """
+    if jax.process_index() != 0:
+        return []
+    writers = []
+    for name in names:
+        try:
+            writers.append(WRITERS[name](absolute_path(workdir), start_step, config))
+        except Exception as error:  # each service has errors of its own
+            raise ValueError(f"runtime.writers: {name!r} did not start: {error}") from error
+    return writers
+
+
+def write_to_all(writers: Sequence[Writer], step: int, metrics: Mapping[str, float]) -> None:
+    """Gives metrics to all writers; logs those that fail."""
+    for writer in writers:
+        try:
+            writer.write(step, metrics)
+        except Exception as error:  # a service that is gone does not stop a run
+            logging.warning("%s misses step %d: %s", type(writer).__name__, step, error)
+
+
+def close_all(writers: Sequence[Writer]) -> None:
+    """Closes all writers; logs those that fail."""
+    for writer in writers:
+        try:
+            writer.close()
+        except Exception as error:
+            logging.warning("%s did not close: %s", type(writer).__name__, error)
+
+
+def _mlflow_store(workdir: epath.Path) -> str:
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if given:
+        return given
+    if is_remote(workdir):
+        raise ValueError(f"set MLFLOW_TRACKING_URI: its files cannot lie in {workdir}")
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for this consent
+    return (workdir / "mlruns").as_uri()

@@ -1,0 +1,1 @@
+"""What one update computes, and the parts that it is made of."""

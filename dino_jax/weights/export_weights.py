@@ -1,0 +1,235 @@
+"""Exports a trained backbone under the names of another code base.
+
+  python -m dino_jax.weights.export_weights MODEL --out=FILE --names=official|huggingface
+      [--heads] [--step=N]
+
+MODEL is the workdir of a run (its teacher), a folder of dino_jax.weights.import_weights, or a
+file of weights. FILE is .safetensors, or .pth where torch is installed. Official names are those of
+the released files of DINO and DINOv2; --heads adds the projection heads, as in the checkpoints of
+training runs. With --names=huggingface config.json is written beside FILE; --out=DIR makes
+DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
+
+What was written is read again and checked: all numbers are the same, and so are the features of
+random images.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+from safetensors.numpy import save
+
+from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.models.network import Network, build_network
+from dino_jax.models.vit import VisionTransformer
+from dino_jax.weights.huggingface_config import choose_class, make_config
+from dino_jax.weights.huggingface_names import to_huggingface
+from dino_jax.weights.source import take_part
+from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.torch_names import Path, Variables, to_torch
+from dino_jax.weights.weights_file import BACKBONE, read_network
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import CONFIG_JSON, absolute_path, write_atomically
+
+NAMES = ("official", "huggingface")
+TOLERANCE = 1e-5  # of the features that are checked; they are of order 1
+
+
+class Trained(NamedTuple):
+    """What is exported: a network, its float32 variables, and the licence of those."""
+
+    title: str
+    network: Network
+    variables: Variables
+    licence: str
+
+
+def export_weights(
+    model: str, out: str, names: str, heads: bool = False, step: int | None = None
+) -> list[str]:
+    """Writes a network under the names of another code base and checks what was written.
+
+    Args:
+      model: workdir of a run, folder of an import, or file of weights.
+      out: .safetensors or .pth; for "huggingface" also a folder.
+      names: one of `NAMES`.
+      heads: whether to write the projection heads, too; "official" only.
+      step: of a checkpoint in a workdir; None: the newest.
+
+    Returns:
+      Lines that say what was written and checked.
+
+    Raises:
+      OSError: if there is no such model, or the file cannot be written.
+      ValueError: if the file exists or has an unknown suffix, or the names have no place for the
+        network.
+    """
+    target = _target(out, names)
+    trained = _open_trained(model, step)
+    if heads and (names == "huggingface" or not trained.network.heads):
+        raise ValueError(f"--heads: {trained.title} has no heads, or {names} names none")
+    if not heads:
+        network = trained.network.clone(heads={})
+        trained = trained._replace(
+            network=network, variables=take_part(trained.variables, BACKBONE)
+        )
+    tensors, config, lines = _rename(trained, names)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = [target]
+    try:
+        _write(tensors, target, trained.licence)
+        if config:
+            written.append(target.parent / CONFIG_JSON)
+            write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
+        checked = _check(trained, target)
+    except ValueError:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
+    return [
+        f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",
+        *lines,
+        *checked,
+        f"licence of the weights: {trained.licence}",
+    ]
+
+
+def _target(out: str, names: str) -> epath.Path:
+    path = absolute_path(out)
+    if names == "huggingface" and not path.suffix:
+        path = path / "model.safetensors"
+    if path.suffix not in (".safetensors", ".pth"):
+        raise ValueError(f"--out={out} must end in .safetensors or .pth")
+    written = [path, path.parent / CONFIG_JSON] if names == "huggingface" else [path]
+    for file in written:
+        if file.exists():
+            raise ValueError(f"--out={out}: {file} exists already; choose a new place")
+    return path
+
+
+def _open_trained(model: str, step: int | None) -> Trained:
+    if model.endswith(SUFFIXES):
+        read = read_network(model)
+        return Trained(model, read.network, read.variables, read.licence)
+    workdir = absolute_path(model)
+    file = workdir / CONFIG_JSON
+    if not file.exists():
+        raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no {CONFIG_JSON}")
+    config = json.loads(file.read_text())
+    teacher, step = checkpointing.read_teacher(workdir, step)
+    network = build_network(ConfigDict({**config["network"], "dtype": "float32"}))
+    return Trained(f"teacher of step {step} of {workdir}", network, teacher, _licence(config))
+
+
+def _licence(config: dict[str, Any]) -> str:
+    """That of an import, or what a run's own config says about it."""
+    if "imported" in config:
+        return config["imported"]["licence"]
+    sources = [config[section]["path"] for section in ("init_from", "distill")]
+    given = [path for path in sources if path]
+    return "yours to choose" + (f", but mind that of {' and '.join(given)}" if given else "")
+
+
+def _rename(trained: Trained, names: str):
+    """Tensors, a config.json or None, and lines about what the names cannot say."""
+    tensors = to_torch(trained.variables)
+    if len(trained.variables["params"]) == 1:  # as in released files
+        tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
+    if names == "official":
+        return tensors, None, []
+    vit = trained.network.backbone
+    if not isinstance(vit, VisionTransformer):
+        raise ValueError("--names=huggingface is for ViTs; use --names=official")
+    class_name = choose_class(vit)
+    config, lines = make_config(vit, class_name)
+    return to_huggingface(tensors, class_name), config, lines
+
+
+def _write(tensors: dict[str, np.ndarray], target: epath.Path, licence: str) -> None:
+    if target.suffix == ".safetensors":
+        # transformers want to be told that the layouts are those of torch ("pt").
+        target.write_bytes(save(tensors, metadata={"format": "pt", "licence": licence}))
+        return
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        raise ValueError(
+            "a .pth is written by torch, which is not installed; give --out a .safetensors"
+        ) from error
+    with target.open("wb") as file:
+        torch.save({name: torch.tensor(x) for name, x in tensors.items()}, file)
+
+
+def _check(trained: Trained, target: epath.Path) -> list[str]:
+    """Reads the file as an import would and compares numbers and features of random images.
+
+    Raises:
+      ValueError: if a number is another one, or the features of the same network are.
+    """
+    vit = trained.network.backbone
+    is_vit = isinstance(vit, VisionTransformer)
+    again = read_network(target, num_heads=vit.num_heads if is_vit else None)
+    ours: dict[Path, Any] = flatten_dict(trained.variables)
+    theirs: dict[Path, Any] = flatten_dict(again.variables)
+    wrong = ours.keys() ^ theirs.keys()
+    wrong |= {x for x in ours.keys() & theirs.keys() if not np.array_equal(ours[x], theirs[x])}
+    if wrong:
+        raise ValueError(f"{target} was not read as it was written: {sorted(wrong)}")
+    height, width = vit.image_size if is_vit else (64, 64)
+    shape = (2, height, width, vit.in_channels)
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    pairs = [jax.jit(x.network.apply)(x.variables, images) for x in (trained, again)]
+    deviation = max(float(jnp.abs(pairs[0][key] - pairs[1][key]).max()) for key in pairs[0])
+    lines = [
+        "checked: read again, every number is the same, features of random images differ by "
+        f"{deviation:.1e} at most"
+    ]
+    if is_vit and again.network.backbone.norm_epsilon != vit.norm_epsilon:
+        return [
+            *lines,
+            f"mind: this model has norm_epsilon {vit.norm_epsilon}, the code with these names "
+            f"{again.network.backbone.norm_epsilon}: that is the difference",
+        ]
+    if not deviation <= TOLERANCE:
+        raise ValueError(f"features of {target} differ by {deviation:.1e} from those of the model")
+    return lines
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.weights.export_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("model", help="workdir of a run, folder of an import, or file of weights")
+    add("--out", required=True, help="new file, .safetensors or .pth")
+    add("--names", required=True, choices=NAMES, help="whose names")
+    add("--heads", action="store_true", help="with the projection heads (official)")
+    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    given = parse(argv)
+    try:
+        with mendable():
+            lines = export_weights(given.model, given.out, given.names, given.heads, given.step)
+    except UsageError as error:
+        fail(error)
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,130 @@
+"""Imports weights of another code base into a folder that is used like the workdir of a run.
+
+  python -m dino_jax.weights.import_weights FILE --out=DIR [--network=teacher|student]
+      [--num_heads=N] [--license=TEXT]
+
+FILE is .safetensors, or .pth, .pt or .bin (read without torch, and without executing anything in
+it), with the names of the official DINO and DINOv2 code, of Hugging Face's ViTModel, Dinov2Model
+and Dinov2WithRegistersModel, or of timm's ViTs. All sizes are read off the tensors; config.json,
+preprocessor_config.json and README.md beside FILE say the rest, if they are there. Every tensor is
+accounted for, or the import fails with the list of those that are not.
+
+DIR then takes the place of a workdir: dino_jax.load(DIR), config.init_from.path,
+dino_jax.embedding, dino_jax.visualize. Of a training checkpoint it holds the backbone, the heads
+and the center. docs/weights.md says more.
+"""
+
+import argparse
+import sys
+
+from etils import epath
+
+from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.weights_file import NetworkFromFile, read_network
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import (
+    CONFIG_JSON,
+    absolute_path,
+    config_to_json,
+    write_atomically,
+)
+
+LICENSE_TXT = "LICENSE.txt"
+
+
+def import_weights(
+    file: epath.PathLike,
+    out: epath.PathLike,
+    role: str = "",
+    num_heads: int | None = None,
+    licence: str = "",
+) -> list[str]:
+    """Writes the network of a file of weights into a new folder.
+
+    Args:
+      file: as `weights_file.read_network` takes it, as the next three.
+      out: the folder, local or gs://; it must be new or empty.
+      role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
+      num_heads: attention heads; None: as found beside the file, or 64 channels each.
+      licence: of the weights; "": as found.
+
+    Returns:
+      Lines that say what was imported, assumed and left out.
+
+    Raises:
+      OSError: if the file cannot be read or the folder not be written.
+      ValueError: if the file holds no network that is known, a tensor of it is missing, left over
+        or of another shape (lists all of them), or the folder holds something.
+    """
+    folder = absolute_path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"--out={out} exists and is not empty; choose a new folder")
+    network = read_network(file, role, num_heads, licence)
+    write_network(network, folder, str(file))
+    return [
+        *network.lines,
+        f"  licence of the weights: {network.licence}",
+        f"written: {folder}; use it like the workdir of a run",
+    ]
+
+
+def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> None:
+    """Writes a folder with a checkpoint of step 0, config.json and LICENSE.txt.
+
+    Args:
+      network: to write.
+      folder: new or empty.
+      source: where it comes from, to be kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {"teacher": network.variables}
+    if network.centers:
+        state["objectives"] = {name: {"center": x} for name, x in network.centers.items()}
+    checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
+    with checkpointing.closing(checkpoints):
+        checkpointing.save(checkpoints, 0, state, force=True)
+    (folder / LICENSE_TXT).write_text(
+        f"Weights imported from {source}\nLicence of the weights: {network.licence}\n"
+    )
+    config = {
+        "network": network.config,
+        "knn": {"image_size": network.image_size},  # where `dino_jax.load` looks it up in a run
+        "imported": {"file": source, "licence": network.licence, "lines": network.lines},
+    }
+    # Last: a folder without it is no model yet.
+    write_atomically(folder / CONFIG_JSON, config_to_json(config))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = argparse.ArgumentParser(
+        "python -m dino_jax.weights.import_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("file", help=f"file of weights: {', '.join(SUFFIXES)}")
+    add("--out", required=True, help="new folder, local or gs://")
+    add("--network", default="", choices=["teacher", "student"], help="of a training checkpoint")
+    add("--num_heads", type=int, help="attention heads; default: 64 channels each")
+    add("--license", default="", help="of the weights, where it cannot be found beside the file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    given = parse(argv)
+    try:
+        with mendable():
+            lines = import_weights(
+                given.file, given.out, given.network, given.num_heads, given.license
+            )
+    except UsageError as error:
+        fail(error)
+    print("\n".join(lines))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The first weights of a run, from a run of dino_jax or an official file, for `config.init_from`.
+
+Only weights are taken, and the centers that belong to them: the run starts at step 0 with its own
+schedules and optimizer. Student and teacher both start from the teacher of the source.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dino_jax.models.position import resize_position_embedding
+from dino_jax.models.vit import VisionTransformer
+from dino_jax.step.train_state import TrainState, Variables
+from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, take_part
+from dino_jax.weights.torch_names import Path
+from dino_jax.workdir import checkpointing
+
+HEADS = ("import", "fresh")
+
+
+@dataclasses.dataclass(frozen=True)
+class FirstWeights:
+    """What the networks of a run start from instead of random numbers.
+
+    Attributes:
+      variables: NumPy arrays of the parts that are imported; {} for none.
+      centers: [K] by objective, of those that are imported.
+      lines: that say what was imported and what was not.
+    """
+
+    variables: Variables = dataclasses.field(default_factory=dict)
+    centers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    lines: tuple[str, ...] = ()
+
+    def init(
+        self, init: Callable[[jax.Array], TrainState], rng: jax.Array, shardings: TrainState
+    ) -> TrainState:
+        """First state on the mesh; what is imported replaces both networks' random numbers.
+
+        Args:
+          init: of a state with random networks.
+          rng: base key of the run.
+          shardings: of the state.
+        """
+
+        def init_both(rng: jax.Array, imported: Variables, centers: Variables) -> TrainState:
+            state = init(rng)
+            # Copies: donated buffers must not be those of the other network.
+            student, teacher = (
+                _replace(network, jax.tree.map(jnp.copy, imported))
+                for network in (state.student, state.teacher)
+            )
+            objectives = _replace(state.objectives, centers)
+            return state.replace(student=student, teacher=teacher, objectives=objectives)
+
+        variables = _place(self.variables, shardings.teacher)
+        centers = {name: {"center": center} for name, center in self.centers.items()}
+        centers = _place(centers, shardings.objectives)
+        return jax.jit(init_both, out_shardings=shardings)(rng, variables, centers)
+
+
+def load_first_weights(
+    config: Any, abstract: TrainState, backbone: Any, workdir: epath.PathLike
+) -> FirstWeights:
+    """Reads what `config.init_from` names, unless the workdir has checkpoints: those win.
+
+    Args:
+      config: the section `init_from`: path, step, heads.
+      abstract: the state of the run, as shapes.
+      backbone: module of the run.
+      workdir: of the run.
+
+    Raises:
+      OSError: if there is no such file or checkpoint, or it cannot be read.
+      ValueError: if a tensor of the backbone is missing, left over or of another shape (lists all
+        of them), the source is of another kind, or a value of the section is unknown.
+    """
+    if config.heads not in HEADS:
+        raise ValueError(f"unknown init_from.heads {config.heads!r}; known: {sorted(HEADS)}")
+    if not config.path:
+        return FirstWeights()
+    if checkpointing.checkpoint_steps(workdir):
+        return FirstWeights(lines=("init_from   ignored: the workdir has checkpoints of its own",))
+    like = abstract.teacher
+    source = open_source(config.path, config.step, like)
+    variables, lines = _import_backbone(source, like, backbone)
+    for name in sorted(set(like["params"]) - {BACKBONE}):
+        head, line = _import_head(source, name, like, config.heads)
+        variables = _replace(variables, head)
+        lines.append(line)
+    fresh = set(like["params"]) - set(variables["params"])
+    centers, center_lines = _import_centers(source, abstract.objectives, fresh)
+    lines += center_lines
+    unused = sorted(source.parts() - set(like["params"]))
+    if unused:
+        lines.append(f"            not used, this network has no such head: {', '.join(unused)}")
+    return FirstWeights(variables, centers, (f"init_from   {source.title}", *lines))
+
+
+def _import_backbone(source: Source, like: Variables, backbone: Any) -> tuple[Variables, list[str]]:
+    """The backbone with a position table of our size, and the lines that say so."""
+    flat: dict[Path, Any] = flatten_dict(take_part(like, BACKBONE))
+    count, lines = source.positions(), []
+    if POSITIONS in flat and count is not None:
+        flat[POSITIONS] = jax.ShapeDtypeStruct((1, count, flat[POSITIONS].shape[2]), jnp.float32)
+    variables = source.read(unflatten_dict(flat))
+    if isinstance(backbone, VisionTransformer):
+        _check_attention_heads(source, backbone)
+        variables, lines = _fit_positions(variables, source, backbone)
+        lines += _name_differences(source, backbone)
+    size = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    return variables, [f"            backbone: imported, {size:,} numbers", *lines]
+
+
+def _check_attention_heads(source: Source, backbone: VisionTransformer) -> None:
+    theirs = source.unshown.num_heads
+    if theirs not in (None, backbone.num_heads):
+        raise ValueError(
+            f"the {source.title} has {theirs} attention heads, network.backbone.num_heads is "
+            f"{backbone.num_heads}: the shapes fit, the numbers would not"
+        )
+
+
+def _name_differences(source: Source, backbone: VisionTransformer) -> list[str]:
+    """Lines about what changes the features although all shapes fit."""
+    lines = []
+    for name in ("position_kernel", "norm_epsilon"):
+        ours, theirs = getattr(backbone, name), getattr(source.unshown, name)
+        if theirs not in (None, ours):
+            line = (
+                f"            mind: {name} is {ours!r} here, {theirs!r} where the weights are from"
+            )
+            lines.append(line)
+    return lines
+
+
+def _fit_positions(
+    variables: Variables, source: Source, backbone: VisionTransformer
+) -> tuple[Variables, list[str]]:
+    """Resamples the position table to the grid of our backbone, if it is another one."""
+    flat: dict[Path, Any] = flatten_dict(variables)
+    table, grid = flat[POSITIONS], backbone.table_grid
+    count = table.shape[1] - 1
+    side = math.isqrt(count)
+    theirs = source.unshown.grid or (grid if count == grid[0] * grid[1] else (side, side))
+    if theirs == grid:
+        return variables, []
+    if theirs[0] * theirs[1] != count:
+        raise ValueError(
+            f"the position table of {source.title} has {count} patches, which is no square, and "
+            f"the network has {grid[0]} x {grid[1]}: give network.backbone.image_size the size "
+            "that the table was made for"
+        )
+    resized = resize_position_embedding(
+        jnp.asarray(table), theirs, grid, backbone.image_size, backbone.position_kernel
+    )
+    flat[POSITIONS] = np.asarray(resized)
+    said = (
+        f"            position table: RESAMPLED from {theirs[0]} x {theirs[1]} to "
+        f"{grid[0]} x {grid[1]} patches ({backbone.position_kernel})"
+    )
+    return unflatten_dict(flat), [said]
+
+
+def _import_head(source: Source, name: str, like: Variables, heads: str) -> tuple[Variables, str]:
+    """One head, {} if it starts fresh; and the line that says which and why."""
+    title = f"            {name.replace('heads_', 'head ')}"
+    if heads == "fresh":
+        return {}, f"{title}: FRESH (random), as config.init_from.heads says"
+    if name not in source.parts():
+        return {}, f"{title}: FRESH (random), the source has none"
+    try:
+        return source.read(take_part(like, name)), f"{title}: imported"
+    except ValueError as error:
+        return {}, f"{title}: FRESH (random), because {error}"
+
+
+def _import_centers(
+    source: Source, objectives: Variables, fresh: set[str]
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Centers that fit, unless heads start fresh, and the lines that say which and why."""
+    centers, lines = {}, []
+    for name, center in sorted(source.centers().items()):
+        ours = objectives.get(name, {}).get("center")
+        title = f"            center of {name}"
+        if ours is None:
+            lines.append(f"{title}: not used, this run has none")
+        elif fresh:
+            lines.append(f"{title}: FRESH (zero), as {', '.join(sorted(fresh))} is random")
+        elif ours.shape != center.shape:
+            lines.append(f"{title}: FRESH (zero), the source has {center.shape}, we {ours.shape}")
+        else:
+            centers[name] = np.asarray(center, np.float32)
+            lines.append(f"{title}: imported")
+    return centers, lines
+
+
+def _place(tree: Variables, shardings: Variables) -> Variables:
+    """NumPy arrays as global ones, with the shardings of their names."""
+    places: dict[Path, Any] = flatten_dict(shardings)
+    leaves: dict[Path, Any] = flatten_dict(tree)
+    placed = {
+        path: jax.make_array_from_callback(leaf.shape, places[path], leaf.__getitem__)
+        for path, leaf in leaves.items()
+    }
+    return unflatten_dict(placed)
+
+
+def _replace(variables: Variables, parts: Variables) -> Variables:
+    """`variables` with some leaves replaced or added."""
+    whole = flatten_dict(variables, keep_empty_nodes=True) | flatten_dict(parts)
+    return unflatten_dict(whole)

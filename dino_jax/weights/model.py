@@ -1,0 +1,140 @@
+"""A trained backbone to use: from the workdir of a run, or from weights of another code base.
+
+model = dino_jax.load("runs/quickstart")
+features = model(["cat.jpg", "dog.jpg"])  # {"cls": [2, D], "patches": [2, N, D]}
+attention = model.attention(["cat.jpg"])  # [1, heads, T, T]
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+from PIL import Image
+
+from dino_jax.data.decode import decode_image
+from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.models.network import Network, build_network
+from dino_jax.models.vit import Features
+from dino_jax.weights.source import take_part
+from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.torch_names import Variables
+from dino_jax.weights.weights_file import BACKBONE, read_network
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import CONFIG_JSON, absolute_path
+
+MAX_PIXELS = 178_956_970  # of an image that is opened; Pillow's own limit
+
+ImageLike = str | epath.PathLike | Image.Image | np.ndarray
+
+
+class Model:
+    """A frozen backbone; methods take images and compile once per shape.
+
+    Images are [B, H, W, 3] uint8 of any size, or a list of paths, Pillow images or [H, W, 3] uint8
+    arrays, which `preprocess` makes a batch of.
+
+    Attributes:
+      title: where it comes from.
+      network: the backbone, without heads.
+      variables: its float32 variables.
+      image_size: S, pixels that `preprocess` gives by default.
+    """
+
+    def __init__(self, title: str, network: Network, variables: Variables, image_size: int):
+        self.title, self.network, self.variables = title, network, variables
+        self.image_size = image_size
+        self._apply = jax.jit(partial(network.apply), static_argnames=("method", "layers", "layer"))
+
+    def __call__(self, images: Any) -> Features:
+        """Features after the final norm: {"cls": [B, D], "patches": [B, N, D], …}."""
+        return self._apply(self.variables, self._batch(images))
+
+    def intermediate(self, images: Any, layers: Sequence[int]) -> tuple[Features, ...]:
+        """The same after each of the given blocks of a ViT (negative: from the end)."""
+        return self._apply(
+            self.variables, self._batch(images), method="intermediate", layers=tuple(layers)
+        )
+
+    def attention(self, images: Any, layer: int = -1) -> jax.Array:
+        """[B, heads, T, T] attention weights of one block; row 0 is the cls token."""
+        return self._apply(self.variables, self._batch(images), method="attention", layer=layer)
+
+    def preprocess(self, images: Sequence[ImageLike], size: int | None = None) -> np.ndarray:
+        """The usual evaluation view of each image.
+
+        Args:
+          images: paths, Pillow images or [H, W, 3] uint8 arrays.
+          size: S, side of the result in pixels; None: `image_size`.
+
+        Returns:
+          [B, S, S, 3] uint8.
+
+        Raises:
+          OSError: if a file is not there.
+          ValueError: if there are no images, or one is no image.
+        """
+        if isinstance(images, str) or not len(images):
+            raise ValueError(f"expected a list of at least one image, got {images!r}")
+        side = self.image_size if size is None else size
+        return np.stack([resize_for_evaluation(_pixels(image), side) for image in images])
+
+    def _batch(self, images: Any) -> jax.Array | np.ndarray:
+        if isinstance(images, (np.ndarray, jax.Array)):
+            if images.ndim != 4:
+                raise ValueError(
+                    f"expected images [B, H, W, C], got an array of shape {images.shape}; put one "
+                    "image into a list"
+                )
+            return images
+        return self.preprocess(images)
+
+
+def load(path: str | epath.PathLike, step: int | None = None) -> Model:
+    """Loads a trained backbone.
+
+    Args:
+      path: workdir of a run (its teacher), folder of `dino_jax.weights.import_weights`, or file
+        of weights, as `weights_file.read_network` takes it. The sizes of a file are read off its
+        tensors.
+      step: of a checkpoint in a workdir; None: the newest.
+
+    Raises:
+      OSError: if there is no such workdir, checkpoint or file.
+      ValueError: if it holds no backbone that is known.
+    """
+    if not str(path).endswith(SUFFIXES):
+        return _load_run(absolute_path(path), step)
+    if step is not None:
+        raise ValueError(f"step ({step}) is for workdirs, not for the file {path}")
+    read = read_network(path, with_heads=False)
+    return Model(str(path), read.network, read.variables, read.image_size)
+
+
+def _load_run(workdir: epath.Path, step: int | None) -> Model:
+    file = workdir / CONFIG_JSON
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{workdir} is no workdir of a run (it has no {CONFIG_JSON}) and no file of weights "
+            f"({', '.join(SUFFIXES)})"
+        )
+    config: Any = ConfigDict(json.loads(file.read_text()))
+    config.network.heads = ConfigDict()
+    network = build_network(config.network)
+    teacher, step = checkpointing.read_teacher(workdir, step)
+    title, size = f"teacher of step {step} of {workdir}", config.knn.image_size
+    return Model(title, network, take_part(teacher, BACKBONE), size)
+
+
+def _pixels(image: ImageLike) -> np.ndarray:
+    if isinstance(image, Image.Image):
+        return np.array(image.convert("RGB"))
+    if not isinstance(image, np.ndarray):
+        return decode_image(absolute_path(image).read_bytes(), MAX_PIXELS)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"expected [H, W, 3] uint8 pixels, got {image.dtype} {image.shape}")
+    return image

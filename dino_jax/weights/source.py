@@ -1,0 +1,177 @@
+"""Where weights come from: the teacher of a run of dino_jax, or a file of another code base."""
+
+import json
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from dino_jax.models.position import Grid
+from dino_jax.models.vit import SIZES
+from dino_jax.weights.dialects import to_official
+from dino_jax.weights.model_card import read_model_card
+from dino_jax.weights.state_dict import SUFFIXES, read_weights
+from dino_jax.weights.torch_names import Path, Variables, from_torch, split_state_dict
+from dino_jax.weights.weights_file import BACKBONE
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import CONFIG_JSON, absolute_path
+
+POSITIONS = ("params", BACKBONE, "pos_embed")
+
+
+class Unshown(NamedTuple):
+    """What no shape of a ViT shows; None where it is unknown, or there is no ViT.
+
+    Attributes:
+      grid: (GH, GW) of its position table.
+      num_heads: of its attention.
+      position_kernel: with which the table is resampled.
+      norm_epsilon: of its LayerNorms.
+    """
+
+    grid: Grid | None = None
+    num_heads: int | None = None
+    position_kernel: str | None = None
+    norm_epsilon: float | None = None
+
+
+class Source(Protocol):
+    """Weights of one network.
+
+    Attributes:
+      title: what it is, for the console.
+      unshown: what its shapes do not show.
+    """
+
+    title: str
+    unshown: Unshown
+
+    def parts(self) -> set[str]:
+        """Names of what it holds: "backbone", "heads_dino" …"""
+        ...
+
+    def positions(self) -> int | None:
+        """Rows of the position table, the cls token's included; None without a table."""
+        ...
+
+    def centers(self) -> dict[str, np.ndarray]:
+        """[K] running centers by objective; {} without any."""
+        ...
+
+    def read(self, like: Variables) -> Variables:
+        """The part that `like` describes, float32.
+
+        Raises:
+          ValueError: if tensors of this part are missing, left over or of other shapes; lists them.
+        """
+        ...
+
+
+def open_source(path: str, step: int | None, like: Variables) -> Source:
+    """Opens a file of weights or a workdir of dino_jax, by the suffix of `path`.
+
+    Args:
+      path: of the file or directory.
+      step: of a checkpoint in a workdir; None: the newest.
+      like: variables of the network that the weights are for; it gives names to the heads of a
+        file.
+
+    Raises:
+      OSError: if there is no such file or checkpoint, or it cannot be read.
+      ValueError: if a file is given a step, or holds no weights.
+    """
+    if not path.endswith(SUFFIXES):
+        return RunSource(path, step)
+    if step is not None:
+        raise ValueError(f"init_from.step ({step}) is for workdirs, not for the file {path}")
+    return FileSource(path, like)
+
+
+class RunSource:
+    """The teacher of a run of dino_jax."""
+
+    def __init__(self, path: str, step: int | None):
+        """Reads a checkpoint of the workdir `path`, the newest if `step` is None."""
+        self._teacher, step = checkpointing.read_teacher(path, step)
+        objectives = checkpointing.read_objectives(path, step)
+        self._centers = {n: x["center"] for n, x in objectives.items() if "center" in (x or {})}
+        self.title = f"teacher of step {step} of {path}"
+        self.unshown = _read_unshown(absolute_path(path) / CONFIG_JSON)
+
+    def parts(self) -> set[str]:
+        return set(self._teacher["params"])
+
+    def positions(self) -> int | None:
+        flat: dict[Path, Any] = flatten_dict(self._teacher)
+        table = flat.get(POSITIONS)
+        return None if table is None else table.shape[1]
+
+    def centers(self) -> dict[str, np.ndarray]:
+        return self._centers
+
+    def read(self, like: Variables) -> Variables:
+        (name,) = like["params"]
+        ours: dict[Path, Any] = flatten_dict(like)
+        theirs: dict[Path, Any] = flatten_dict(take_part(self._teacher, name))
+        shapes = [{path: x.shape for path, x in tree.items()} for tree in (ours, theirs)]
+        lines = [
+            f"{'/'.join(path)}: the run has {shapes[1].get(path, 'nothing')}, "
+            f"this network {shapes[0].get(path, 'nothing')}"
+            for path in sorted(ours.keys() | theirs.keys())
+            if shapes[0].get(path) != shapes[1].get(path)
+        ]
+        if lines:
+            raise ValueError(f"the {self.title} does not fit the network:\n  " + "\n  ".join(lines))
+        return unflatten_dict(theirs)
+
+
+class FileSource:
+    """A file of weights of another code base."""
+
+    def __init__(self, path: str, like: Variables):
+        """Reads the file `path` for a network with the heads of `like`."""
+        saved, card = read_weights(path), read_model_card(path)
+        official = to_official(saved.networks[saved.main], card.by_timm)
+        epsilon = card.norm_epsilon or official.norm_epsilon
+        self.unshown = Unshown(None, card.num_heads, official.position_kernel, epsilon)
+        self._parts = split_state_dict(official.tensors, like)
+        self._centers = saved.centers
+        self.title = path
+
+    def parts(self) -> set[str]:
+        return set(self._parts)
+
+    def positions(self) -> int | None:
+        tables = [
+            x for name, x in self._parts.get(BACKBONE, {}).items() if name.endswith("pos_embed")
+        ]
+        return tables[0].shape[1] if tables and tables[0].ndim == 3 else None
+
+    def centers(self) -> dict[str, np.ndarray]:
+        return self._centers
+
+    def read(self, like: Variables) -> Variables:
+        (name,) = like["params"]
+        try:
+            return from_torch(self._parts.get(name, {}), like)
+        except ValueError as error:
+            raise ValueError(f"{self.title}: {error}") from error
+
+
+def take_part(variables: Variables, name: str) -> Variables:
+    """The backbone or one head, in every collection."""
+    return {kind: {name: parts[name]} for kind, parts in variables.items() if name in parts}
+
+
+def _read_unshown(config_json: epath.Path) -> Unshown:
+    """What the config of a run or an import says about its ViT."""
+    if not config_json.exists():
+        return Unshown()
+    backbone = json.loads(config_json.read_text())["network"]["backbone"]
+    if backbone["kind"] != "vit":
+        return Unshown()
+    height, width = (side // backbone["patch_size"] for side in backbone["image_size"])
+    num_heads = backbone["num_heads"] or SIZES[backbone["size"]].num_heads
+    kernel, epsilon = backbone["position_kernel"], backbone.get("norm_epsilon")  # newer than some
+    return Unshown((height, width), num_heads, kernel, epsilon)

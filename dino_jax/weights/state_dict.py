@@ -1,0 +1,159 @@
+"""Reads the tensors of a file of weights; nothing in the file is ever executed."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+from etils import epath
+
+from dino_jax.weights.pickle_machine import RefusedError
+from dino_jax.weights.torch_file import StoredTensor, TorchFile
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# Where training checkpoints keep networks: {"teacher": …}, {"model": {"teacher.…": …}}, ….
+_WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
+_NETWORKS = re.compile(r"^(teacher|student)\.")
+_CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
+_MAX_DOTS, _MAX_VISITS = 50, 1_000_000  # in a name, in a file; real ones have ten, and thousands
+_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedWeights:
+    """The tensors of a file, under the names of the file without wrappers.
+
+    Attributes:
+      networks: by role, "teacher" or "student" of a training checkpoint, otherwise "weights".
+      centers: running centers of objectives, by the name of the objective.
+      left_out: tensors that are no weights, such as moments of an optimizer: how many, by section.
+    """
+
+    networks: dict[str, dict[str, np.ndarray]]
+    centers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def main(self) -> str:
+        """The role of the network to use: the teacher, if there is one."""
+        return next(role for role in ("teacher", "weights", "student") if role in self.networks)
+
+
+def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
+    """Reads the tensors of a file of weights; of a training checkpoint, those of the teacher.
+
+    Args:
+      path: as `read_weights`.
+
+    Returns:
+      The names of the file to arrays; bfloat16 and float16 stay what they are.
+
+    Raises:
+      OSError, ValueError: as `read_weights`.
+    """
+    weights = read_weights(path)
+    return weights.networks[weights.main]
+
+
+def read_weights(path: epath.PathLike) -> SavedWeights:
+    """Reads all weights of a file.
+
+    A .pth is a pickle, which can run any program: it is read without executing anything, and
+    refused if it holds more than tensors and plain containers (`pickle_machine`).
+
+    Args:
+      path: .safetensors, or .pth, .pt or .bin as torch.save writes them; local or gs://.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the suffix is unknown, or the file is damaged or holds other things than
+        tensors.
+    """
+    file = epath.Path(path).expanduser()
+    if file.suffix not in SUFFIXES:
+        raise ValueError(f"{file} is no file of weights; known suffixes: {', '.join(SUFFIXES)}")
+    if not file.is_file():
+        raise FileNotFoundError(f"the file of weights {file} does not exist")
+    if file.suffix == ".safetensors":
+        return _sort(_read_safetensors(file), lambda array: array, file)
+    with file.open("rb") as opened:
+        try:
+            torch_file = TorchFile(opened)
+            return _sort(_flatten(torch_file.content), torch_file.array, file)
+        except RefusedError as error:
+            raise ValueError(f"{file} is not read: {error}") from error
+
+
+def _sort(
+    tensors: Mapping[str, Any], read: Callable[[Any], np.ndarray], file: epath.Path
+) -> SavedWeights:
+    """Sorts named tensors into networks and the rest, and reads those that are weights."""
+    networks: dict[str, dict[str, np.ndarray]] = {}
+    centers, left_out = {}, {}
+    for full_name, tensor in tensors.items():
+        name = _WRAPPERS.sub("", full_name)
+        if name in _CENTERS:
+            centers[_CENTERS[name]] = read(tensor).reshape(-1)
+        elif match := _NO_WEIGHTS.match(name):
+            left_out[match[1]] = left_out.get(match[1], 0) + 1
+        else:
+            match = _NETWORKS.match(name)
+            network = networks.setdefault(match[1] if match else "weights", {})
+            plain = _WRAPPERS.sub("", _NETWORKS.sub("", name))
+            if plain in network:
+                raise ValueError(f"{file} names {plain} twice, the second time as {full_name}")
+            network[plain] = read(tensor)
+    if not networks:
+        raise ValueError(f"{file} holds no weights: it has no tensors under names")
+    if len(networks) > 1 and "weights" in networks:
+        names = "\n  ".join(sorted(networks["weights"]))
+        raise ValueError(f"{file} holds tensors beside those of its networks:\n  {names}")
+    return SavedWeights(networks, centers, left_out)
+
+
+def _flatten(content: Any) -> dict[str, StoredTensor]:
+    """All tensors of nested dicts and lists, with dotted names.
+
+    A pickle can name a container many times, even in itself: the number of visits is limited.
+    """
+    tensors: dict[str, StoredTensor] = {}
+    waiting = [("", content)]
+    for _ in range(_MAX_VISITS):
+        if not waiting:
+            return tensors
+        name, value = waiting.pop()
+        if isinstance(value, StoredTensor):
+            tensors[name] = value
+        elif isinstance(value, (dict, list, tuple)) and name.count(".") < _MAX_DOTS:
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            waiting += [(f"{name}.{key}" if name else str(key), x) for key, x in items[::-1]]
+    raise RefusedError(f"its containers hold more than {_MAX_VISITS:,} values")
+
+
+def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
+    try:
+        tensors = safetensors.deserialize(file.read_bytes())
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{file} is no safetensors file, or damaged: {error}") from error
+    return {name: _as_array(name, tensor, file) for name, tensor in tensors}
+
+
+_SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.dtype(jnp.bfloat16),
+    "I64": np.int64,  # the counts of BatchNorm
+}
+
+
+def _as_array(name: str, tensor: Mapping[str, Any], file: epath.Path) -> np.ndarray:
+    dtype = tensor["dtype"]
+    if dtype not in _SAFETENSORS_DTYPES:
+        raise ValueError(
+            f"{name} in {file} is stored as {dtype}; known: {sorted(_SAFETENSORS_DTYPES)}"
+        )
+    return np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[dtype]).reshape(tensor["shape"])

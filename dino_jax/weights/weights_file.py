@@ -1,0 +1,168 @@
+"""A network out of a file of weights, whoever made it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from dino_jax.models.network import Network, build_network
+from dino_jax.weights.architecture import HEAD_DIM, Unseen, infer_backbone, infer_head
+from dino_jax.weights.dialects import Official, to_official
+from dino_jax.weights.model_card import ModelCard, read_model_card
+from dino_jax.weights.state_dict import SavedWeights, read_weights
+from dino_jax.weights.torch_names import Variables, from_torch, split_state_dict
+
+BACKBONE = "backbone"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+OFFICIAL_SIZE = 224  # pixels, the usual evaluation size of the official models
+
+
+class NetworkFromFile(NamedTuple):
+    """One network of a file.
+
+    Attributes:
+      config: the section `network` of our config that describes it.
+      network: what it describes.
+      variables: of the network, float32.
+      centers: [K] by objective, of a training checkpoint.
+      licence: of the weights, and how that is known.
+      lines: what it is, what was assumed and what was left out, for the console.
+    """
+
+    config: dict[str, Any]
+    network: Network
+    variables: Variables
+    centers: dict[str, np.ndarray]
+    licence: str
+    lines: list[str]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels at which the model is usually evaluated: those it was made for, up to 224."""
+        sizes = self.config["backbone"].get("image_size", (OFFICIAL_SIZE,))
+        return min(OFFICIAL_SIZE, *sizes)
+
+
+def read_network(
+    path: epath.PathLike,
+    role: str = "",
+    num_heads: int | None = None,
+    licence: str = "",
+    with_heads: bool = True,
+) -> NetworkFromFile:
+    """Reads a network; every tensor of it is accounted for.
+
+    Args:
+      path: of the file; .safetensors, .pth, .pt or .bin with official names, those of Hugging
+        Face's transformers or of timm.
+      role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
+      num_heads: attention heads; None: as config.json beside the file says, or 64 channels each.
+      licence: of the weights, where the file and its neighbours do not say it.
+      with_heads: whether to read projection heads, too.
+
+    Raises:
+      OSError: if there is no such file, or it cannot be read.
+      ValueError: if it is damaged, holds no network that is known, or a tensor of it is missing,
+        left over or of another shape (lists all of them).
+    """
+    saved, card = read_weights(path), read_model_card(path, licence)
+    tensors = _choose_network(saved, role, path)
+    try:
+        official = to_official(tensors, card.by_timm)
+        parts = split_state_dict(official.tensors, {"params": {}})
+        unseen = Unseen(
+            num_heads or card.num_heads,
+            official.position_kernel,
+            card.norm_epsilon or official.norm_epsilon,
+        )
+        backbone_tensors = parts.pop(BACKBONE, {})
+        backbone = infer_backbone(backbone_tensors, unseen)
+        if not with_heads:
+            parts = {}
+        heads = {_head_name(part): infer_head(part, x) for part, x in parts.items()}
+        config = {
+            "dtype": "float32",
+            "mean": card.mean or IMAGENET_MEAN,
+            "std": card.std or IMAGENET_STD,
+            "backbone": backbone,
+            "heads": heads,
+        }
+        network = build_network(ConfigDict(config))
+        wanted = official.tensors if with_heads else backbone_tensors
+        variables = from_torch(wanted, abstract_variables(network, backbone))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    lines = [
+        f"{path}: {official.names} names, {len(tensors)} tensors",
+        *_describe_backbone(backbone, num_heads or card.num_heads, card.norm_epsilon),
+        *(_describe_head(name, head) for name, head in heads.items()),
+        *_describe_rest(saved, role, official, card),
+    ]
+    return NetworkFromFile(config, network, variables, saved.centers, card.licence, lines)
+
+
+def abstract_variables(network: Network, backbone: Mapping[str, Any]) -> Variables:
+    """The variables of a network as shapes.
+
+    Args:
+      network: with its heads.
+      backbone: its section of the config.
+    """
+    height, width = backbone.get("image_size", (64, 64))  # a ResNet takes any
+    image = jnp.zeros((1, height, width, backbone["in_channels"]))
+    return jax.eval_shape(partial(network.init, method="init_all"), jax.random.key(0), image)
+
+
+def _choose_network(saved: SavedWeights, role: str, path: epath.PathLike) -> dict[str, np.ndarray]:
+    if role and role not in saved.networks:
+        raise ValueError(f"{path} holds no {role}, but: {', '.join(sorted(saved.networks))}")
+    return saved.networks[role or saved.main]
+
+
+def _head_name(part: str) -> str:
+    """The name of our head for "head", "dino_head", "ibot_head" …"""
+    return part.removesuffix("head").removesuffix("_") or "dino"
+
+
+def _describe_backbone(
+    backbone: Mapping[str, Any], num_heads: int | None, norm_epsilon: float | None
+) -> list[str]:
+    if backbone["kind"] == "resnet":
+        return [f"  backbone: ResNet, {backbone['depths']} blocks, width {backbone['width']}"]
+    height, width = backbone["image_size"]
+    assumed = f" (assumed: {HEAD_DIM} channels each)" if num_heads is None else ""
+    by_default = " (assumed: the default of that code)" if norm_epsilon is None else ""
+    scale = "LayerScale" if backbone["layer_scale"] else "no LayerScale"
+    return [
+        f"  backbone: ViT, {backbone['depth']} blocks of width {backbone['embed_dim']}, "
+        f"{backbone['num_heads']} attention heads{assumed}",
+        f"            patches of {backbone['patch_size']} pixels, positions for "
+        f"{height} x {width}, {backbone['registers']} registers, {backbone['ffn']}, {scale}",
+        f"            other sizes: {backbone['position_kernel']}; norm_epsilon "
+        f"{backbone['norm_epsilon']}{by_default}",
+    ]
+
+
+def _describe_head(name: str, head: Mapping[str, Any]) -> str:
+    gain = "trained gain" if head["train_gain"] else "gain 1"
+    return (
+        f"  head {name}: {head['layers']} layers, {head['hidden_dim']} wide, bottleneck "
+        f"{head['bottleneck_dim']}, {head['out_dim']:,} prototypes, {gain}"
+    )
+
+
+def _describe_rest(
+    saved: SavedWeights, role: str, official: Official, card: ModelCard
+) -> list[str]:
+    lines = [f"  center {name}: {len(x):,} numbers" for name, x in sorted(saved.centers.items())]
+    if card.mean is None:
+        lines.append("  mean and std of the pixels: ImageNet's (assumed)")
+    rest = [f"{count} tensors of the {section}" for section, count in saved.left_out.items()]
+    rest += [f"the {other}" for other in sorted(saved.networks) if other != (role or saved.main)]
+    rest += official.left_out
+    return lines + ([f"  left out: {', '.join(rest)}"] if rest else [])

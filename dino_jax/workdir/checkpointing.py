@@ -1,0 +1,415 @@
+"""Orbax wiring: open, save, restore_or_init, load_teacher, close.
+
+A checkpoint is `workdir/checkpoints/<step>/state`, the whole TrainState after `step` updates;
+nothing else is needed to resume. Saves are asynchronous and atomic (renamed, or marked as committed
+on gs://), so a killed process leaves no half checkpoint behind; what can still go wrong (a full
+disk, a damaged file) is met by falling back to the step before, loudly. Orbax checks the structure
+of its files and the length of their chunks; it holds no checksum of large arrays, so a flipped bit
+inside one is not noticed.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from dino_jax.workdir.config_json import absolute_path
+
+CHECKPOINTS = "checkpoints"
+UNREADABLE = "checkpoints_unreadable"  # where a fallback moves what it could not read
+STATE = "state"  # the one item of a checkpoint
+MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
+
+PyTree = Any
+
+
+class Favourite(Protocol):
+    """Something whose step stays on disk however old it gets; the step may change."""
+
+    step: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _KeepFavourite:
+    """A preservation policy of Orbax."""
+
+    favourite: Favourite | None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        step = self.favourite and self.favourite.step
+        return [checkpoint.step == step for checkpoint in checkpoints]
+
+
+def open_checkpoints(
+    workdir: epath.PathLike,
+    *,
+    save_every_steps: int,
+    keep: int,
+    keep_last_of_every: int = 0,
+    favourite: Favourite | None = None,
+) -> ocp.CheckpointManager:
+    """Opens `workdir/checkpoints`, creating it if needed, and clears interrupted saves.
+
+    Args:
+      workdir: Directory of the run; local or gs://.
+      save_every_steps: A checkpoint is due at every multiple of this many steps, >= 1. The first
+        step is not special.
+      keep: Number of newest checkpoints that stay on disk, >= 1.
+      keep_last_of_every: The newest checkpoint at a multiple of this many steps stays, too; 0 for
+        no such checkpoint.
+      favourite: Names a checkpoint that stays too, if any.
+
+    Returns:
+      The manager that `save`, `restore_or_init` and `close` take. Every process must open its own.
+
+    Raises:
+      ValueError: if `save_every_steps` or `keep` is smaller than 1.
+    """
+    for name, value in (("save_every_steps", save_every_steps), ("keep", keep)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    policies = ocp.checkpoint_managers
+    kept: list[Any] = [policies.LatestN(keep), _KeepFavourite(favourite)]
+    if keep_last_of_every:
+        kept.append(policies.EveryNSteps(keep_last_of_every, max_to_keep=1))
+    options = ocp.CheckpointManagerOptions(
+        # Not `save_interval_steps`, which also saves the first step it is offered.
+        save_decision_policy=policies.FixedIntervalPolicy(save_every_steps),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(absolute_path(workdir) / CHECKPOINTS, options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: PyTree, force: bool = False) -> bool:
+    """Saves `state` as checkpoint `step` if it is due; every process calls this on every step.
+
+    Returns once the arrays are copied off the devices (they may then be donated); the files are
+    written in the background. An error of the previous background write is raised here.
+
+    Args:
+      manager: From `open_checkpoints`.
+      step: Finished updates, equal to `state.step`; the checkpoint's label.
+      state: The TrainState.
+      force: Saves although `step` is not due (end of the run, interruption).
+
+    Returns:
+      Whether a save was started: False if it is not due, or if this step is saved already.
+    """
+    manager.check_for_errors()
+    if step in manager.all_steps():
+        return False
+    args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(state)})
+    return manager.save(step, args=args, force=force)
+
+
+def restore_or_init(
+    manager: ocp.CheckpointManager, init_fn: Callable[[], PyTree], abstract_state: PyTree
+) -> tuple[PyTree, bool]:
+    """Restores the newest readable checkpoint, or calls `init_fn` if there are none at all.
+
+    A checkpoint that cannot be read is logged with its error, the one before it is tried, and once
+    one was read the unreadable ones are moved to `workdir/checkpoints_unreadable`, so that their
+    steps can be saved again.
+
+    Args:
+      manager: From `open_checkpoints`.
+      init_fn: Makes the state of step 0.
+      abstract_state: The state as `jax.ShapeDtypeStruct`s with the shardings wanted now; these may
+        belong to another mesh or process count than the ones that saved it.
+
+    Returns:
+      The state, and whether it was restored.
+
+    Raises:
+      ValueError: if the checkpoint is of another tree: other parameters, shapes, dtypes, optimizer
+        or objectives.
+      OSError: if there are checkpoints but none can be read.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    if not steps:
+        return init_fn(), False
+    state, step = _restore_newest(
+        epath.Path(manager.directory), steps, _restore_state, abstract_state
+    )
+    _set_aside(manager, [newer for newer in steps if newer > step], step)
+    logging.info("resumed from checkpoint %d in %s", step, manager.directory)
+    return state, True
+
+
+def load_teacher(
+    source: ocp.CheckpointManager | epath.PathLike,
+    abstract_teacher: PyTree,
+    step: int | None = None,
+) -> PyTree:
+    """Reads the teacher of a run, and only the teacher: no student, no optimizer state.
+
+    Args:
+      source: A manager, a workdir, or a `checkpoints` directory; nothing in it is changed.
+      abstract_teacher: Variables as `jax.ShapeDtypeStruct`s with shardings, like
+        `TrainState.teacher`.
+      step: Which checkpoint; None takes the newest one that can be read, and logs every one that
+        cannot.
+
+    Returns:
+      Arrays in the structure of `abstract_teacher`.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or none of this step.
+      ValueError: if the teacher of the checkpoint has other parameters, shapes or dtypes.
+      OSError: if no checkpoint can be read.
+    """
+    directory, steps = _find_steps(source, step)
+    teacher, step = _restore_newest(directory, steps, _restore_teacher, abstract_teacher)
+    logging.info("loaded the teacher of step %d from %s", step, directory)
+    return teacher
+
+
+def read_teacher(source: epath.PathLike, step: int | None = None) -> tuple[PyTree, int]:
+    """Reads the teacher of a run, whatever its network, as whole NumPy arrays on every process.
+
+    Args:
+      source: A workdir, or a `checkpoints` directory; nothing in it is changed.
+      step: As in `load_teacher`.
+
+    Returns:
+      Its variables, and the step of the checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or none of this step.
+      OSError: if no checkpoint can be read.
+    """
+    return _read_whole(source, step, "teacher")
+
+
+def read_objectives(source: epath.PathLike, step: int) -> PyTree:
+    """Reads the states of a run's objectives, {"dino": {"center": [K]}}, as `read_teacher`."""
+    return _read_whole(source, step, "objectives")[0]
+
+
+def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
+    """Labels of the finished checkpoints of `workdir`, the newest first; [] for a new run."""
+    return _steps_in(absolute_path(workdir) / CHECKPOINTS)
+
+
+def remove_checkpoint(workdir: epath.PathLike, step: int) -> None:
+    """Removes a checkpoint while no manager is open; cut off halfway, it is already no more one."""
+    directory = absolute_path(workdir) / CHECKPOINTS
+    removed = directory.parent / f".removed.{step}"
+    if removed.exists():  # left behind by a crash
+        removed.rmtree()
+    (directory / str(step)).rename(removed)
+    removed.rmtree()
+
+
+def close(manager: ocp.CheckpointManager) -> None:
+    """Waits for the save in progress and closes; without it the last checkpoint is lost.
+
+    Raises:
+      Exception: whatever a background write failed with, after closing.
+    """
+    try:
+        manager.wait_until_finished()
+    finally:
+        manager.close()
+
+
+@contextmanager
+def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """Calls `close` at the end, also after an error."""
+    try:
+        yield
+    finally:
+        close(manager)
+
+
+def _checkpoints_directory(source: ocp.CheckpointManager | epath.PathLike) -> epath.Path:
+    """The directory of step directories that `source` means."""
+    if isinstance(source, ocp.CheckpointManager):
+        return epath.Path(source.directory)
+    path = absolute_path(source)
+    return path / CHECKPOINTS if (path / CHECKPOINTS).exists() else path
+
+
+def _steps_in(directory: epath.Path) -> list[int]:
+    if not directory.exists():
+        return []
+    return sorted(ocp.utils.checkpoint_steps(directory), reverse=True)
+
+
+def _find_steps(
+    source: ocp.CheckpointManager | epath.PathLike, step: int | None
+) -> tuple[epath.Path, list[int]]:
+    """The directory of `source`, and the checkpoints to try: the newest first, or only `step`."""
+    directory = _checkpoints_directory(source)
+    known = _steps_in(directory)
+    if not known or step not in (None, *known):
+        wanted = "checkpoints" if step is None else f"checkpoint {step}"
+        raise FileNotFoundError(f"no {wanted} in {directory}; steps found: {sorted(known)}")
+    return directory, known if step is None else [step]
+
+
+def _restore_newest(
+    directory: epath.Path,
+    steps: Sequence[int],
+    restore: Callable[[epath.Path, PyTree], PyTree],
+    abstract: PyTree,
+) -> tuple[PyTree, int]:
+    """The first of `steps` (newest first) that every process can read, and which one that was."""
+    failures = []
+    for step in steps:
+        restored, error = None, None
+        try:
+            restored = restore(directory / str(step) / STATE, abstract)
+        except _TreeMismatchError as mismatch:
+            raise ValueError(f"checkpoint {step} in {directory} {mismatch}") from mismatch
+        except Exception as caught:  # Orbax and TensorStore have no common class for damaged files
+            error = caught
+        if _true_everywhere(error is None):
+            return restored, step
+        cause = "unreadable on another process" if error is None else _root_cause(error)
+        failures.append(f"  {step}: {cause}")
+        logging.warning("CHECKPOINT %d in %s CANNOT BE READ: %s", step, directory, cause)
+    raise OSError(
+        f"none of the checkpoints in {directory} can be read; this run does not start from "
+        "scratch over them. Repair or remove them, or use another workdir:\n" + "\n".join(failures)
+    )
+
+
+def _restore_state(path: epath.Path, abstract_state: PyTree) -> PyTree:
+    handler, options = _local_handler(ocp.StandardCheckpointHandler)
+    _require_same_tree(_stored_tree(path), abstract_state)
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+        return reader.restore(path, args=ocp.args.StandardRestore(abstract_state))
+
+
+def _restore_teacher(path: epath.Path, abstract_teacher: PyTree) -> PyTree:
+    _require_same_tree(_stored_tree(path).get("teacher", {}), abstract_teacher)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_teacher)
+    return _restore_partly(path, "teacher", abstract_teacher, restore_args)
+
+
+def _read_whole(source: epath.PathLike, step: int | None, part: str) -> tuple[PyTree, int]:
+    """One field of a state as NumPy arrays, {} if the checkpoint has none; and its step."""
+    directory, steps = _find_steps(source, step)
+
+    def read(path: epath.Path, _: None) -> PyTree:
+        stored = _stored_tree(path).get(part)
+        if not jax.tree.leaves(stored):
+            return {}
+        whole = ocp.RestoreArgs(restore_type=np.ndarray)
+        return _restore_partly(path, part, stored, jax.tree.map(lambda _: whole, stored))
+
+    return _restore_newest(directory, steps, read, None)
+
+
+def _restore_partly(path: epath.Path, part: str, item: PyTree, restore_args: PyTree) -> PyTree:
+    """One field of the state of a checkpoint, and nothing else of it."""
+    handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
+    args = ocp.args.PyTreeRestore(
+        item={part: item}, restore_args={part: restore_args}, partial_restore=True
+    )
+    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
+        return reader.restore(path, args=args)[part]
+
+
+def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:
+    """A handler without barriers: a process that fails to read leaves no other one waiting."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"restore_on_{process}",
+    )
+    return handler_type(multiprocessing_options=options), options
+
+
+def _root_cause(error: BaseException) -> str:
+    """One line about the first error of a chain; TensorStore's run over pages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
+
+
+def _true_everywhere(flag: bool) -> bool:
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: int) -> None:
+    """Moves checkpoints that could not be read out of the way of the coming saves."""
+    if not steps:
+        return
+    unreadable = epath.Path(manager.directory).parent / UNREADABLE
+    if jax.process_index() == 0:
+        unreadable.mkdir(parents=True, exist_ok=True)
+        for step in steps:
+            target = unreadable / str(step)
+            if target.exists():  # the same step failed in an earlier run too
+                target.rmtree()
+            (epath.Path(manager.directory) / str(step)).rename(target)
+            logging.warning(
+                "CONTINUING FROM CHECKPOINT %d; moved the unreadable %d to %s",
+                resumed,
+                step,
+                target,
+            )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("dino_jax:set_aside")
+    manager.reload()
+
+
+class _TreeMismatchError(Exception):
+    """The checkpoint is sound but belongs to another model, optimizer or set of objectives."""
+
+
+def _stored_tree(path: epath.Path) -> dict[str, Any]:
+    """The nested dict of array metadata (shape, dtype) of a checkpoint, without its arrays."""
+    metadata = ocp.StandardCheckpointHandler().metadata(path)
+    if metadata is None or metadata.tree is None:
+        raise OSError(f"{path} has no readable _METADATA")
+    return metadata.tree
+
+
+def _require_same_tree(stored: PyTree, wanted: PyTree) -> None:
+    """Raises _TreeMismatchError with a line for each array that is missing, new or different."""
+    ours, theirs = _describe(wanted), _describe(stored)
+    lines = [
+        f"  {path}: checkpoint has {theirs.get(path, 'nothing')}, "
+        f"this run has {ours.get(path, 'nothing')}"
+        for path in sorted(ours.keys() | theirs.keys())
+        if ours.get(path) != theirs.get(path)
+    ]
+    if lines:
+        hidden = len(lines) - MAX_DIFFERENCES
+        more = [f"  … and {hidden} more"] if hidden > 0 else []
+        raise _TreeMismatchError(
+            "is of another model, optimizer or set of objectives; use the config it was trained "
+            "with, or another workdir:\n" + "\n".join(lines[:MAX_DIFFERENCES] + more)
+        )
+
+
+def _describe(tree: PyTree) -> dict[str, str]:
+    """Maps each "a/b/0/c" of a tree to dtype and shape, "empty" for a subtree without arrays.
+
+    Dataclasses, named tuples and dicts give the same names, as they do in a checkpoint.
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: not jax.tree.leaves(x))[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): _kind(x) for path, x in leaves}
+
+
+def _kind(leaf: Any) -> str:
+    if not hasattr(leaf, "shape"):
+        return "empty"
+    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # stored as its uint32 words
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"

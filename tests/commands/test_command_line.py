@@ -1,0 +1,151 @@
+"""Wrong usage of `python -m dino_jax.train`: one clear message, exit code 2, no workdir."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dino_jax.commands.command_line import UsageError, check_runtime, load_config, mendable
+from tests.run_train import QUICKSTART, SMALL, overrides, run
+
+# Changes of the small config, and what the message must say.
+WRONG_CONFIGS = {
+    "unknown section": ({"optimiser.lr": 1}, "no 'optimiser'. Did you mean \"optimizer\""),
+    "unknown entry": ({"optimizer.lrr": 1}, "no 'lrr'. Did you mean \"lr\""),
+    "wrong type": ({"batch_size": "many"}, "--config.batch_size=many: invalid literal for int"),
+    "long warm-up": (
+        {"optimizer.warmup_epochs": 50.0},
+        "warmup_epochs (50, 100 steps) is longer than the run (4 epochs, 8 steps)",
+    ),
+    "long warm-up of the teacher": (
+        {"objectives.dino.warmup_teacher_temperature_epochs": 30},
+        "warmup_epochs of the teacher temperature (30) is longer than the run (4 epochs, 8 steps)",
+    ),
+    "empty folder": ({"data.kind": "folder", "data.path": "{empty}"}, "holds no images"),
+    "missing path": ({"data.kind": "folder", "data.path": "{empty}/no"}, "does not exist"),
+    "large batch": ({"batch_size": 2000}, "(2000) is larger than the data set (1438 images)"),
+    "uneven batch": (
+        {"batch_size": 18},
+        "(18) must be a multiple of 4 = 4 devices x accumulate_steps (1); try --config.batch_size=",
+    ),
+    "unknown head": ({"objectives.dino.head": "ibot"}, "head is 'ibot'; config.network.heads has"),
+    "unknown backbone": (
+        {"network.backbone.kind": "swin"},
+        "unknown network.backbone 'swin'; known: ['resnet', 'vit']",
+    ),
+    "small crop": ({"augment.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
+    "one side": ({"augment.local.size": 16}, "try --config.augment.local.size='(16, 16)'"),
+    "small image": (
+        {"network.backbone.image_size": "(32, 4)"},
+        "image_size 32 x 4 is smaller than one patch of 8 pixels",
+    ),
+    "one view": (
+        {"augment.global_2.count": 0, "augment.local.count": 0},
+        "must add up to at least 2",
+    ),
+    "never log": ({"runtime.log_every_steps": 0}, "runtime.log_every_steps must be at least 1"),
+    "unknown sum": (
+        {"runtime.gradient_dtype": "float16"},
+        "unknown runtime.gradient_dtype 'float16'; known: ['bfloat16', 'float32']",
+    ),
+    "k-NN without labels": (
+        {"knn.every_epochs": 1.0, "knn.train.kind": "folder", "knn.train.path": "{unlabeled}"},
+        "config.knn.train has no labels",
+    ),
+}
+# Whole command lines.
+WRONG_COMMANDS = {
+    "nothing": ([], "missing --config and --workdir; a command looks like python -m"),
+    "no workdir": ([QUICKSTART], "missing --workdir"),
+    "unknown flag": ([QUICKSTART, "--wrkdir=x"], "Did you mean: workdir ?"),
+    "no flag": ([QUICKSTART, "--workdir={workdir}", "lr=3"], "unexpected lr=3"),
+    "missing config file": (["--config=no.py", "--workdir={workdir}"], "'no.py' does not exist"),
+    "distributed alone": (
+        [QUICKSTART, "--workdir={workdir}", "--distributed"],
+        "leave the flag away for a single process",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def attempts(tmp_path_factory):
+    """Every wrong use, two at a time: name -> (what was left, its workdir, the expected words)."""
+    folder = tmp_path_factory.mktemp("usage")
+    places = {"empty": folder / "empty", "unlabeled": folder / "unlabeled"}
+    for place in places.values():
+        place.mkdir()
+    (places["unlabeled"] / "image.png").write_bytes(b"")
+    commands = {}
+    for name, (changes, words) in WRONG_CONFIGS.items():
+        arguments = [QUICKSTART, "--workdir={workdir}", *overrides(SMALL | changes)]
+        commands[name] = arguments, words
+    commands |= WRONG_COMMANDS
+
+    def attempt(name: str):
+        arguments, words = commands[name]
+        workdir = folder / f"run of {name}"
+        filled = [argument.format(workdir=workdir, **places) for argument in arguments]
+        return run(*filled, devices=4), workdir, words
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(commands, pool.map(attempt, commands), strict=True))
+
+
+@pytest.mark.parametrize("name", [*WRONG_CONFIGS, *WRONG_COMMANDS])
+def test_wrong_usage_is_one_message_and_leaves_no_workdir(attempts, name):
+    (code, out, err), workdir, words = attempts[name]
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ") and words in err
+    assert err.count("\n") == 1
+    assert not workdir.exists()
+
+
+BROKEN = {
+    "syntax": ("def get_config(:\n", "line 1\n    def get_config(:", "SyntaxError"),
+    "name": (
+        "\ndef get_config():\n    return lr\n",
+        "line 3, in get_config",
+        "NameError: name 'lr'",
+    ),
+    "module": ("import no_such_module\n", "line 1, in <module>", "No module named"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.parametrize("relative", [False, True])
+def test_an_error_in_a_config_file_is_shown_from_the_file_on(tmp_path, monkeypatch, kind, relative):
+    text, place, error = BROKEN[kind]
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        load_config("broken.py" if relative else str(path))
+    message = str(caught.value)
+    assert place in message and error in message
+    assert "runpy" not in message and "command_line" not in message
+
+
+@pytest.mark.parametrize("text", ["", "def get_config():\n    pass\n"])
+def test_a_config_file_without_a_config_is_an_error(tmp_path, text):
+    path = tmp_path / "empty.py"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="needs a get_config\\(\\) that returns a ConfigDict"):
+        load_config(str(path))
+
+
+def test_only_errors_of_the_user_are_mendable():
+    for mistake in (ValueError("a"), FileNotFoundError("a")):
+        with pytest.raises(UsageError, match="a"), mendable():
+            raise mistake
+    with pytest.raises(TypeError), mendable():
+        raise TypeError("a bug of ours keeps its traceback")
+
+
+@pytest.mark.parametrize(
+    "name", ["log_every_steps", "save_every_steps", "keep_checkpoints", "workers", "threads"]
+)
+def test_numbers_of_the_runtime_are_checked(name):
+    runtime = load_config("configs/quickstart.py").runtime
+    check_runtime(runtime)
+    runtime[name] = -1
+    with pytest.raises(ValueError, match=f"runtime.{name} must be at least"):
+        check_runtime(runtime)
