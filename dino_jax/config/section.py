@@ -1,0 +1,325 @@
+"""Reads a part of a config into a frozen dataclass, which declares everything about its options.
+
+    @dataclass(frozen=True)
+    class AdamwConfig:
+        b1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
+
+    adamw = section("config.optimizer.adamw", {"b1": 0.95}, AdamwConfig)
+
+Types are bool, int, float, str, Literal, tuples of these, `X | None`, other sections, tables of
+named sections (`named`) and sections whose `kind` picks their dataclass (`kinds`).
+"""
+
+import dataclasses
+import difflib
+import functools
+import math
+import os
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+T = TypeVar("T")
+_ABOUT = "dino_jax.config"  # key in the metadata of a dataclass field
+
+
+class UnknownNameError(ValueError):
+    """A config has a name that its section does not know.
+
+    Attributes:
+      place: the dotted name.
+    """
+
+    def __init__(self, place: str, message: str):
+        super().__init__(message)
+        self.place = place
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Where a number, or every number of a tuple, must lie; None: no bound."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def __str__(self) -> str:
+        words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
+        said = [f"{words[k]} {v:g}" for k, v in dataclasses.asdict(self).items() if v is not None]
+        return " and ".join(said)
+
+    def hold(self, value: float) -> bool:
+        """Whether a number is within the bounds; nan never is."""
+        return (
+            not math.isnan(value)
+            and (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What a section says about one of its options, beside type and default.
+
+    Attributes:
+      meaning: one line.
+      bounds: of its numbers.
+      kinds: the table in which `kind` looks a section's dataclass up, None for other options.
+      entry: dataclass of the entries of a table, None for other options.
+      is_table: whether the value is a table of named sections.
+    """
+
+    meaning: str
+    bounds: Bounds = Bounds()
+    kinds: Mapping[str, Any] | None = None
+    entry: type | None = None
+    is_table: bool = False
+
+
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """Declares a value, or a section whose type is a dataclass, with its default and bounds."""
+    about = About(meaning, Bounds(at_least, above, at_most, below))
+    return dataclasses.field(default=default, metadata={_ABOUT: about})
+
+
+def named(entry: type, default: Mapping[str, Any], meaning: str) -> Any:
+    """Declares a table of sections of one type, under names that the config chooses."""
+    return dataclasses.field(
+        default_factory=lambda: dict(default),
+        metadata={_ABOUT: About(meaning, entry=entry, is_table=True)},
+    )
+
+
+def kinds(
+    table: Mapping[str, Any],
+    meaning: str,
+    *,
+    default: str | Mapping[str, str] = "",
+    is_table: bool = False,
+) -> Any:
+    """Declares a section whose `kind` picks its dataclass, or a table of such sections.
+
+    Args:
+      table: maps each kind to something with a dataclass `Config`, usually a module. It is read
+        when a config is, so that a kind can be added from outside.
+      meaning: one line.
+      default: kind of the section; of a table, kinds by name.
+      is_table: whether the value is a table of named sections.
+    """
+
+    def make() -> Any:
+        if isinstance(default, str):
+            return config_class(table, default)() if default else {}
+        return {name: config_class(table, kind)() for name, kind in default.items()}
+
+    about = About(meaning, kinds=table, is_table=is_table)
+    return dataclasses.field(default_factory=make, metadata={_ABOUT: about})
+
+
+def config_class(table: Mapping[str, Any], kind: str) -> type:
+    """The dataclass of a kind."""
+    return table[kind].Config
+
+
+def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None = None) -> T:
+    """Reads a section.
+
+    Args:
+      where: its dotted name, for messages.
+      given: ConfigDict or mapping of names to values; names that it lacks have their default.
+      kind: dataclass of the section.
+      defaulted: gets the dotted name of every option that `given` lacks.
+
+    Raises:
+      UnknownNameError: if `given` has a name that the section does not know.
+      ValueError: if a value has another type, is out of range or unknown.
+    """
+    require_mapping(where, given)
+    known = options(kind)
+    for name in given:
+        if name not in known:
+            raise _unknown_name(where, str(name), known)
+    values = {}
+    for name, (hint, about) in known.items():
+        place = f"{where}.{name}"
+        if name in given:
+            values[name] = _read(place, _get(given, name, place), hint, about, defaulted)
+        elif defaulted is not None:
+            defaulted.append(place)
+    return kind(**values)
+
+
+@functools.cache
+def options(kind: type) -> dict[str, tuple[Any, About]]:
+    """The type and the declaration of every option of a section, by name."""
+    hints = get_type_hints(kind)
+    return {
+        field.name: (hints[field.name], field.metadata.get(_ABOUT, About("")))
+        for field in dataclasses.fields(kind)
+    }
+
+
+def entry_class(place: str, name: str, given: Any, about: About) -> type:
+    """The dataclass of a section that `kinds` or `named` declares.
+
+    Args:
+      place: dotted name of the section.
+      name: in its table; a section without a `kind` is of the kind of its name.
+      given: the section.
+      about: declaration of the section or of its table.
+
+    Raises:
+      ValueError: if the kind is unknown or missing, or the section is not a mapping.
+    """
+    if about.entry is not None:
+        return about.entry
+    require_mapping(place, given)
+    table = about.kinds or {}
+    kind = _get(given, "kind", place) if "kind" in given else name
+    if kind not in table:
+        if "kind" not in given:
+            raise ValueError(f"{place} needs a kind; known: {sorted(table)}")
+        raise ValueError(f"{place}.kind is {kind!r}; {suggest(str(kind), table)}")
+    return config_class(table, kind)
+
+
+def require_mapping(place: str, given: Any) -> None:
+    """Raises a ValueError if a section is something else."""
+    if not hasattr(given, "items"):
+        raise ValueError(f"{place} must be a section of options, got {given!r}")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """ "did you mean 'lr'?" if a known name is close, else the known names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {known}"
+
+
+def _unknown_name(where: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    message = f"{where} has no {name!r}; {suggest(name, known)}"
+    return UnknownNameError(f"{where}.{name}", message)
+
+
+def _get(given: Any, name: str, place: str) -> Any:
+    try:
+        return given[name]
+    except Exception as error:  # ml_collections raises RequiredValueError for an unset placeholder
+        raise ValueError(f"{place} has a value that is not set: {error}") from error
+
+
+def _read(place: str, given: Any, hint: Any, about: About, defaulted: list[str] | None) -> Any:
+    """One option of a section."""
+    if about.is_table:
+        require_mapping(place, given)
+        entries = {name: _get(given, name, f"{place}.{name}") for name in given}
+        return {
+            name: _read_entry(f"{place}.{name}", name, entry, about, defaulted)
+            for name, entry in entries.items()
+        }
+    if about.kinds is not None:
+        return _read_entry(place, "", given, about, defaulted)
+    if dataclasses.is_dataclass(hint):
+        return section(place, given, hint, defaulted)  # pyright: ignore[reportArgumentType]
+    return check_value(place, given, hint, about.bounds)
+
+
+def _read_entry(
+    place: str, name: str, given: Any, about: About, defaulted: list[str] | None
+) -> Any:
+    kind = entry_class(place, name, given, about)
+    read = section(place, given, kind, defaulted)
+    if about.kinds is not None and "kind" not in given:
+        return dataclasses.replace(read, kind=name)
+    return read
+
+
+def check_value(place: str, given: Any, hint: Any, bounds: Bounds = Bounds()) -> Any:
+    """The value of an option as its type: an int for a float is one, a list for a tuple too.
+
+    Raises:
+      ValueError: if it has another type, is out of bounds, or is not one of a Literal.
+    """
+    if isinstance(given, np.generic):
+        given = given.item()
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if given is None:
+            return None
+        (hint,) = (x for x in get_args(hint) if x is not type(None))
+        return check_value(place, given, hint, bounds)
+    if origin is Literal:
+        if given not in get_args(hint):
+            choices = [str(choice) for choice in get_args(hint)]
+            raise ValueError(f"{place} is {given!r}; {suggest(str(given), choices)}")
+        return given
+    if origin is tuple:
+        return _check_tuple(place, given, get_args(hint), bounds)
+    value = _CONVERSIONS[hint](given)
+    if value is None:
+        raise ValueError(f"{place} must be {describe_type(hint)}, got {given!r}")
+    if isinstance(value, int | float) and not bounds.hold(value):
+        raise ValueError(f"{place} must be {bounds or 'a number'}, got {value!r}")
+    return value
+
+
+def _check_tuple(place: str, given: Any, hints: tuple[Any, ...], bounds: Bounds) -> tuple:
+    any_length = hints[-1] is Ellipsis
+    if not isinstance(given, list | tuple) or not (any_length or len(given) == len(hints)):
+        expected = describe_type(tuple[hints])
+        raise ValueError(f"{place} must be {expected}, got {given!r}")
+    each = [hints[0]] * len(given) if any_length else hints
+    return tuple(
+        check_value(f"{place}[{i}]", x, hint, bounds)
+        for i, (x, hint) in enumerate(zip(given, each, strict=True))
+    )
+
+
+def describe_type(hint: Any) -> str:
+    """A type in words."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        (inner,) = (x for x in get_args(hint) if x is not type(None))
+        return f"{describe_type(inner)}, or None"
+    if origin is Literal:
+        return " | ".join(str(choice) for choice in get_args(hint))
+    if origin is tuple:
+        inner = get_args(hint)
+        one = _TYPE_WORDS.get(inner[0], describe_type(inner[0]))
+        return f"{one}s in (…,)" if inner[-1] is Ellipsis else f"{len(inner)} {one}s in (…)"
+    words = _TYPE_WORDS.get(hint, str(hint))
+    return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
+
+
+_TYPE_WORDS = {bool: "bool", int: "integer", float: "number", str: "string"}
+
+
+def _as_float(given: Any) -> float | None:
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    return float(given) if number else None
+
+
+def _as_str(given: Any) -> str | None:
+    return os.fspath(given) if isinstance(given, str | os.PathLike) else None
+
+
+# From what a config holds to the type of an option; None: it does not fit.
+_CONVERSIONS: dict[Any, Callable[[Any], Any]] = {
+    bool: lambda x: x if isinstance(x, bool) else None,
+    int: lambda x: x if isinstance(x, int) and not isinstance(x, bool) else None,
+    float: _as_float,
+    str: _as_str,
+}

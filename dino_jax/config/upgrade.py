@@ -1,0 +1,59 @@
+"""The config.json of earlier versions in today's form.
+
+`FORMAT` counts the forms. Version 0.1 wrote no "format", its form counts as 0. A name that a form
+of today lacks needs nothing here: it has its default.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+FORMAT = 1
+
+Plain = dict[str, Any]
+
+
+def upgrade(plain: Plain) -> Plain:
+    """A config.json in today's form, without its "format"; the argument stays as it is.
+
+    Args:
+      plain: what the file holds.
+
+    Raises:
+      ValueError: if the file comes from a later version.
+    """
+    form = plain.get("format", 0)
+    if not isinstance(form, int) or form > FORMAT:
+        raise ValueError(
+            f"config.json has format {form!r}, this version of dino_jax knows formats up to "
+            f"{FORMAT}; install the version that wrote it, or a newer one"
+        )
+    config = {name: value for name, value in plain.items() if name != "format"}
+    for change in STEPS[form:]:
+        config = change(config)
+    return config
+
+
+def from_0_1(config: Plain) -> Plain:
+    """Version 0.1: a student and a teacher, one k-NN, crops with fixed names."""
+    for change in SECTIONS_OF_0_1:
+        config = change(config)
+    return config
+
+
+def _optimizer(config: Plain) -> Plain:
+    """Options of one kind lie in the section of that kind."""
+    old = config.get("optimizer", {})
+    rule = {name: old[name] for name in ("b1", "b2", "eps") if name in old}
+    momentum = {name: old[name] for name in ("momentum",) if name in old}
+    trust = {name: old[name] for name in ("trust_coefficient",) if name in old}
+    moved = {"b1", "b2", "eps", "momentum", "trust_coefficient"}
+    kept = {name: value for name, value in old.items() if name not in moved}
+    kinds = {"adamw": rule, "sgd": momentum, "lars": momentum | trust}
+    return config | {"optimizer": kept | kinds}
+
+
+# One function per section that has changed; each gets and gives the whole config.
+SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer,)
+
+# STEPS[i] turns form i into form i + 1.
+STEPS: tuple[Callable[[Plain], Plain], ...] = (from_0_1,)
