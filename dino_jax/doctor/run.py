@@ -17,7 +17,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import check_batch, make_mesh
 from dino_jax.doctor.result import Result
 from dino_jax.step.recipe import Recipe, build_recipe
-from dino_jax.workdir.config_json import absolute_path, is_remote, make_writable
+from dino_jax.workdir.paths import absolute_path, is_remote, make_writable
 
 RESERVE = 1.2  # the input should be able to do so much more than is needed
 

@@ -37,7 +37,7 @@ from ml_collections import ConfigDict
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_workers import show_progress
-from dino_jax.data.building.output_folder import absolute_folder, open_folder
+from dino_jax.data.building.output_folder import open_folder
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
@@ -51,6 +51,7 @@ from dino_jax.embedding.projection import (
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import Shards, import_pyarrow
 from dino_jax.weights.model import MAX_PIXELS, Model, load
+from dino_jax.workdir.paths import absolute_path
 
 PLAN, PROJECTION = "embed.json", "projection.npz"
 
@@ -275,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         model = load(arguments.model, arguments.step)
         options = options_of(arguments, model)
         machine = Machine(arguments.batch_size, arguments.threads)
-        return embed(model, options, absolute_folder(arguments.out), machine)
+        return embed(model, options, os.fspath(absolute_path(arguments.out)), machine)
 
     when_stopped = "the same command goes on where this one stopped"
     return run_batch_command(work, arguments.distributed, when_stopped)

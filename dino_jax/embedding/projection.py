@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from sklearn.decomposition import PCA
 
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import written_whole
 
 KINDS = ("none", "pca", "random")
 

@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.building.output_folder import write_text
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import written_whole
 
 FORMATS = ("npy", "parquet")
 

@@ -8,7 +8,7 @@ from etils import epath
 
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir.checkpointing import checkpoint_steps
-from dino_jax.workdir.config_json import absolute_path, write_atomically
+from dino_jax.workdir.paths import absolute_path, write_atomically
 
 WIDEST = 80  # characters of a setting on the console
 

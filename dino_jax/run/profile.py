@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from dino_jax.workdir.config_json import absolute_path, is_remote
+from dino_jax.workdir.paths import absolute_path, is_remote
 
 PROFILE = "profile"  # in the workdir; `xprof --logdir` and TensorBoard read it
 

@@ -17,7 +17,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import absolute_path, write_atomically
+from dino_jax.workdir.paths import absolute_path, write_atomically
 
 GUARD_JSON = "guard.json"
 

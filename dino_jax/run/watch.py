@@ -11,7 +11,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.run.metrics import Progress
 from dino_jax.step.health import describe_moments
 from dino_jax.step.train_step import MOMENTS, Metrics
-from dino_jax.workdir.config_json import write_atomically
+from dino_jax.workdir.paths import write_atomically
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
 RUN_AHEAD = 2  # steps that the host may be ahead of the devices before it looks at their numbers

@@ -16,7 +16,7 @@ from etils import epath
 from tensorboardX import SummaryWriter
 
 from dino_jax.report.history import flatten
-from dino_jax.workdir.config_json import absolute_path, is_remote
+from dino_jax.workdir.paths import absolute_path, is_remote
 
 TENSORBOARD = "tensorboard"
 PROJECT = "dino_jax"  # of Weights & Biases; experiment of MLflow

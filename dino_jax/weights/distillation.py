@@ -19,7 +19,8 @@ from dino_jax.models.network import Network, build_network
 from dino_jax.step.train_state import Variables, init_variables
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON, absolute_path
+from dino_jax.workdir.config_json import CONFIG_JSON
+from dino_jax.workdir.paths import absolute_path
 
 
 @dataclasses.dataclass(frozen=True)

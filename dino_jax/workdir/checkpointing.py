@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dino_jax.workdir.config_json import absolute_path
+from dino_jax.workdir.paths import absolute_path
 
 CHECKPOINTS = "checkpoints"
 UNREADABLE = "checkpoints_unreadable"  # where a fallback moves what it could not read

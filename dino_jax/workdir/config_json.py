@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,8 @@ import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
+
+from dino_jax.workdir.paths import absolute_path, make_writable, write_atomically
 
 CONFIG_JSON = "config.json"
 # Sections that say how a run is carried out and shown, not what it computes: they may change.
@@ -46,57 +47,6 @@ def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     if jax.process_index() == 0 and existing != json.loads(text):
         write_atomically(path / CONFIG_JSON, text)
     return path
-
-
-def make_writable(path: epath.Path) -> None:
-    """Makes a directory and proves that it can be written.
-
-    Raises:
-      OSError: if it cannot, or is a file.
-    """
-    probe = path / f".writable.{uuid.uuid4().hex}"
-    try:
-        if path.exists() and not path.is_dir():
-            raise NotADirectoryError("it is a file")
-        path.mkdir(parents=True, exist_ok=True)
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise OSError(
-            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
-            "that this user can create and write."
-        ) from error
-
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether `path` is an address such as gs://bucket/run, and not in the local file system."""
-    return "://" in os.fspath(path)
-
-
-def absolute_path(path: epath.PathLike) -> epath.Path:
-    """The path from the root, with "~" expanded (a shell leaves it in --workdir=~/run)."""
-    path = epath.Path(path)
-    return path if is_remote(path) else path.expanduser().absolute()
-
-
-def write_atomically(path: epath.Path, text: str) -> None:
-    """Replaces a file: a reader finds the old text or the new one, also after a crash.
-
-    On gs:// a rename is a copy, but a write there is whole or absent by itself: it goes to `path`
-    directly.
-    """
-    if is_remote(path):
-        path.write_text(text)
-        return
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def config_to_json(config: ConfigDict | FrozenConfigDict | Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import jax
 from absl import logging
 from etils import epath
 
-from dino_jax.workdir.config_json import is_remote, write_atomically
+from dino_jax.workdir.paths import is_remote, write_atomically
 
 
 class JsonLines:

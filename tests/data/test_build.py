@@ -22,7 +22,6 @@ from dino_jax.data.building import build as build_module
 from dino_jax.data.building import build_workers
 from dino_jax.data.building.build import main
 from dino_jax.data.sources import ArrayRecordSource, DigitsSource, FolderSource, shard_writer
-from dino_jax.data.sources.storage import written_whole
 
 
 def _png(level, side=8):
@@ -302,18 +301,6 @@ def test_an_error_in_a_worker_reaches_the_caller(tmp_path):
     source = FolderSource(_folder(tmp_path / "in"))
     with pytest.raises(OSError, match="no space at 3"):
         build_workers.run_tasks(source, [functools.partial(fail_at, index=3)], "scan", 10, 1)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
-    target = tmp_path / "a.txt"
-    with pytest.raises(RuntimeError, match="half"), written_whole(str(target)) as path:
-        Path(path).write_text("half")
-        raise RuntimeError("half")
-    assert list(tmp_path.iterdir()) == []
-    with written_whole(str(target)) as path:
-        Path(path).write_text("whole")
-    assert target.read_text() == "whole"
-    assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_full_disk_is_an_os_error_that_names_the_shard(tmp_path, monkeypatch):

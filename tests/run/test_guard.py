@@ -26,7 +26,7 @@ from dino_jax.run.roll_back import (
 from dino_jax.step.recipe import build_recipe
 from dino_jax.train import train
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import absolute_path
+from dino_jax.workdir.paths import absolute_path
 from tests.run_train import SMALL, checkpoint_steps, read_metrics, read_state
 
 

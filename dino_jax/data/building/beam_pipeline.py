@@ -29,7 +29,7 @@ from dino_jax.data.building.output_folder import write_text
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.record_format import Description, shard_name, write_description
 from dino_jax.data.sources.shard_writer import write_shard
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import written_whole
 
 SOURCE_FILE = ".source.pickle"
 EXAMPLES = 5  # of unreadable images, if there are too many

@@ -27,6 +27,7 @@ options on the same folder are refused. Where one machine is not enough: build_b
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +49,7 @@ from dino_jax.data.building.inspection import (
     scan_images,
     scan_to_bytes,
 )
-from dino_jax.data.building.output_folder import absolute_folder, open_folder, write_text
+from dino_jax.data.building.output_folder import open_folder, write_text
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.record_format import (
     DESCRIPTION,
@@ -57,7 +58,7 @@ from dino_jax.data.sources.record_format import (
     write_description,
 )
 from dino_jax.data.sources.shard_writer import write_shard
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import absolute_path, written_whole
 
 SCAN_FOLDER = ".scan"
 SCAN_IMAGES = 1000  # of one task at most: what a stopped build has to look at again
@@ -242,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         with mendable(), stop_on_signals():
-            out = absolute_folder(arguments.out)
+            out = os.fspath(absolute_path(arguments.out))
             build(options_of(arguments), out, arguments.workers, arguments.max_unreadable)
     except UsageError as error:
         fail(error)

@@ -28,6 +28,7 @@ A pipeline that has failed starts again from the beginning when it is run again.
 
 import argparse
 import dataclasses
+import os
 import sys
 
 import apache_beam as beam
@@ -39,9 +40,10 @@ from dino_jax.commands.command_line import UsageError, fail, mendable
 from dino_jax.data.building.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
 from dino_jax.data.building.build import add_arguments, options_of
 from dino_jax.data.building.build_plan import PLAN, Options
-from dino_jax.data.building.output_folder import absolute_folder, open_folder
+from dino_jax.data.building.output_folder import open_folder
 from dino_jax.data.sources import build_source
 from dino_jax.data.sources.record_format import DESCRIPTION
+from dino_jax.workdir.paths import absolute_path
 
 
 def build(options: Options, out: str, max_unreadable: float, beam_arguments: list[str]) -> None:
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments, beam_arguments = parser.parse_known_args(argv)
     try:
         with mendable():
-            out = absolute_folder(arguments.out)
+            out = os.fspath(absolute_path(arguments.out))
             build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
     except UsageError as error:
         fail(error)

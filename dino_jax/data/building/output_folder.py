@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.sources import ImageSource
-from dino_jax.data.sources.storage import is_remote, written_whole
+from dino_jax.workdir.paths import written_whole
 
 _NAMES_COMPARED = 1000
 
@@ -42,11 +42,6 @@ def open_folder(
         raise ValueError(f"--out={out} exists and is no {what}; choose a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(f"{out}/{plan_name}", json.dumps(plan, indent=1) + "\n")
-
-
-def absolute_folder(out: str) -> str:
-    """The folder from the root, with "~" expanded."""
-    return out.rstrip("/") if is_remote(out) else str(Path(out).expanduser().absolute())
 
 
 def write_text(target: str, text: str) -> None:

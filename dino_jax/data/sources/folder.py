@@ -8,7 +8,7 @@ from etils import epath
 
 from dino_jax.data.sources.base import label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
-from dino_jax.data.sources.storage import is_remote
+from dino_jax.workdir.paths import is_remote
 
 
 class FolderSource(ImageFiles):

@@ -6,7 +6,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.sources.base import PackedNames, Record
-from dino_jax.data.sources.storage import is_remote
+from dino_jax.workdir.paths import is_remote
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 

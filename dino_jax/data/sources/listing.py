@@ -7,7 +7,8 @@ from etils import epath
 
 from dino_jax.data.sources.base import index_labels, label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
-from dino_jax.data.sources.storage import is_pattern, is_remote, match_files
+from dino_jax.data.sources.storage import is_pattern, match_files
+from dino_jax.workdir.paths import is_remote
 
 
 class ListSource(ImageFiles):

@@ -20,7 +20,7 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.data.sources.base import Record
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import written_whole
 
 FORMAT = "dino_jax image records, version 1"
 SHARD_SUFFIX = ".arrayrecord"

@@ -7,7 +7,7 @@ import numpy as np
 
 from dino_jax.data.sources.base import ImageSource
 from dino_jax.data.sources.record_format import WRITE_OPTIONS, encode_image, encode_record
-from dino_jax.data.sources.storage import written_whole
+from dino_jax.workdir.paths import written_whole
 
 
 def write_shard(

@@ -3,14 +3,14 @@
 import glob
 import io
 import os
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
+
+from dino_jax.workdir.paths import file_system, is_remote
 
 MAX_OPEN_FILES = 200  # of one source in one process, of the usual 1,024; opening takes 0.1 ms
 _OPENING_THREADS = 16
@@ -19,11 +19,6 @@ _WILDCARDS = frozenset("*?[")
 Handle = TypeVar("Handle")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def is_remote(path: str) -> bool:
-    """Whether `path` is an address such as gs://bucket/train."""
-    return "://" in path
 
 
 def is_pattern(path: str) -> bool:
@@ -39,17 +34,17 @@ def open_file(path: str) -> BinaryIO:
     """
     if not is_remote(path):
         return Path(path).open("rb")
-    file_system, inner = _file_system(path)
-    return file_system.open(inner, "rb")
+    store, inner = file_system(path)
+    return store.open(inner, "rb")
 
 
 def match_files(pattern: str) -> list[str]:
     """Sorted paths that match a glob pattern; `**` spans folders, hidden files don't match `*`."""
     if not is_remote(pattern):
         return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, pathlib shows hidden files
-    file_system, inner = _file_system(pattern)
+    store, inner = file_system(pattern)
     scheme = pattern.partition("://")[0]
-    return sorted(f"{scheme}://{name.lstrip('/')}" for name in file_system.glob(inner))
+    return sorted(f"{scheme}://{name.lstrip('/')}" for name in store.glob(inner))
 
 
 def find_shards(path: str, suffix: str) -> list[str]:
@@ -79,27 +74,6 @@ def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
     """Results in order, for work that waits for storage."""
     with ThreadPoolExecutor(_OPENING_THREADS) as pool:
         return list(pool.map(function, items))
-
-
-@contextmanager
-def written_whole(target: str) -> Iterator[str]:
-    """A local path to write to; it becomes `target` if the block ends well, and is gone if not."""
-    name = target.rpartition("/")[2]
-    if is_remote(target):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, name)
-            yield str(path)
-            file_system, inner = _file_system(target)
-            file_system.put_file(str(path), inner)
-        return
-    path = Path(target).with_name(f".{name}.part")
-    try:
-        yield str(path)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        path.replace(target)
-    finally:
-        path.unlink(missing_ok=True)
 
 
 class HandleCache(Generic[Handle]):
@@ -151,8 +125,8 @@ class ByteRanges:
           OSError: if the file can't be read or ends too early.
         """
         if is_remote(path):
-            file_system, inner = _file_system(path)
-            data = file_system.cat_file(inner, start=offset, end=offset + size)
+            store, inner = file_system(path)
+            data = store.cat_file(inner, start=offset, end=offset + size)
         else:
             data = _read_fully(self._files[path].fileno(), offset, size)
         if len(data) != size:
@@ -176,17 +150,5 @@ def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
 def _is_folder(path: str) -> bool:
     if not is_remote(path):
         return Path(path).is_dir()
-    file_system, inner = _file_system(path)
-    return file_system.isdir(inner)
-
-
-def _file_system(path: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(path)
-    except (
-        ImportError,
-        ValueError,
-    ) as error:  # the package for a scheme, or the scheme, is missing
-        raise OSError(f"{path} can't be opened: {error}") from error
+    store, inner = file_system(path)
+    return store.isdir(inner)

@@ -38,7 +38,7 @@ from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
 from dino_jax.weights.model import Model
-from dino_jax.workdir.config_json import absolute_path
+from dino_jax.workdir.paths import absolute_path
 
 SHORT_SIDE = 480  # pixels
 REFERENCE_STD = (0.228, 0.224, 0.225)  # official eval_video_segmentation.py; elsewhere 0.229

@@ -1,0 +1,104 @@
+"""Paths in the local file system and in object stores, and files written whole or not at all.
+
+Input workers import this module: it needs no jax.
+"""
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether `path` is an address such as gs://bucket/run, and not in the local file system."""
+    return "://" in os.fspath(path)
+
+
+def absolute_path(path: epath.PathLike) -> epath.Path:
+    """The path from the root, with "~" expanded (a shell leaves it in --workdir=~/run)."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.expanduser().absolute()
+
+
+def file_system(path: str) -> tuple[Any, str]:
+    """The fsspec file system of a remote path, and the path in it.
+
+    Raises:
+      OSError: if the scheme is unknown or its package is missing.
+    """
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(path)
+    except (ImportError, ValueError) as error:
+        raise OSError(f"{path} can't be opened: {error}") from error
+
+
+def make_writable(path: epath.Path) -> None:
+    """Makes a directory and proves that it can be written.
+
+    Raises:
+      OSError: if it cannot, or is a file.
+    """
+    probe = path / f".writable.{uuid.uuid4().hex}"
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotADirectoryError("it is a file")
+        path.mkdir(parents=True, exist_ok=True)
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
+            "that this user can create and write."
+        ) from error
+
+
+def write_atomically(path: epath.PathLike, text: str) -> None:
+    """Replaces a small file: a reader finds the old text or the new one, also after a crash.
+
+    Several processes may write the same file; the last one wins. On gs:// a rename is a copy, but a
+    write there is whole or absent by itself: it goes to `path` directly.
+    """
+    if is_remote(path):
+        epath.Path(path).write_text(text)
+        return
+    with _replacing(Path(path), uuid.uuid4().hex) as temporary:
+        temporary.write_text(text)
+
+
+@contextmanager
+def written_whole(target: epath.PathLike) -> Iterator[str]:
+    """A local path to write to; it becomes `target` if the block succeeds, and is removed if not.
+
+    One process may write a target at a time: what a killed one has left is overwritten, so that
+    large files do not pile up. A remote target is uploaded at the end.
+    """
+    if not is_remote(target):
+        with _replacing(Path(target), "part") as temporary:
+            yield str(temporary)
+        return
+    address = os.fspath(target)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, address.rpartition("/")[2])
+        yield str(path)
+        store, inner = file_system(address)
+        store.put_file(str(path), inner)
+
+
+@contextmanager
+def _replacing(path: Path, suffix: str) -> Iterator[Path]:
+    """A hidden file beside `path`, which replaces it once its content is on disk."""
+    temporary = path.with_name(f".{path.name}.{suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,67 @@
+"""Paths, and files that appear whole or not at all."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from dino_jax.workdir.paths import absolute_path, is_remote, write_atomically, written_whole
+
+
+def test_addresses_stay_and_local_paths_become_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert str(absolute_path("gs://bucket/run/")) == "gs://bucket/run"
+    assert str(absolute_path("a/b/")) == str(tmp_path / "a/b")
+    assert absolute_path("~/run") == epath.Path(tmp_path) / "home/run"
+    assert [is_remote(x) for x in ("gs://a/b", epath.Path("gs://a"), "a/b", Path("/a"))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = absolute_path(tmp_path / "file")
+    write_atomically(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "new \ud800")  # fails after the temporary file was opened
+    assert path.read_text() == "old"
+    write_atomically(path, "new")
+    assert path.read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "a.txt"
+    with pytest.raises(RuntimeError, match="half"), written_whole(str(target)) as path:
+        Path(path).write_text("half")
+        raise RuntimeError("half")
+    assert list(tmp_path.iterdir()) == []
+    with written_whole(target) as path:
+        Path(path).write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_a_killed_process_left_is_overwritten(tmp_path):
+    script = (
+        "import os, sys; from dino_jax.workdir.paths import written_whole\n"
+        "with written_whole(sys.argv[1]) as path:\n"
+        "    open(path, 'w').write('half'); os._exit(9)\n"
+    )
+    target = tmp_path / "a.txt"
+    assert subprocess.run([sys.executable, "-c", script, target], check=False).returncode == 9
+    assert len(list(tmp_path.iterdir())) == 1
+    with written_whole(target) as path:
+        Path(path).write_text("whole")
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_input_workers_can_import_the_module_without_jax():
+    script = "import sys, dino_jax.workdir.paths; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
