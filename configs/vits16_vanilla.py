@@ -183,11 +183,9 @@ def get_config() -> ConfigDict:
             freeze_backbone_epochs=0.0,  # the heads warm up alone
             freeze_last_layer_epochs=1.0,
             freeze="skip",  # frozen: skip (no gradient, no moments) | zero_lr
-            b1=0.9,  # adamw
-            b2=0.999,  # adamw
-            eps=1e-8,  # adamw
-            momentum=0.9,  # sgd, lars
-            trust_coefficient=0.001,  # lars
+            adamw=ConfigDict(dict(b1=0.9, b2=0.999, eps=1e-8)),
+            sgd=ConfigDict(dict(momentum=0.9)),
+            lars=ConfigDict(dict(momentum=0.9, trust_coefficient=0.001)),
         )
     )
     config.teacher = ConfigDict(dict(momentum=0.996, momentum_end=1.0))

@@ -29,7 +29,8 @@ SMALL = {
     "network.heads.dino.out_dim": 256,
     "network.heads.dino.hidden_dim": 64,
     "network.heads.dino.bottleneck_dim": 16,
-    "optimizer.eps": 1e-3,  # else Adam turns rounding errors of zero gradients into whole steps
+    # Else Adam turns rounding errors of zero gradients into whole steps.
+    "optimizer.adamw.eps": 1e-3,
     "knn.every_epochs": 0.0,
     "runtime.log_every_steps": 1,
     "runtime.save_every_steps": 1,

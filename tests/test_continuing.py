@@ -14,7 +14,7 @@ from tests.run_train import ROOT, SMALL, overrides, read_metrics, run
 SMALLER = {name: value for name, value in SMALL.items() if name != "epochs"}
 # Few steps: the teacher must follow the student at once. Digits that are known well enough.
 QUICK = {"teacher.momentum": 0.5, "teacher.momentum_end": 0.5, "batch_size": 64}
-QUICK |= {"optimizer.eps": 1e-8, "knn.max_train_images": 400, "knn.max_test_images": 200}
+QUICK |= {"optimizer.adamw.eps": 1e-8, "knn.max_train_images": 400, "knn.max_test_images": 200}
 
 
 def commands():

@@ -212,10 +212,8 @@ def translate(values: Values, gpus: int) -> Sections:
             clip="module",
             freeze_last_layer_epochs=v["optim.freeze_last_layer_epochs"],
             freeze="zero_lr",
-            b1=v["optim.adamw_beta1"],
-            b2=v["optim.adamw_beta2"],
-            eps=1e-8,
         ),
+        "optimizer.adamw": dict(b1=v["optim.adamw_beta1"], b2=v["optim.adamw_beta2"], eps=1e-8),
         "teacher": dict(
             momentum=v["teacher.momentum_teacher"],
             momentum_end=v["teacher.final_momentum_teacher"],

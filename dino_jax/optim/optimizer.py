@@ -8,11 +8,13 @@ into one array (parameter_groups.py); and the last layer of a head is frozen for
 backbone may be.
 """
 
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import optax
 
+from dino_jax.config.section import option
 from dino_jax.optim import schedules
 from dino_jax.optim.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
 from dino_jax.optim.schedules import Schedule
@@ -27,62 +29,92 @@ from dino_jax.optim.transforms import (
     skipped_until,
 )
 
-KINDS = ("adamw", "lars", "sgd")
-# Whose gradient's norm is limited: that of every tensor, or of the backbone and of each head.
+# What a norm limit applies to: every tensor, or the backbone and each head.
 CLIPS = {"tensor": clip_tensors, "module": clip_modules}
-# A frozen last layer is as if it had no gradient, or as if its learning rate were 0; its gradient
-# counts in clipping both ways.
+# How a layer is frozen: "skip" hides the gradient from the optimizer, "zero_lr" updates the moments
+# but not the weights. The gradient counts in clipping both ways.
 FREEZES = {"skip": skipped_until, "zero_lr": held_until}
 
 Optimizer = optax.GradientTransformationExtraArgs
 
 
+@dataclass(frozen=True)
+class AdamwConfig:
+    b1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
+    b2: float = option(0.999, "decay of the second moment", at_least=0, below=1)
+    eps: float = option(1e-8, "added to the root of the second moment", above=0)
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    momentum: float = option(0.9, "heavy-ball momentum", at_least=0, below=1)
+
+
+@dataclass(frozen=True)
+class LarsConfig:
+    momentum: float = option(0.9, "heavy-ball momentum", at_least=0, below=1)
+    trust_coefficient: float = option(0.001, "update norm over parameter norm", above=0)
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """The section `config.optimizer`."""
+
+    kind: Literal["adamw", "sgd", "lars"] = option("adamw", "update rule")
+    lr: float = option(5e-4, "at reference_batch images; see lr_scaling", at_least=0)
+    reference_batch: int = option(256, "images for which lr is meant", at_least=1)
+    lr_scaling: Literal["linear", "sqrt"] = option(
+        "linear", "the peak is lr times batch_size / reference_batch, or its square root"
+    )
+    min_lr: float = option(1e-6, "at the end of the run; not scaled", at_least=0)
+    warmup_epochs: float = option(10.0, "epochs in which the rate rises from 0", at_least=0)
+    weight_decay: float = option(0.04, "at the start", at_least=0)
+    weight_decay_end: float = option(0.4, "at the end of its cosine", at_least=0)
+    layer_decay: float = option(1.0, "of the rate, from a block to the one before it", above=0)
+    patch_embed_lr_multiplier: float = option(1.0, "of the rate of the patch embedding", above=0)
+    clip_grad: float = option(3.0, "largest L2 norm of a gradient; 0: no limit", at_least=0)
+    clip: Literal["tensor", "module"] = option(
+        "tensor", "what is clipped: each tensor, or the backbone and each head"
+    )
+    freeze_backbone_epochs: float = option(
+        0.0, "epochs in which the heads warm up alone", at_least=0
+    )
+    freeze_last_layer_epochs: float = option(
+        1.0, "epochs in which the prototypes do not move", at_least=0
+    )
+    freeze: Literal["skip", "zero_lr"] = option(
+        "skip", "a frozen last layer gets no gradient and no moments, or a learning rate of 0"
+    )
+    adamw: AdamwConfig = option(AdamwConfig(), "read by kind adamw")
+    sgd: SgdConfig = option(SgdConfig(), "read by kind sgd")
+    lars: LarsConfig = option(LarsConfig(), "read by kind lars")
+
+
 def build_optimizer(
-    config: Any, *, total_steps: int, steps_per_epoch: int, batch_size: int
-) -> Optimizer:
+    config: OptimizerConfig, *, total_steps: int, steps_per_epoch: int, batch_size: int
+) -> tuple[Optimizer, dict[str, Schedule]]:
     """Builds the optimizer of `config.optimizer`.
 
     Args:
-      config: ConfigDict with kind ("adamw", "sgd" or "lars"), the fields of `build_schedules`,
-        clip_grad (maximal L2 norm of a gradient, 0 for no clipping), clip (of which gradients, see
-        `CLIPS`), freeze_last_layer_epochs, freeze (see `FREEZES`), freeze_backbone_epochs,
-        layer_decay and patch_embed_lr_multiplier (see `lr_multipliers`), and b1, b2, eps (adamw),
-        momentum (sgd and lars), trust_coefficient (lars).
+      config: the section.
       total_steps: Updates of the whole run.
       steps_per_epoch: Updates per epoch.
       batch_size: Images per update over all devices and accumulation steps.
 
     Returns:
       A transform whose `update` takes the finished updates as keyword: `update(grads, state,
-      params, step=step)`.
+      params, step=step)`; and the schedules in it, "lr" and "weight_decay".
 
     Raises:
-      ValueError: if the kind is unknown or a value is out of its range.
+      ValueError: if a value is out of its range or the warm-up is longer than the run.
     """
-    rates = build_schedules(
-        config, total_steps=total_steps, steps_per_epoch=steps_per_epoch, batch_size=batch_size
-    )
-    lr, weight_decay = rates["lr"], rates["weight_decay"]
-    match config.kind:
-        case "adamw":
-            rule = make_adamw(lr, weight_decay, b1=config.b1, b2=config.b2, eps=config.eps)
-        case "sgd":
-            rule = make_sgd(lr, weight_decay, momentum=config.momentum)
-        case "lars":
-            rule = make_lars(
-                lr,
-                weight_decay,
-                momentum=config.momentum,
-                trust_coefficient=config.trust_coefficient,
-            )
-        case kind:
-            raise ValueError(f"unknown optimizer kind {kind!r}; known: {', '.join(KINDS)}")
+    rates = _build_schedules(config, total_steps, steps_per_epoch, batch_size)
     frozen_steps, frozen_backbone_steps = (
         schedules.epochs_to_steps(epochs, steps_per_epoch)
         for epochs in (config.freeze_last_layer_epochs, config.freeze_backbone_epochs)
     )
-    return make_optimizer(
-        rule,
+    optimizer = make_optimizer(
+        RULES[config.kind](config, rates["lr"], rates["weight_decay"]),
         clip_norm=config.clip_grad,
         clip=config.clip,
         frozen_steps=frozen_steps,
@@ -91,23 +123,12 @@ def build_optimizer(
         layer_decay=config.layer_decay,
         patch_embed_lr_multiplier=config.patch_embed_lr_multiplier,
     )
+    return optimizer, rates
 
 
-def build_schedules(
-    config: Any, *, total_steps: int, steps_per_epoch: int, batch_size: int
+def _build_schedules(
+    config: OptimizerConfig, total_steps: int, steps_per_epoch: int, batch_size: int
 ) -> dict[str, Schedule]:
-    """Builds the schedules "lr" and "weight_decay" that the optimizer of `config.optimizer` uses.
-
-    Args:
-      config: ConfigDict with lr (base, at reference_batch images), reference_batch, lr_scaling
-        ("linear" or "sqrt"), min_lr (not scaled), warmup_epochs, weight_decay, weight_decay_end.
-      total_steps: Updates of the whole run.
-      steps_per_epoch: Updates per epoch.
-      batch_size: Images per update over all devices and accumulation steps.
-
-    Raises:
-      ValueError: if a value is negative or the warm-up is longer than the run.
-    """
     peak = schedules.scale_learning_rate(
         config.lr, batch_size, config.reference_batch, config.lr_scaling
     )
@@ -216,6 +237,29 @@ def make_lars(
         optax.trace(momentum),
         scale_by_rate(lr),
     )
+
+
+def _build_adamw(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
+    own = config.adamw
+    return make_adamw(lr, weight_decay, b1=own.b1, b2=own.b2, eps=own.eps)
+
+
+def _build_sgd(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
+    return make_sgd(lr, weight_decay, momentum=config.sgd.momentum)
+
+
+def _build_lars(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
+    own = config.lars
+    return make_lars(
+        lr, weight_decay, momentum=own.momentum, trust_coefficient=own.trust_coefficient
+    )
+
+
+RULES: dict[str, Callable[[OptimizerConfig, Schedule, Schedule], Optimizer]] = {
+    "adamw": _build_adamw,
+    "sgd": _build_sgd,
+    "lars": _build_lars,
+}
 
 
 def _lookup(what: str, name: str, table: dict[str, Any]) -> Any:

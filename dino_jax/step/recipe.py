@@ -12,7 +12,7 @@ from dino_jax.data.masking import Masking, build_masking
 from dino_jax.models.network import Network, build_network
 from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives, check_groups
-from dino_jax.optim.optimizer import build_optimizer, build_schedules
+from dino_jax.optim.optimizer import build_optimizer
 from dino_jax.optim.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
 from dino_jax.step.placement import fit_to_mesh
 from dino_jax.step.train_state import TrainState, init_train_state
@@ -122,8 +122,12 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
     check_groups(config.objectives, pass_size)
     check_masking(config)
     height, width = augment.global_1.size
-    optimizer = config.optimizer
-    grace_epochs = max(optimizer.freeze_last_layer_epochs, min(optimizer.warmup_epochs, 1.0))
+    freeze_epochs, warmup_epochs = (
+        config.optimizer.freeze_last_layer_epochs,
+        config.optimizer.warmup_epochs,
+    )
+    grace_epochs = max(freeze_epochs, min(warmup_epochs, 1.0))
+    optimizer, rates = build_optimizer(config.optimizer, batch_size=batch_size, **length)
     if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
         raise ValueError(
             f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "
@@ -132,11 +136,11 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
     return Recipe(
         network=network,
         objectives=build_objectives(config.objectives, config.network.heads, **length),
-        optimizer=build_optimizer(config.optimizer, batch_size=batch_size, **length),
+        optimizer=optimizer,
         momentum=build_cosine(
             config.teacher.momentum, config.teacher.momentum_end, total_steps=total_steps
         ),
-        schedules=build_schedules(config.optimizer, batch_size=batch_size, **length),
+        schedules=rates,
         crop_shape=(height, width, config.network.backbone.in_channels),
         accumulate_steps=config.accumulate_steps,
         masking=build_masking(

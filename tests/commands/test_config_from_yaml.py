@@ -13,7 +13,7 @@ from dino_jax.commands.official_config import DEFAULTS, WITHOUT_COUNTERPART, tra
 from dino_jax.models.network import build_network
 from dino_jax.objectives.build import build_objectives
 from dino_jax.objectives.centering import Center, Sinkhorn
-from dino_jax.optim.optimizer import build_optimizer, build_schedules
+from dino_jax.optim.optimizer import build_optimizer
 
 LENGTH = dict(total_steps=125_000, steps_per_epoch=1250)
 SEPARATE_HEADS = """
@@ -62,8 +62,7 @@ def test_the_short_official_config_builds_its_recipe(tmp_path):
     assert objectives["koleo"].weight == 0.1 and objectives["koleo"].group_size == 64
     assert list(config.network.heads) == ["dino"]
     build_network(config.network)
-    build_optimizer(config.optimizer, batch_size=2048, **LENGTH)
-    rates = build_schedules(config.optimizer, batch_size=2048, **LENGTH)
+    _, rates = build_optimizer(config.optimizer, batch_size=2048, **LENGTH)
     np.testing.assert_allclose(rates["lr"](12_499), 0.005656854249492381, rtol=1e-12)
 
 

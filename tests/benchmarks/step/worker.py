@@ -90,11 +90,13 @@ def write_for_torch(folder: Path, config: Any, recipe: Any, weights: Any, batche
             "lr": [values["lr"] for values in schedules],
             "weight_decay": [values["weight_decay"] for values in schedules],
             "momentum": [float(recipe.momentum(step)) for step in steps],
-            **{name: optimizer[name] for name in ("b1", "b2", "eps", "clip_grad")},
-            **{
-                name: dino[name]
-                for name in ("student_temperature", "teacher_temperature", "center_momentum")
-            },
+            "b1": optimizer.adamw.b1,
+            "b2": optimizer.adamw.b2,
+            "eps": optimizer.adamw.eps,
+            "clip_grad": optimizer.clip_grad,
+            "student_temperature": dino.student_temperature,
+            "teacher_temperature": dino.teacher_temperature,
+            "center_momentum": dino.center_momentum,
         },
     }
     (folder / PLAN).write_text(json.dumps(plan))
