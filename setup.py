@@ -1,7 +1,12 @@
 """Package metadata; every bound was tested (see README, "Supported versions")."""
 
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dino_jax/__init__.py").read_text())[1]
 # Its ArrayRecord reader needs importlib_resources but does not ask for it.
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6"]
 # libtpu, which also compiles where there is no TPU (dino_jax.plan).
@@ -15,12 +20,29 @@ PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
 setup(
     name="dino_jax",
-    version="0.1.0",
+    version=VERSION,
     description="DINO and DINOv2 self-supervised learning of vision features, in JAX for TPUs",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="self-supervised learning, computer vision, DINO, DINOv2, JAX, Flax, TPU",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["dino_jax", "dino_jax.*"]),
-    package_data={"dino_jax.report": ["*.css", "*.js"]},
+    package_data={"dino_jax": ["py.typed"], "dino_jax.report": ["*.css", "*.js"]},
     python_requires=">=3.11",
+    # One command each imports scipy, PyYAML and packaging: jax, ml-collections and tensorboardX
+    # bring them.
     install_requires=[
         "absl-py>=2.1,<3",
         "array_record>=0.8.6,<0.9",
@@ -34,13 +56,10 @@ setup(
         "numpy>=2.0,<3",
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
-        "packaging>=24,<27",
         "pillow>=11,<14",
-        "pyyaml>=6.0.3,<7",
         "rich>=13.9,<16",
         "safetensors>=0.8,<0.9",
         "scikit-learn>=1.6,<2",
-        "scipy>=1.14,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
         "tqdm>=4.66,<5",
@@ -63,6 +82,7 @@ setup(
             f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",
+            "scikit-learn>=1.6,<2",  # what k-NN, PCA and classifiers are compared with
             "ruff==0.17.6",
             "pyright[nodejs]==1.1.414",
         ],

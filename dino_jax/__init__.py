@@ -5,6 +5,8 @@
 
 from typing import Any
 
+__version__ = "0.2.0"
+
 
 def __getattr__(name: str) -> Any:
     if name == "load":  # only now: input workers import this package too, and need no jax

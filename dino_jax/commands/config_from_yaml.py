@@ -14,8 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dino_jax.commands.command_line import fail
 from dino_jax.commands.official_config import (
     DEFAULTS,
@@ -41,6 +39,8 @@ def read_yaml(text: str) -> tuple[Values, list[str]]:
       ValueError: if the text is no YAML mapping, or has keys that DINOv2 does not have or values of
         the wrong kind; lists all of them.
     """
+    import yaml  # needed by this command only
+
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:

@@ -5,9 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-
 from dino_jax.doctor.result import Result
 
 LOCK_FILE = Path("/tmp/libtpu_lockfile")  # libtpu keeps a second process away with it
@@ -18,6 +15,8 @@ _INSTALL = "pip install -e '.[tpu,gcs]' (without tpu and gcs on other machines)"
 
 def check_python(version: str, requires: str) -> Result:
     """The interpreter against python_requires of setup.py, such as ">=3.11"."""
+    from packaging.specifiers import SpecifierSet
+
     if SpecifierSet(requires).contains(version, prereleases=True):
         return Result("python", "OK", f"{version} (setup.py: {requires})")
     return Result(
@@ -38,6 +37,8 @@ def find_misfits(
       installed: package name to version, None if it is missing.
       extra: only what this extra adds, "" for what is always needed.
     """
+    from packaging.requirements import Requirement
+
     misfits = []
     for requirement in map(Requirement, requirements):
         marker = requirement.marker

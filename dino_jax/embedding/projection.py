@@ -3,13 +3,12 @@
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from sklearn.decomposition import PCA
 
 from dino_jax.workdir.paths import written_whole
 
@@ -51,7 +50,7 @@ def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
       dim: d, how many components, those of the largest variance first.
 
     Raises:
-      ValueError: if the sample has not so many.
+      ValueError: if `dim` exceeds what the sample supports.
     """
     most = min(vectors.shape)
     if not 1 <= dim <= most:
@@ -59,8 +58,14 @@ def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
             f"--dim={dim}: PCA of {vectors.shape[0]} sample images with {vectors.shape[1]} "
             f"numbers each gives 1 to {most} components"
         )
-    pca: Any = PCA(dim, svd_solver="covariance_eigh").fit(vectors.astype(np.float64))
-    return Projection(pca.mean_.astype(np.float32), pca.components_.T.astype(np.float32))
+    rows = vectors.astype(np.float64)
+    mean = rows.mean(axis=0)
+    centered = rows - mean
+    _, components = np.linalg.eigh(centered.T @ centered)
+    matrix = components[:, : -dim - 1 : -1]
+    # A component's sign is arbitrary: here its largest entry is positive.
+    signs = np.sign(matrix[np.abs(matrix).argmax(axis=0), np.arange(dim)])
+    return Projection(mean.astype(np.float32), (matrix * signs).astype(np.float32))
 
 
 def draw_random(width: int, dim: int, seed: int = 0) -> Projection:

@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 TOLERANCE = 0.008  # of the image diagonal, for boundaries to meet
 RECALL = 0.5  # frames above count for recall
@@ -93,4 +92,6 @@ def describe_object(values: np.ndarray) -> Statistics:
 
 def _distance_to(line: np.ndarray) -> np.ndarray:
     """[H, W] straight distance of every pixel to the nearest one of a line, in pixels."""
+    from scipy import ndimage  # 0.2 s, for this function only
+
     return np.asarray(ndimage.distance_transform_edt(~line))

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import jax
 from absl import logging
 from etils import epath
-from tensorboardX import SummaryWriter
 
 from dino_jax.report.history import flatten
 from dino_jax.workdir.paths import absolute_path, is_remote
@@ -41,6 +40,8 @@ class TensorBoardWriter:
     def __init__(self, workdir: epath.Path, start_step: int, config: Mapping[str, Any]):
         """Opens a new file of events; for the arguments see `open_writers`."""
         del config
+        from tensorboardX import SummaryWriter  # loads torch where that is installed
+
         self._events = SummaryWriter(
             os.fspath(workdir / TENSORBOARD),
             purge_step=start_step + 1 if start_step else 0,
