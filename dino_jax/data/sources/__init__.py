@@ -20,6 +20,7 @@ from typing import Any
 
 from dino_jax.data.sources.array_record import ArrayRecordSource
 from dino_jax.data.sources.base import UNLABELED, ImageSource, Record
+from dino_jax.data.sources.config import SourceConfig, is_given
 from dino_jax.data.sources.digits import DigitsSource
 from dino_jax.data.sources.folder import FolderSource
 from dino_jax.data.sources.listing import GlobSource, ListSource
@@ -39,9 +40,11 @@ __all__ = [
     "MixtureSource",
     "ParquetSource",
     "Record",
+    "SourceConfig",
     "TarSource",
     "TfdsSource",
     "build_source",
+    "is_given",
 ]
 
 _BUILDERS = {
