@@ -2,14 +2,25 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 from etils import epath
 
+from dino_jax.config.section import option
 from dino_jax.workdir.paths import absolute_path, is_remote
 
 PROFILE = "profile"  # in the workdir; `xprof --logdir` and TensorBoard read it
+
+
+@dataclass(frozen=True)
+class ProfileConfig:
+    """The section `config.profile`."""
+
+    steps: tuple[int, ...] = option(
+        (), "(first, last): an xprof trace of these steps in workdir/profile; (): none", at_least=1
+    )
 
 
 class Profile:

@@ -7,7 +7,7 @@ schedules and optimizer. Student and teacher both start from the teacher of the 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dino_jax.config.section import option
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.models.vit import VisionTransformer
 from dino_jax.step.train_state import TrainState, Variables
@@ -22,7 +23,18 @@ from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, ta
 from dino_jax.weights.torch_names import Path
 from dino_jax.workdir import checkpointing
 
-HEADS = ("import", "fresh")
+
+@dataclasses.dataclass(frozen=True)
+class InitFromConfig:
+    """The section `config.init_from`."""
+
+    path: str = option(
+        "", "workdir of a run, import or file of weights (docs/weights.md); '': random numbers"
+    )
+    step: int | None = option(None, "checkpoint of the workdir; None: the newest", at_least=0)
+    heads: Literal["import", "fresh"] = option(
+        "import", "import those that fit, the others are random; or all are random"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +94,6 @@ def load_first_weights(
       ValueError: if a tensor of the backbone is missing, left over or of another shape (lists all
         of them), the source is of another kind, or a value of the section is unknown.
     """
-    if config.heads not in HEADS:
-        raise ValueError(f"unknown init_from.heads {config.heads!r}; known: {sorted(HEADS)}")
     if not config.path:
         return FirstWeights()
     if checkpointing.checkpoint_steps(workdir):

@@ -7,11 +7,12 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
 from configs import quickstart
+from dino_jax.config.section import section
 from dino_jax.devices.sharding import make_mesh, state_sharding
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import to_torch
-from dino_jax.weights.init_from import load_first_weights
+from dino_jax.weights.init_from import InitFromConfig, load_first_weights
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import open_workdir
 
@@ -205,7 +206,7 @@ def test_the_checkpoints_of_the_workdir_win(source):
 
 
 def test_wrong_values_are_named(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown init_from.heads 'all'; known: \['fresh', 'imp"):
-        load(make_config(**{"init_from.heads": "all"}), tmp_path)
+    with pytest.raises(ValueError, match=r"config.init_from.heads is 'all'; known: \['fresh', 'im"):
+        section("config.init_from", {"heads": "all"}, InitFromConfig)
     with pytest.raises(FileNotFoundError, match=r"no checkpoints in .*nowhere"):
         load(make_config(**{"init_from.path": str(tmp_path / "nowhere")}), tmp_path)

@@ -1,0 +1,37 @@
+"""How a run is carried out, not what it computes: `config.runtime`."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dino_jax.config.section import option
+
+
+@dataclass(frozen=True)
+class RuntimeConfig:
+    """The section `config.runtime`; it may change when a workdir is resumed."""
+
+    fsdp: int = option(1, "devices that share one copy of the state", at_least=1)
+    gradient_dtype: Literal["float32", "bfloat16"] = option(
+        "float32", "in which devices sum gradients; bfloat16: half the traffic"
+    )
+    workers: int = option(8, "input processes per host; 0: threads of the main process", at_least=0)
+    threads: int = option(1, "read threads per worker", at_least=0)
+    log_every_steps: int = option(50, "steps between two log lines", at_least=1)
+    save_every_steps: int = option(1000, "steps between two checkpoints", at_least=1)
+    save_every_minutes: float = option(
+        5.0, "since the last checkpoint; 0: by steps only", at_least=0
+    )
+    keep_checkpoints: int = option(2, "newest checkpoints that stay", at_least=1)
+    stop_on_collapse: bool = option(False, "end the run when its diagnosis is a failure")
+    compilation_cache: str = option(
+        "", "folder of compiled programs, of all hosts, for faster starts; '': none"
+    )
+    join_report_seconds: float = option(
+        60.0, "--distributed: between reports about missing processes", above=0
+    )
+    join_timeout_seconds: float = option(
+        600.0, "--distributed: then the process ends with exit code 75", above=0
+    )
+    writers: tuple[str, ...] = option(
+        ("tensorboard",), "beside metrics.jsonl: tensorboard, wandb, mlflow"
+    )
