@@ -8,6 +8,7 @@ from etils import epath
 
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir.checkpointing import checkpoint_steps
+from dino_jax.workdir.layout import EVALUATIONS
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
 WIDEST = 80  # characters of a setting on the console
@@ -48,7 +49,7 @@ def result_folder(checkpoint: str, step: int | None, out: str) -> epath.Path:
     place = absolute_path(checkpoint)
     if checkpoint.endswith(SUFFIXES):
         return place.parent / f"{place.stem}.eval"
-    return place / "eval" / str(step)
+    return place / EVALUATIONS / str(step)
 
 
 def write_result(folder: epath.Path, protocol: str, model: str, result: Result) -> epath.Path:

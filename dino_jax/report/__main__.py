@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from etils import epath
 
-from dino_jax.report.write import REPORT_HTML, write_report
+from dino_jax.report.write import write_report
+from dino_jax.workdir.layout import REPORT_HTML
 
 WRONG_USAGE = 2  # as argparse's
 COMPARISON_HTML = "comparison.html"

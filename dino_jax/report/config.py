@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dino_jax.report.history import Run, flatten
+from dino_jax.report.history import Run
 from dino_jax.report.markup import Markup, element
+from dino_jax.workdir.dotted_names import flatten
 
 _ABSENT = object()
 DASH = "\u2013"
@@ -13,7 +14,7 @@ DASH = "\u2013"
 
 def draw_config(runs: Sequence[Run]) -> Markup | None:
     """A table of the differences, and one of everything that folds."""
-    flat = [dict(flatten(run.config)) if run.config else {} for run in runs]
+    flat = [flatten(run.config) if run.config else {} for run in runs]
     if not any(flat):
         return None
     names = sorted({name for values in flat for name in values})

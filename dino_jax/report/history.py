@@ -3,16 +3,16 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-METRICS_JSONL = "metrics.jsonl"
-DIAGNOSIS_JSONL = "diagnosis.jsonl"
-CONFIG_JSON = "config.json"
+from dino_jax.workdir.json_lines import read_history
+from dino_jax.workdir.layout import CONFIG_JSON, DIAGNOSIS_JSONL, METRICS_JSONL
+
 SEVERITIES = ("ok", "warning", "failure")
 
 
@@ -102,7 +102,7 @@ def read_run(folder: epath.Path, name: str) -> Run:
             f"{os.fspath(folder)!r} holds no {METRICS_JSONL}, so it is no workdir of a run that "
             f"has measured anything; found there: {found or 'nothing'}"
         )
-    lines, torn = read_json_lines(path)
+    lines, torn = read_history(path)
     curves = build_curves(lines)
     if not curves:
         raise ValueError(
@@ -115,42 +115,10 @@ def read_run(folder: epath.Path, name: str) -> Run:
     return Run(name, folder, curves, diagnosis, config, notes)
 
 
-def read_json_lines(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """The objects with a whole "step" >= 0 of a JSON-lines file, and the numbers of other lines."""
-    lines, unreadable = [], []
-    text = path.read_bytes().decode(errors="replace")
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if isinstance(record, dict) and _is_step(record.get("step")):
-            lines.append(record)
-        else:
-            unreadable.append(number)
-    return lines, unreadable
-
-
-def drop_undone(lines: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One history without duplicates.
-
-    A resumed run does the steps after its checkpoint again: a line of an earlier step than the one
-    before it undoes all lines of later steps.
-    """
-    kept: list[Mapping[str, Any]] = []
-    for line in lines:
-        while kept and kept[-1]["step"] > line["step"]:
-            kept.pop()
-        kept.append(line)
-    return kept
-
-
 def build_curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Curves of all metrics; of two numbers for one step the later one counts."""
+    """Curves of all metrics of a history; of two numbers for one step the later one counts."""
     points: dict[str, dict[int, float]] = {}
-    for line in drop_undone(lines):
+    for line in lines:
         for name, value in line.items():
             if name != "step" and _is_number(value):
                 points.setdefault(name, {})[line["step"]] = _as_float(value)
@@ -172,15 +140,6 @@ def distinct_names(folders: Sequence[epath.Path]) -> list[str]:
     return [f"{name} ({index})" for index, name in enumerate(names, start=1)]
 
 
-def flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of a nested dict; an empty section is a value."""
-    if not isinstance(value, dict) or not value:
-        yield name, value
-        return
-    for key in sorted(value):
-        yield from flatten(value[key], f"{name}.{key}" if name else str(key))
-
-
 def _read_config(path: epath.Path, notes: list[str]) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text())
@@ -198,20 +157,16 @@ def _read_config(path: epath.Path, notes: list[str]) -> dict[str, Any]:
 def _read_diagnosis(path: epath.Path, notes: list[str]) -> list[Diagnosis]:
     if not path.exists():
         return []
-    lines, torn = read_json_lines(path)
+    lines, torn = read_history(path)
     if torn:
         notes.append(f"{DIAGNOSIS_JSONL}: torn lines left out: {_few(torn)}")
     found = []
-    for line in drop_undone(lines):
+    for line in lines:
         texts = {key: str(line.get(key, "")) for key in ("state", "title", "evidence", "advice")}
         severity = line.get("severity")
         known = severity if severity in SEVERITIES else "warning"
         found.append(Diagnosis(line["step"], severity=known, **texts))
     return found
-
-
-def _is_step(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _is_number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from dino_jax.report.history import Run
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.pictures import draw_picture, open_picture, resize, stack
 from dino_jax.report.scales import format_count
-from dino_jax.visualize.layout import (
+from dino_jax.workdir.layout import (
     CROPS_PNG,
     PROBES_JSON,
     drawn_steps,

@@ -8,8 +8,6 @@ from etils import epath
 from dino_jax.report.history import read_runs
 from dino_jax.report.page import draw_page
 
-REPORT_HTML = "report.html"
-
 
 def write_report(workdirs: Sequence[epath.PathLike], out: epath.PathLike) -> int:
     """Reads workdirs and writes one HTML file.

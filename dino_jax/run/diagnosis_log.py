@@ -11,8 +11,7 @@ from dino_jax.run.diagnosis import Diagnosis, diagnose
 from dino_jax.run.metrics import Progress
 from dino_jax.run.watch import LostRunError
 from dino_jax.workdir.json_lines import JsonLines, read_json_lines
-
-DIAGNOSIS_JSONL = "diagnosis.jsonl"
+from dino_jax.workdir.layout import DIAGNOSIS_JSONL
 
 
 class CollapsedRunError(LostRunError):

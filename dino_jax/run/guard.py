@@ -18,7 +18,6 @@ from dino_jax.commands.command_line import mendable
 from dino_jax.evaluation.reference import MEASURES, Measure, Reference
 from dino_jax.run.metrics import Progress
 from dino_jax.run.roll_back import (
-    GUARD_JSON,
     RollBackRequest,
     rate_factor,
     read_guard,
@@ -26,6 +25,7 @@ from dino_jax.run.roll_back import (
 )
 from dino_jax.run.watch import LostRunError
 from dino_jax.step.recipe import Recipe
+from dino_jax.workdir.layout import GUARD_JSON
 
 ACTIONS = ("none", "warn", "stop", "roll_back")
 

@@ -16,7 +16,7 @@ from dino_jax.run.best import Best
 from dino_jax.run.compilations import FirstStep
 from dino_jax.run.diagnosis_log import DiagnosisLog
 from dino_jax.run.guard import Guard
-from dino_jax.run.metrics import METRICS_JSONL, MetricsWriter, Progress
+from dino_jax.run.metrics import MetricsWriter, Progress
 from dino_jax.run.profile import Profile
 from dino_jax.run.showcase import Showcase
 from dino_jax.run.throughput import Throughput
@@ -27,6 +27,7 @@ from dino_jax.step.train_state import TrainState, Variables
 from dino_jax.visualize.probes import Probes
 from dino_jax.workdir.config_json import config_to_json
 from dino_jax.workdir.json_lines import read_json_lines
+from dino_jax.workdir.layout import METRICS_JSONL
 
 Metrics = dict[str, float]
 FROZEN_TEACHER = "frozen_teacher"  # in the names of metrics

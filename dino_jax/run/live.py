@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 from etils import epath
 
-from dino_jax.report.write import REPORT_HTML, write_report
+from dino_jax.report.write import write_report
+from dino_jax.workdir.layout import REPORT_HTML
 
 LARGEST_SHARE = 0.05  # of the time of a run that its reports may take
 

@@ -15,10 +15,10 @@ from etils import epath
 from dino_jax.run.console import LiveTable
 from dino_jax.run.writers import Writer, close_all, write_to_all
 from dino_jax.workdir.json_lines import JsonLines
+from dino_jax.workdir.layout import METRICS_JSONL
 from dino_jax.workdir.paths import absolute_path
 
 SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
-METRICS_JSONL = "metrics.jsonl"
 
 
 class MetricsWriter:

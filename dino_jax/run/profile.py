@@ -9,9 +9,8 @@ import jax
 from etils import epath
 
 from dino_jax.config.section import option
+from dino_jax.workdir.layout import PROFILE
 from dino_jax.workdir.paths import absolute_path, is_remote
-
-PROFILE = "profile"  # in the workdir; `xprof --logdir` and TensorBoard read it
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.layout import GUARD_JSON
 from dino_jax.workdir.paths import absolute_path, write_atomically
-
-GUARD_JSON = "guard.json"
 
 
 class RollBackRequest(Exception):

@@ -15,8 +15,8 @@ from dino_jax.data.preview import draw_preview
 from dino_jax.run.live import LiveReport
 from dino_jax.run.metrics import Progress
 from dino_jax.visualize.album import Album
-from dino_jax.visualize.layout import CROPS_PNG
 from dino_jax.visualize.probes import Probes
+from dino_jax.workdir.layout import CROPS_PNG
 
 CROPS_IMAGES = 4  # rows of the sheet of crops
 

@@ -11,6 +11,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.run.metrics import Progress
 from dino_jax.step.health import describe_moments
 from dino_jax.step.train_step import MOMENTS, Metrics
+from dino_jax.workdir.layout import BAD_IMAGES_TXT
 from dino_jax.workdir.paths import write_atomically
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
@@ -134,7 +135,7 @@ class BadImages:
 
     def __init__(self, folder: epath.Path, source: ImageSource):
         """Goes on with the list of an earlier start, if there is one."""
-        self.path = folder / "bad_images.txt"
+        self.path = folder / BAD_IMAGES_TXT
         self._source = source
         self._names = self.path.read_text().splitlines() if self.path.exists() else []
         self._known: set[int] = set()

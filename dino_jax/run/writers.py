@@ -14,10 +14,10 @@ import jax
 from absl import logging
 from etils import epath
 
-from dino_jax.report.history import flatten
+from dino_jax.workdir.dotted_names import flatten
+from dino_jax.workdir.layout import MLFLOW_RUN_ID_TXT, MLRUNS, TENSORBOARD, WANDB_RUN_ID_TXT
 from dino_jax.workdir.paths import absolute_path, is_remote
 
-TENSORBOARD = "tensorboard"
 PROJECT = "dino_jax"  # of Weights & Biases; experiment of MLflow
 MLFLOW_BATCH = 100  # parameters of one request
 
@@ -70,7 +70,7 @@ class WandbWriter:
         """Starts or resumes the run; for the arguments see `open_writers`."""
         import wandb  # pyright: ignore[reportMissingImports] (an extra)
 
-        identity = workdir / "wandb_run_id.txt"
+        identity = workdir / WANDB_RUN_ID_TXT
         known = identity.read_text() if start_step and identity.exists() else None
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
@@ -104,7 +104,7 @@ class MlflowWriter:
 
         self._metric = Metric
         self._client = MlflowClient(_mlflow_store(workdir))
-        identity = workdir / "mlflow_run_id.txt"
+        identity = workdir / MLFLOW_RUN_ID_TXT
         if start_step and identity.exists():
             self._run_id = identity.read_text()
             self._client.set_terminated(self._run_id, "RUNNING")
@@ -113,7 +113,7 @@ class MlflowWriter:
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
         self._run_id = self._client.create_run(experiment, run_name=workdir.name).info.run_id
         identity.write_text(self._run_id)
-        params = [Param(name, str(value)) for name, value in flatten(dict(config))]
+        params = [Param(name, str(value)) for name, value in flatten(dict(config)).items()]
         for first in range(0, len(params), MLFLOW_BATCH):
             self._client.log_batch(self._run_id, params=params[first : first + MLFLOW_BATCH])
 
@@ -197,4 +197,4 @@ def _mlflow_store(workdir: epath.Path) -> str:
     if is_remote(workdir):
         raise ValueError(f"set MLFLOW_TRACKING_URI: its files cannot lie in {workdir}")
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 asks for this consent
-    return (workdir / "mlruns").as_uri()
+    return (workdir / MLRUNS).as_uri()

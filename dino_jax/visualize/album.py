@@ -1,4 +1,4 @@
-"""Writes the pictures of the probe images, as `layout` places them."""
+"""Writes the pictures of the probe images, as `workdir.layout` names them."""
 
 import io
 import json
@@ -13,16 +13,16 @@ from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.pipeline import read_image, resize_for_evaluation
 from dino_jax.data.sources import ImageSource
 from dino_jax.visualize.attention import draw_attention, overlay_attention
-from dino_jax.visualize.layout import (
+from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
+from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
+from dino_jax.visualize.probes import Look, Probes
+from dino_jax.workdir.layout import (
     PCA_NPY,
     PROBES_JSON,
     drawn_steps,
     probe_image,
     step_folder,
 )
-from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
-from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
-from dino_jax.visualize.probes import Look, Probes
 
 HEAD_TILE = 64  # pixels of a head's map at least, again by a whole factor
 

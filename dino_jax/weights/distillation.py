@@ -19,7 +19,7 @@ from dino_jax.models.network import Network, build_network
 from dino_jax.step.train_state import Variables, init_variables
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path
 
 

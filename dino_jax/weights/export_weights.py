@@ -37,7 +37,7 @@ from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.torch_names import Path, Variables, to_torch
 from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
 NAMES = ("official", "huggingface")

@@ -23,7 +23,8 @@ from dino_jax.commands.command_line import UsageError, fail, mendable
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON, config_to_json
+from dino_jax.workdir.config_json import config_to_json
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
 LICENSE_TXT = "LICENSE.txt"

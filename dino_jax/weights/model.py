@@ -25,7 +25,7 @@ from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.torch_names import Variables
 from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path
 
 MAX_PIXELS = 178_956_970  # of an image that is opened; Pillow's own limit

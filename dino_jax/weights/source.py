@@ -15,7 +15,7 @@ from dino_jax.weights.state_dict import SUFFIXES, read_weights
 from dino_jax.weights.torch_names import Path, Variables, from_torch, split_state_dict
 from dino_jax.weights.weights_file import BACKBONE
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import CONFIG_JSON
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path
 
 POSITIONS = ("params", BACKBONE, "pos_embed")

@@ -20,10 +20,9 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dino_jax.workdir.layout import CHECKPOINTS, UNREADABLE_CHECKPOINTS
 from dino_jax.workdir.paths import absolute_path
 
-CHECKPOINTS = "checkpoints"
-UNREADABLE = "checkpoints_unreadable"  # where a fallback moves what it could not read
 STATE = "state"  # the one item of a checkpoint
 MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
 
@@ -349,7 +348,7 @@ def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: in
     """Moves checkpoints that could not be read out of the way of the coming saves."""
     if not steps:
         return
-    unreadable = epath.Path(manager.directory).parent / UNREADABLE
+    unreadable = epath.Path(manager.directory).parent / UNREADABLE_CHECKPOINTS
     if jax.process_index() == 0:
         unreadable.mkdir(parents=True, exist_ok=True)
         for step in steps:

@@ -11,9 +11,10 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from dino_jax.workdir.dotted_names import flatten
+from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, make_writable, write_atomically
 
-CONFIG_JSON = "config.json"
 # Sections that say how a run is carried out and shown, not what it computes: they may change.
 CHANGEABLE = frozenset({"runtime", "profile", "probes"})
 _NOTHING = object()  # stands for an entry that one of two configs does not have
@@ -118,7 +119,7 @@ def _require_same_config(existing: dict[str, Any], ours: dict[str, Any], path: e
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(dotted name, their value, our value) for each entry in which two plain configs differ."""
-    left, right = _flatten(theirs, "config"), _flatten(ours, "config")
+    left, right = flatten(theirs, "config"), flatten(ours, "config")
     return [
         (name, _show(left.get(name, _NOTHING)), _show(right.get(name, _NOTHING)))
         for name in sorted(left.keys() | right.keys())
@@ -133,13 +134,6 @@ def _same(left: Any, right: Any) -> bool:
 
 def _show(value: Any) -> str:
     return "nothing" if value is _NOTHING else repr(value)
-
-
-def _flatten(value: Any, name: str) -> dict[str, Any]:
-    """Maps the dotted name of each entry to its value; lists and empty sections are entries."""
-    if isinstance(value, dict) and value:
-        return {k: v for key in value for k, v in _flatten(value[key], f"{name}.{key}").items()}
-    return {name: value}
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -23,7 +23,8 @@ class JsonLines:
         self._path = path
         self._writes = jax.process_index() == 0
         if self._writes:
-            self._text = "".join(line for line, _ in _read(path, start_step))
+            kept = read_json_lines(path, start_step)
+            self._text = "".join(json.dumps(record) + "\n" for record in kept)
             write_atomically(path, self._text)
 
     def append(self, record: Mapping[str, Any]) -> None:
@@ -44,25 +45,46 @@ class JsonLines:
 
 
 def read_json_lines(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
-    """The records up to `last_step`, on every process; logs the lines that cannot be read.
+    """The history up to `last_step`, on every process; logs the lines that cannot be read.
 
-    With `last_step` 0 there are none: what a run that begins again finds is not its own.
+    With `last_step` 0 there is none: what a run that begins again finds is not its own.
     """
-    return [record for _, record in _read(path, last_step)]
-
-
-def _read(path: epath.Path, last_step: int) -> list[tuple[str, dict[str, Any]]]:
-    """(line, record) up to `last_step` > 0."""
     if last_step == 0 or not path.exists():
         return []
-    kept, unreadable = [], []
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            if record["step"] <= last_step:
-                kept.append((line + "\n", record))
-        except (ValueError, TypeError, KeyError):
-            unreadable.append(number)
+    records, unreadable = read_history(path)
     if unreadable:
         logging.warning("%s: dropped the torn lines %s", path, unreadable)
-    return kept
+    return [record for record in records if record["step"] <= last_step]
+
+
+def read_history(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """One history without duplicates, from a file that may still be written.
+
+    A resumed run does the steps after its checkpoint again: a line of an earlier step than the one
+    before it undoes all lines of later steps. Lines of the same step stay beside each other.
+
+    Returns:
+      The records, which have a whole "step" >= 0, ascending; and the numbers of the other lines,
+      which a crash has torn. Empty lines are ignored.
+    """
+    records: list[dict[str, Any]] = []
+    unreadable = []
+    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
+        record = _parse(line)
+        if record is not None:
+            while records and records[-1]["step"] > record["step"]:
+                records.pop()
+            records.append(record)
+        elif line.strip():
+            unreadable.append(number)
+    return records, unreadable
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0
+    return record if whole else None

@@ -9,9 +9,6 @@ from etils import epath
 from dino_jax.report.history import (
     build_curves,
     distinct_names,
-    drop_undone,
-    flatten,
-    read_json_lines,
     read_run,
     read_runs,
 )
@@ -39,15 +36,6 @@ def test_a_run_resumed_three_times_is_one_history_without_duplicates(tmp_path):
     assert run.last_step == 12
 
 
-def test_lines_that_a_resumed_run_did_again_count_once_and_the_newer_ones(tmp_path):
-    steps = [1, 2, 3, 4, 5, 4, 5, 6, 2, 3]
-    lines = [{"step": step, "at": place} for place, step in enumerate(steps)]
-    assert [line["step"] for line in drop_undone(lines)] == [1, 2, 2, 3]
-    curve = build_curves(lines)["at"]
-    assert curve.steps.tolist() == [1, 2, 3]
-    assert curve.values.tolist() == [0, 8, 9]
-
-
 def test_torn_and_strange_lines_are_left_out_and_named(tmp_path):
     path = epath.Path(tmp_path) / "metrics.jsonl"
     write_lines(
@@ -62,9 +50,6 @@ def test_torn_and_strange_lines_are_left_out_and_named(tmp_path):
         {"step": 2, "loss": None, "text": "x", "flag": True, "list": [1]},
         '{"step": 3, "lo',
     )
-    lines, unreadable = read_json_lines(path)
-    assert [line["step"] for line in lines] == [1, 2]
-    assert unreadable == [3, 4, 5, 6, 7, 9]
     run = read_run(epath.Path(tmp_path), "x")
     assert run.curves.keys() == {"loss"}
     np.testing.assert_array_equal(run.curves["loss"].values, [2.0, np.nan])
@@ -132,11 +117,3 @@ def test_a_config_that_cannot_be_read_is_a_note(tmp_path):
 )
 def test_names_are_the_shortest_ends_that_differ(folders, names):
     assert distinct_names([epath.Path(folder) for folder in folders]) == names
-
-
-def test_flatten_gives_dotted_names_and_keeps_empty_sections():
-    assert list(flatten({"b": {"c": 1, "d": {}}, "a": [1]})) == [
-        ("a", [1]),
-        ("b.c", 1),
-        ("b.d", {}),
-    ]

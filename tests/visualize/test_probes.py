@@ -17,8 +17,8 @@ from dino_jax.models.network import build_network
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import number_rows
-from dino_jax.visualize.layout import drawn_steps, probe_image, step_folder
 from dino_jax.visualize.probes import Probes
+from dino_jax.workdir.layout import drawn_steps, probe_image, step_folder
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.sources import ImageSource
+from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.paths import written_whole
 
 _NAMES_COMPARED = 1000
@@ -32,10 +33,10 @@ def open_folder(
       OSError: if it can't be made or read.
     """
     plan = {**options, "images": len(source), "names": _fingerprint(source)}
-    plan = _flatten(json.loads(json.dumps(plan)))
+    plan = flatten(json.loads(json.dumps(plan)))
     path = epath.Path(out) / plan_name
     if path.exists():
-        _require_same(_flatten(json.loads(path.read_text())), plan, out, what)
+        _require_same(flatten(json.loads(path.read_text())), plan, out, what)
         return
     folder = epath.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,13 +70,3 @@ def _require_same(theirs: dict[str, Any], ours: dict[str, Any], out: str, what: 
             + "\n".join(lines)
             + f"\nuse another --out, or the same options to go on with that {what}"
         )
-
-
-def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for name, value in section.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

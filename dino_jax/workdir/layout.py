@@ -1,5 +1,13 @@
-"""Where the pictures of a run lie in its workdir.
+"""The names of all files in the workdir of a run.
 
+config.json                   the config, see `config_json`
+metrics.jsonl                 a line of numbers per logged step, docs/metrics.md
+diagnosis.jsonl               a line per change of the diagnosis
+checkpoints/200/              the state after 200 updates, see `checkpointing`
+checkpoints_unreadable/       checkpoints that could not be read, moved out of the way
+guard.json                    the guard's reference and roll-backs, only with `config.guard`
+bad_images.txt                training images that could not be read
+report.html                   the report
 crops.png                     some training images with their crops
 probes/images/00.png          a probe image
 probes/200/00_attention.png   attention of the cls token over the image, mean of the heads
@@ -8,14 +16,31 @@ probes/200/00_pca.png         first three principal components of the patches
 probes/200/00_neighbours.png  nearest training images, side by side
 probes/200/pca.npy            coordinates behind the colors, [P, h, w, 3] float16
 probes/200/probes.json        names, labels, cosines; written last
+profile/                      xprof traces
+eval/200/knn.json             result of an evaluation of the checkpoint of step 200
+tensorboard/, wandb*, mlruns/, mlflow*   copies of the metrics, see `config.runtime.writers`
 """
 
 from etils import epath
 
+CONFIG_JSON = "config.json"
+METRICS_JSONL = "metrics.jsonl"
+DIAGNOSIS_JSONL = "diagnosis.jsonl"
+CHECKPOINTS = "checkpoints"
+UNREADABLE_CHECKPOINTS = "checkpoints_unreadable"
+GUARD_JSON = "guard.json"
+BAD_IMAGES_TXT = "bad_images.txt"
+REPORT_HTML = "report.html"
 CROPS_PNG = "crops.png"
 PROBES = "probes"
 PROBES_JSON = "probes.json"
 PCA_NPY = "pca.npy"
+PROFILE = "profile"  # `xprof --logdir` and TensorBoard read it
+EVALUATIONS = "eval"
+TENSORBOARD = "tensorboard"
+WANDB_RUN_ID_TXT = "wandb_run_id.txt"
+MLRUNS = "mlruns"
+MLFLOW_RUN_ID_TXT = "mlflow_run_id.txt"
 
 
 def probe_image(workdir: epath.Path, number: int) -> epath.Path:
