@@ -26,6 +26,7 @@ from dino_jax.commands.command_line import (
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
+from dino_jax.devices.compilation_cache import use_compilation_cache
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
     batch_sharding,
@@ -42,13 +43,13 @@ from dino_jax.processes.agreement import Agreement, Alone
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
-from dino_jax.run.compilations import FirstStep, use_compilation_cache
+from dino_jax.run.first_step import FirstStep
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal, build_instruments
-from dino_jax.run.metrics import say_if_slow
 from dino_jax.run.profile import check_profile
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.run.save_clock import SaveClock
+from dino_jax.run.screen import say_if_slow
 from dino_jax.run.watch import LostRunError
 from dino_jax.run.writers import check_writers
 from dino_jax.step.recipe import Recipe, build_recipe, describe_recipe

@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from dino_jax.run.diagnosis import Diagnosis, diagnose
-from dino_jax.run.metrics import Progress
+from dino_jax.run.screen import Progress
 from dino_jax.run.watch import LostRunError
 from dino_jax.workdir.json_lines import JsonLines, read_json_lines
 from dino_jax.workdir.layout import DIAGNOSIS_JSONL

@@ -16,13 +16,13 @@ from jax.sharding import Mesh
 
 from dino_jax.commands.command_line import mendable
 from dino_jax.evaluation.reference import MEASURES, Measure, Reference
-from dino_jax.run.metrics import Progress
 from dino_jax.run.roll_back import (
     RollBackRequest,
     rate_factor,
     read_guard,
     write_guard,
 )
+from dino_jax.run.screen import Progress
 from dino_jax.run.watch import LostRunError
 from dino_jax.step.recipe import Recipe
 from dino_jax.workdir.layout import GUARD_JSON

@@ -13,11 +13,12 @@ from jax.sharding import Mesh
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.online import OnlineEvaluation
 from dino_jax.run.best import Best
-from dino_jax.run.compilations import FirstStep
 from dino_jax.run.diagnosis_log import DiagnosisLog
+from dino_jax.run.first_step import FirstStep
 from dino_jax.run.guard import Guard
-from dino_jax.run.metrics import MetricsWriter, Progress
+from dino_jax.run.metrics_file import MetricsWriter
 from dino_jax.run.profile import Profile
+from dino_jax.run.screen import Progress
 from dino_jax.run.showcase import Showcase
 from dino_jax.run.throughput import Throughput
 from dino_jax.run.watch import Watch

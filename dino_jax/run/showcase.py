@@ -13,7 +13,7 @@ from etils import epath
 
 from dino_jax.data.preview import draw_preview
 from dino_jax.run.live import LiveReport
-from dino_jax.run.metrics import Progress
+from dino_jax.run.screen import Progress
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.probes import Probes
 from dino_jax.workdir.layout import CROPS_PNG

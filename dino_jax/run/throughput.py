@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dino_jax.run.metrics import Lap
+from dino_jax.run.screen import Lap
 
 
 class Throughput:

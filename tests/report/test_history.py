@@ -12,7 +12,7 @@ from dino_jax.report.history import (
     read_run,
     read_runs,
 )
-from dino_jax.run.metrics import MetricsWriter
+from dino_jax.run.metrics_file import MetricsWriter
 
 
 def write_lines(path, *lines):

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from dino_jax.run.diagnosis_log import CollapsedRunError, DiagnosisLog
-from dino_jax.run.metrics import Progress
+from dino_jax.run.screen import Progress
 from dino_jax.run.watch import NotFiniteError
 from tests.run.test_diagnosis import line, run_of
 

@@ -15,7 +15,6 @@ from dino_jax.processes.agreement import Alone
 from dino_jax.run import guard as guard_module
 from dino_jax.run import roll_back as roll_back_module
 from dino_jax.run.guard import Guard, WorseThanStartError
-from dino_jax.run.metrics import Progress
 from dino_jax.run.roll_back import (
     RollBackRequest,
     read_guard,
@@ -23,6 +22,7 @@ from dino_jax.run.roll_back import (
     roll_back,
     with_lowered_rates,
 )
+from dino_jax.run.screen import Progress
 from dino_jax.step.recipe import build_recipe
 from dino_jax.train import train
 from dino_jax.workdir import checkpointing

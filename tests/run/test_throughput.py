@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from dino_jax.run.metrics import Lap
+from dino_jax.run.screen import Lap
 from dino_jax.run.throughput import Throughput
 
 

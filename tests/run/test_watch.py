@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from dino_jax.run.metrics import Progress
+from dino_jax.run.screen import Progress
 from dino_jax.run.watch import RUN_AHEAD, NotFiniteError, UnreadableImagesError, Watch
 from dino_jax.step.train_step import MOMENTS
 

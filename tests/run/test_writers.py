@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dino_jax.run import writers
-from dino_jax.run.metrics import MetricsWriter
+from dino_jax.run.metrics_file import MetricsWriter
 from dino_jax.run.writers import check_writers, open_writers
 
 CONFIG = {"seed": 0, "optimizer": {"lr": 0.5}}

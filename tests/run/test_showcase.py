@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart
-from dino_jax.run.metrics import Progress
+from dino_jax.run.screen import Progress
 from dino_jax.run.showcase import Showcase
 
 

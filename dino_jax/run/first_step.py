@@ -1,4 +1,4 @@
-"""What jax compiles, what the compilation cache spares it, and the time up to the first step."""
+"""How long a process takes to its first step, and how much of that is compilation."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +10,6 @@ import jax
 # Events of jax.monitoring. A program counts as compiled, too, when it comes from the cache.
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _FOUND = "/jax/compilation_cache/cache_hits"
-
-
-def use_compilation_cache(folder: str) -> None:
-    """Keeps all compiled programs in `folder`, local or gs://; "" keeps none.
-
-    Programs that compile in less than a second (jax's own bound) are kept as well: a run has dozens
-    of them, and a second start is to compile nothing.
-    """
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 class Compilations:

@@ -1,81 +1,24 @@
-"""What a run leaves to read: metrics.jsonl, its copies, and the lines on the screen."""
+"""What a run shows on the screen: a line per log interval, on a terminal a table and a bar."""
 
+import collections
 import dataclasses
 import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 import jax
-from etils import epath
-
-from dino_jax.run.console import LiveTable
-from dino_jax.run.writers import Writer, close_all, write_to_all
-from dino_jax.workdir.json_lines import JsonLines
-from dino_jax.workdir.layout import METRICS_JSONL
-from dino_jax.workdir.paths import absolute_path
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
-
-
-class MetricsWriter:
-    """Writes scalars to `workdir/metrics.jsonl` and copies of them; a context manager.
-
-    One line of metrics.jsonl is one `write`: {"step": 10, "loss": 5.1, ...}, strict JSON, on disk
-    when `write` returns. A number that is not finite is `null` there (JSON has no NaN; pandas reads
-    null as NaN) and left out of the copies. Processes other than 0 write nothing.
-    """
-
-    def __init__(self, workdir: epath.PathLike, start_step: int, copies: Sequence[Writer] = ()):
-        """Opens the file of a run that continues after `start_step` finished updates.
-
-        Lines of later steps, which this run will write again, and lines torn by a crash are
-        dropped: one history without duplicates. With `start_step` 0 that is everything: a run that
-        begins again measures its step 0 again. `copies` are closed with this writer.
-        """
-        self._copies, self._open = copies, True
-        self._writes = jax.process_index() == 0
-        if not self._writes:
-            return
-        workdir = absolute_path(workdir)
-        self._lines = JsonLines(workdir / METRICS_JSONL, start_step)
-
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes one line, and its copies.
-
-        Args:
-          step: Finished updates.
-          metrics: Name to number (or 0-d array, which waits for the device); "a/b" is b of group a.
-
-        Raises:
-          ValueError: if a metric is called "step", or after `close`.
-        """
-        if "step" in metrics:
-            raise ValueError('"step" names the step of a line; give the metric another name')
-        if not self._writes:
-            return
-        if not self._open:
-            raise ValueError(f"the metrics of step {step} came after MetricsWriter.close()")
-        numbers = {name: float(value) for name, value in metrics.items()}
-        finite = {name: x if math.isfinite(x) else None for name, x in numbers.items()}
-        self._lines.append({"step": int(step), **finite})
-        known = {name: number for name, number in finite.items() if number is not None}
-        write_to_all(self._copies, int(step), known)
-
-    def close(self) -> None:
-        """Closes the copies; more than one call is fine."""
-        if self._open:
-            close_all(self._copies)
-            self._open = False
-
-    def __enter__(self) -> "MetricsWriter":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+ROWS = 12  # newest log lines that stay in the table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +190,59 @@ class Progress:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+class LiveTable:
+    """A table that is drawn anew in its place; what is printed goes above it."""
+
+    def __init__(self, stream: TextIO, start_step: int, total_steps: int):
+        """Shows the bar.
+
+        Args:
+          stream: a terminal.
+          start_step: finished updates at the start of this process.
+          total_steps: updates of the whole run.
+        """
+        self._console = Console(file=stream, highlight=False)
+        self._step, self._total = start_step, total_steps
+        self._rows: collections.deque[Mapping[str, str]] = collections.deque(maxlen=ROWS)
+        self._live = Live(get_renderable=self._draw, console=self._console, refresh_per_second=4)
+        self._live.start()
+
+    def advance(self, step: int) -> None:
+        """Moves the bar; the screen follows a little later."""
+        self._step = step
+
+    def add(self, row: Mapping[str, str]) -> None:
+        """Adds a row, column to text; columns may differ from row to row."""
+        self._rows.append(row)
+        self._live.refresh()
+
+    def print(self, text: str) -> None:
+        """Prints a line above the table."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leaves the table as it is on the screen."""
+        self._live.stop()
+
+    def _draw(self) -> Group:
+        share = self._step / self._total
+        bar = Table.grid(padding=(0, 1), expand=True)
+        bar.add_column(ratio=1)
+        bar.add_column(justify="right")
+        done = Text(f"{self._step:,}/{self._total:,}  {100 * share:.0f} %")
+        bar.add_row(ProgressBar(total=self._total, completed=self._step), done)
+        return Group(self._table(), bar) if self._rows else Group(bar)
+
+    def _table(self) -> Table:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        columns = list(dict.fromkeys(name for row in self._rows for name in row))
+        for name in columns:
+            table.add_column(Text(name), justify="right", no_wrap=True)
+        for row in self._rows:
+            table.add_row(*(Text(row.get(name, "")) for name in columns))
+        return table
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 
-from dino_jax.run.compilations import Compilations, FirstStep
+from dino_jax.run.first_step import Compilations, FirstStep
 
 
 def test_programs_are_counted_once_and_no_more_after_close():
