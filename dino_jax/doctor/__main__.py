@@ -22,6 +22,7 @@ from ml_collections import config_flags
 
 from dino_jax.commands.command_line import parse_flags
 from dino_jax.data.sources import build_source
+from dino_jax.devices.libtpu_lock import find_lock
 from dino_jax.doctor import machine, run
 from dino_jax.doctor.result import (
     Result,
@@ -52,9 +53,7 @@ def examine_host(expected: str) -> Iterator[Result]:
     yield attempt("packages", lambda: machine.check_packages(bounds, _installed))
     parts = importlib.metadata.requires("jax") or []
     yield attempt("jax parts", lambda: machine.check_jax_parts(parts, _installed, expected))
-    lock = machine.LOCK_FILE
-    holders = machine.find_holders(lock) if lock.exists() else []
-    yield machine.check_lock(lock, holders, os.access(lock, os.W_OK))
+    yield machine.check_lock(find_lock())
     port = os.environ.get("JAX_COORDINATOR_PORT", str(machine.DEFAULT_PORT))
     yield attempt("port", lambda: machine.check_port(int(port)))
 

@@ -2,12 +2,11 @@
 
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from dino_jax.devices.libtpu_lock import LockState
 from dino_jax.doctor.result import Result
 
-LOCK_FILE = Path("/tmp/libtpu_lockfile")  # libtpu keeps a second process away with it
 DEFAULT_PORT = 8482  # jax's own on TPUs, if JAX_COORDINATOR_PORT is not set
 WARN_SKEW, FAIL_SKEW = 1.0, 60.0  # seconds
 _INSTALL = "pip install -e '.[tpu,gcs]' (without tpu and gcs on other machines)"
@@ -125,49 +124,9 @@ def check_devices(
     return Result("devices", "OK", text)
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A process that has a file open."""
-
-    pid: int
-    command: str
-
-
-def find_holders(path: Path, proc: Path = Path("/proc")) -> list[Holder]:
-    """The processes that have `path` open, as far as this user may see."""
-    holders = {}
-    for link in proc.glob("[0-9]*/fd/*"):
-        try:
-            if link.samefile(path):
-                folder = link.parent.parent
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip()
-                holders[int(folder.name)] = command.decode(errors="replace")
-        except OSError:  # it has just ended, or belongs to somebody else
-            continue
-    return [Holder(pid, command) for pid, command in sorted(holders.items())]
-
-
-def check_lock(path: Path, holders: list[Holder], writable: bool) -> Result:
-    """The lock file that libtpu takes for the time that a process uses the chips.
-
-    Args:
-      path: of the file.
-      holders: who has it open, without this process.
-      writable: whether this user may write it.
-    """
-    if not path.exists():
-        return Result("lock file", "OK", f"no {path}: nobody uses the chips")
-    if holders:
-        who = ", ".join(f"{holder.pid} ({holder.command[:80]})" for holder in holders)
-        first = holders[0].pid
-        fix = f"wait for it, or stop it: kill -TERM {first} (a training then saves first)"
-        return Result("lock file", "FAIL", f"{path} is held by process {who}", fix)
-    if not writable:
-        owner = path.stat().st_uid
-        text = f"{path} belongs to user {owner}, and this user may not write it"
-        fix = f"if no process of that user runs (sudo lsof {path}): sudo rm {path}"
-        return Result("lock file", "FAIL", text, fix)
-    return Result("lock file", "OK", f"{path} is left over from an earlier process: harmless")
+def check_lock(lock: LockState) -> Result:
+    """The lock file of libtpu."""
+    return Result("lock file", "OK" if lock.free else "FAIL", lock.text, lock.fix)
 
 
 def check_port(port: int) -> Result:

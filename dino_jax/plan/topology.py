@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from dino_jax.doctor.machine import LOCK_FILE, check_lock, find_holders
+from dino_jax.devices.libtpu_lock import find_lock
 
 GIB = 2**30
 
@@ -152,12 +152,10 @@ def prepare_libtpu() -> None:
 
 def describe_lock(reason: str) -> str:
     """Who keeps libtpu from being loaded, and what to do."""
-    holders = find_holders(LOCK_FILE) if LOCK_FILE.exists() else []
-    others = [holder for holder in holders if holder.pid != os.getpid()]  # it is open here, too
-    result = check_lock(LOCK_FILE, others, os.access(LOCK_FILE, os.W_OK))
-    if result.level == "OK":
+    lock = find_lock()
+    if lock.free:
         return f"libtpu cannot be loaded: {reason}"
     return (
-        f"libtpu is in use: {result.text}; {result.fix}; or set ALLOW_MULTIPLE_LIBTPU_LOAD=1: "
+        f"libtpu is in use: {lock.text}; {lock.fix}; or set ALLOW_MULTIPLE_LIBTPU_LOAD=1: "
         "planning touches no chip"
     )

@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from absl import logging
 from etils import epath
 
@@ -20,6 +19,8 @@ class JsonLines:
         Lines of later steps, which this run will write again, and lines torn by a crash are
         dropped. With `start_step` 0 that is everything: the run begins again.
         """
+        import jax  # only here: the report reads a history without jax
+
         self._path = path
         self._writes = jax.process_index() == 0
         if self._writes:

@@ -1,14 +1,10 @@
 """Checks of the machine, on invented machines and on this one."""
 
-import os
 import socket
-import subprocess
-import sys
 
 import pytest
 
 from dino_jax.doctor import machine
-from dino_jax.doctor.machine import Holder
 
 JAX = ["jaxlib<=0.10.2,>=0.10.2", 'libtpu==0.0.42.*; extra == "tpu"', 'x>=1; extra == "cuda"']
 
@@ -80,46 +76,6 @@ def test_devices_of_another_platform_fail():
 
 def test_an_uneven_number_of_devices_is_a_warning():
     assert machine.check_devices("tpu", "TPU v4", 4, 12, 4, "tpu").level == "WARN"
-
-
-def test_lock_file_that_is_not_there_or_left_over_is_fine(tmp_path):
-    path = tmp_path / "lock"
-    assert machine.check_lock(path, [], writable=False).level == "OK"
-    path.touch()
-    left = machine.check_lock(path, [], writable=True)
-    assert left.level == "OK" and "harmless" in left.text
-
-
-def test_lock_file_of_a_running_process_names_it(tmp_path):
-    path = tmp_path / "lock"
-    path.touch()
-    result = machine.check_lock(path, [Holder(4711, "python -m dino_jax.train")], writable=True)
-    assert result.level == "FAIL"
-    assert "4711 (python -m dino_jax.train)" in result.text
-    assert "kill -TERM 4711" in result.fix
-
-
-def test_lock_file_of_another_user_names_the_user(tmp_path):
-    path = tmp_path / "lock"
-    path.touch()
-    result = machine.check_lock(path, [], writable=False)
-    assert result.level == "FAIL" and f"belongs to user {os.getuid()}" in result.text
-    assert f"sudo rm {path}" in result.fix
-
-
-def test_holders_are_the_processes_that_have_the_file_open(tmp_path):
-    path = tmp_path / "lock"
-    path.touch()
-    assert machine.find_holders(path) == []
-    code = "import sys; file = open(sys.argv[1]); print('open', flush=True); input()"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdout.readline() == b"open\n"
-    holders = machine.find_holders(path)
-    process.communicate(b"\n")
-    assert [holder.pid for holder in holders] == [process.pid]
-    assert str(path) in holders[0].command
 
 
 def test_a_port_that_somebody_listens_on_fails():

@@ -7,7 +7,8 @@ import jax
 import pytest
 from jax.experimental import topologies
 
-from dino_jax.doctor.machine import Holder
+from dino_jax.devices import libtpu_lock
+from dino_jax.devices.libtpu_lock import Holder, find_lock
 from dino_jax.plan import topology
 from dino_jax.plan.topology import CHIPS, open_slice, parse_topology
 
@@ -67,9 +68,9 @@ LOCKED = "ABORTED: Internal error when accessing libtpu multi-process lockfile."
 def test_a_held_lock_names_its_owner(libtpu, monkeypatch, tmp_path):
     lock = tmp_path / "libtpu_lockfile"
     lock.touch()
-    monkeypatch.setattr(topology, "LOCK_FILE", lock)
     holders = [Holder(4711, "python train.py"), Holder(os.getpid(), "this one")]
-    monkeypatch.setattr(topology, "find_holders", lambda _: holders)
+    monkeypatch.setattr(libtpu_lock, "find_holders", lambda _: holders)
+    monkeypatch.setattr(topology, "find_lock", lambda: find_lock(lock))
     libtpu(LOCKED)
     with pytest.raises(OSError) as caught:
         open_slice("v5e:4x4")
@@ -79,7 +80,7 @@ def test_a_held_lock_names_its_owner(libtpu, monkeypatch, tmp_path):
 
 
 def test_a_lock_without_an_owner_keeps_the_words_of_libtpu(libtpu, monkeypatch, tmp_path):
-    monkeypatch.setattr(topology, "LOCK_FILE", tmp_path / "none")
+    monkeypatch.setattr(topology, "find_lock", lambda: find_lock(tmp_path / "none"))
     libtpu(LOCKED)
     with pytest.raises(OSError, match="cannot be loaded: ABORTED"):
         open_slice("v5e:4x4")
