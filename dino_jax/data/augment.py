@@ -1,6 +1,6 @@
 """What is random about the crops of the DINO augmentation, with torchvision's distributions.
 
-Applying it is another step: `geometry.py`, then `photometric.py` here or on the device.
+`geometry.py` applies it, then `recolor.py`, or `step/photometric.py` on the device.
 """
 
 import math

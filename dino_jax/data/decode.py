@@ -6,6 +6,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+MAX_PIXELS = 178_956_970  # Pillow's own limit; the default of config.max_pixels
 _JPEG = b"\xff\xd8\xff"
 _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
 

@@ -1,7 +1,7 @@
 """Color jitter, grayscale, blur and solarization of uint8 crops, with the arithmetic of Pillow.
 
 What is to be done to a crop is a row of numbers, the same for this back end and for the one on the
-device (`dino_jax/step/photometric.py`).
+device (`step/photometric.py`).
 """
 
 from typing import NamedTuple

@@ -38,6 +38,7 @@ from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_workers import show_progress
 from dino_jax.data.building.output_folder import open_folder
+from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
@@ -50,7 +51,7 @@ from dino_jax.embedding.projection import (
 )
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import Shards, import_pyarrow
-from dino_jax.weights.model import MAX_PIXELS, Model, load
+from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
 
 PLAN, PROJECTION = "embed.json", "projection.npz"

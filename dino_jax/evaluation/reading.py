@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.data.building.build_workers import show_progress
+from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
-from dino_jax.weights.model import MAX_PIXELS, Model
+from dino_jax.weights.model import Model
 
 USUAL_BATCH = 128
 MOST_NAMED = 100  # unreadable images in a result

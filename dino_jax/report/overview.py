@@ -109,7 +109,7 @@ def _best_knn(run: Run) -> Fact | None:
     curve = run.curves[name]
     if not len(curve.finite()):
         return None
-    best = int(np.flatnonzero(curve.values == np.nanmax(curve.values))[-1])  # as best.py
+    best = int(np.flatnonzero(curve.values == np.nanmax(curve.values))[-1])  # as run/best.py
     k, network = re.findall(r"knn(\d+)/(.+)", name)[0]
     where = f"{network}, k = {k}, step {format_count(curve.steps[best])}"
     return f"{curve.values[best]:.1f} %", where

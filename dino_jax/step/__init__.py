@@ -1,1 +1,8 @@
-"""What one update computes, and the parts that it is made of."""
+"""What one update computes, and the parts that it is made of.
+
+train_step.py     a pure function of state and batch; train_state.py holds every array of a run
+recipe.py         builds all of it from a config
+photometric.py    color operations on the device
+placement.py      chooses kernels and shared weights for a mesh
+health.py         measures of a step that tell a collapse
+"""

@@ -7,10 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from dino_jax.data.sources import FolderSource
-
-MAX_PIXELS = 178_956_970  # as config.max_pixels, Pillow's own limit
 
 
 class Named(NamedTuple):

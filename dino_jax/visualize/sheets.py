@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import read_image, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
 from dino_jax.devices.sharding import make_mesh
@@ -27,7 +28,7 @@ from dino_jax.visualize.pictures import (
     tile_rows,
 )
 from dino_jax.visualize.similarity import cosine_map, patch_at
-from dino_jax.weights.model import MAX_PIXELS, Model
+from dino_jax.weights.model import Model
 
 COLUMNS = 3  # of the heads of an attention sheet
 

@@ -16,7 +16,7 @@ from etils import epath
 from ml_collections import ConfigDict
 from PIL import Image
 
-from dino_jax.data.decode import decode_image
+from dino_jax.data.decode import MAX_PIXELS, decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.network import Network, build_network
 from dino_jax.models.vit import Features
@@ -27,8 +27,6 @@ from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path
-
-MAX_PIXELS = 178_956_970  # of an image that is opened; Pillow's own limit
 
 ImageLike = str | epath.PathLike | Image.Image | np.ndarray
 

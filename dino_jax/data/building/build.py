@@ -50,6 +50,7 @@ from dino_jax.data.building.inspection import (
     scan_to_bytes,
 )
 from dino_jax.data.building.output_folder import open_folder, write_text
+from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.record_format import (
     DESCRIPTION,
@@ -65,7 +66,6 @@ SCAN_IMAGES = 1000  # of one task at most: what a stopped build has to look at a
 SCAN_TASKS = 64  # at least, if there are as many images
 SHARD_BYTES = 1 << 30  # with --shards=0
 MAX_SHARDS = 1024  # with --shards=0
-MAX_PIXELS = 178_956_970  # as config.max_pixels, Pillow's own limit
 
 
 def build(options: Options, out: str, workers: int, max_unreadable: float) -> None:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.devices.kernels.tiles import (
+    LANES,
     column_sum,
     normalize,
     normalize_gradient,
@@ -28,7 +29,6 @@ from dino_jax.devices.kernels.tiles import (
     write_rows,
 )
 
-LANES = 128
 MASKED = -1e30  # score of a key that is padding
 
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention
 
-LANES = 128
+from dino_jax.devices.kernels.tiles import LANES
+
 # Queries and keys whose scores are computed at once. By the compiler's schedules for a v5e, 1370
 # tokens and 16 heads take 0.61 million cycles, there and back, in blocks of 512 x 512, and 0.75 in
 # blocks of 128 x all. 768 x 768 take 0.59, but compile longer.

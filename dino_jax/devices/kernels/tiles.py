@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+LANES = 128  # numbers in a row of a register
 SUBLANES = 8  # rows of a register: tokens of a crop are padded to a multiple
 ROWS = 400  # that one run of a kernel works on, as near as whole crops allow
 VMEM_BYTES = 100 * 2**20  # a kernel may ask for; v5e and v6e have 128 MiB
