@@ -1,16 +1,27 @@
 """DINO and DINOv2 self-supervised learning of vision features, in JAX and Flax for TPUs.
 
-`dino_jax.load(workdir_or_file)` gives a trained model to use.
+`dino_jax.load(workdir_or_file)` gives a trained model to use, `dino_jax.load_config(name)` the
+config of an experiment.
 """
 
+import sys
 from typing import Any
+
+from dino_jax.commands.old_names import OldNames
 
 __version__ = "0.2.0"
 
+sys.meta_path.insert(0, OldNames())
+
 
 def __getattr__(name: str) -> Any:
-    if name == "load":  # only now: input workers import this package too, and need no jax
+    # Only now: input workers import this package too, and need no jax.
+    if name == "load":
         from dino_jax.weights.model import load
 
         return load
+    if name == "load_config":
+        from dino_jax.commands.config_file import load_config
+
+        return load_config
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,28 +1,29 @@
-"""Trains: python -m dino_jax.train --config=configs/NAME.py --workdir=DIR [--config.a.b=…].
+"""Trains a network; the same command on the same workdir resumes.
 
-The same command on the same workdir resumes. Exit codes: 0 done, 1 given up (numbers that are not
-finite, images that cannot be read, a teacher worse than the model that it started from, a collapse
-if asked), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved), 75 also if another process has
-died or did not start: run the same command again.
+  dino-jax train --config=NAME_OR_FILE --workdir=DIR [--config.a.b=value …]
+
+Exit codes: 0 done, 1 given up (numbers that are not finite, images that cannot be read, a teacher
+worse than the model that it started from, a collapse if asked), 2 wrong usage, 75 SIGTERM and 130
+Ctrl-C (both saved), 75 also if another process has died or did not start: run the same command
+again.
 """
 
 import contextlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from dino_jax.commands.command_line import (
-    UsageError,
-    check_runtime,
-    default_config,
-    fail,
-    mendable,
-    parse_flags,
+from dino_jax.commands.command_line import UsageError, add_switch, fail, user_errors
+from dino_jax.commands.config_command import (
+    ConfigArguments,
+    config_parser,
+    parse_with_config,
+    start_logging,
 )
+from dino_jax.config.section import section
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
@@ -48,6 +49,7 @@ from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal, build_instruments
 from dino_jax.run.profile import check_profile
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
+from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
 from dino_jax.run.watch import LostRunError
@@ -58,10 +60,6 @@ from dino_jax.weights.init_from import load_first_weights
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import describe_overrides, open_workdir
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as on a pod.")
-
 
 def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement) -> int:
     """Trains until the end or a signal; returns the exit code."""
@@ -69,8 +67,8 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     runtime = config.runtime
     first_step = FirstStep()
     use_compilation_cache(runtime.compilation_cache)
-    with mendable():
-        check_runtime(runtime)
+    with user_errors():
+        section("config.runtime", runtime, RuntimeConfig)
         check_writers(runtime.writers)
         check_profile(config.profile.steps, workdir)
         mesh = make_mesh(runtime.fsdp)
@@ -92,7 +90,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     train_step = jit_step(train_step, mesh, shardings)
     replicate = make_replicate(mesh)
     with Interruption(agreement) as interruption:
-        with mendable():
+        with user_errors():
             first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
             frozen = distillation.load(mesh, recipe.crop_shape)
             folder, best = open_workdir(workdir, config), Best()
@@ -138,7 +136,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
             journal.begin(lines, state, resumed, frozen)
             save_clock = SaveClock(runtime.save_every_minutes, agreement)
             for step in range(start + 1, recipe.total_steps + 1):
-                with mendable(), journal.waiting():
+                with user_errors(), journal.waiting():
                     batch = shard_batch(next(stream), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
                 journal.before(step)
@@ -167,30 +165,39 @@ def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.P
     return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
+def parse(argv: Sequence[str] | None) -> ConfigArguments:
+    """The command line; help and wrong usage end the program."""
+    parser = config_parser("train", __doc__)
+    parser.add_argument("--workdir", help="folder of the run, local or gs://")
+    add_switch(parser, "--distributed", "one of several processes, as on a pod")
+    return parse_with_config(parser, argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    options, config, default = parse(argv)
+    start_logging()
     end_on_sigterm()
     keep_freed_memory()
-    config, workdir = _CONFIG.value, str(_WORKDIR.value)
     runtime = config.runtime
     try:
         with contextlib.ExitStack() as stack:
             agreement: Agreement = Alone()
-            with mendable():
-                if _DISTRIBUTED.value:
+            with user_errors():
+                if options.distributed:
                     agreement = stack.enter_context(
                         join_processes(runtime.join_report_seconds, runtime.join_timeout_seconds)
                     )
-                overrides = describe_overrides(default_config("config"), config)
-            code = repeat_after_roll_backs(lambda: train(config, workdir, overrides, agreement))
+                overrides = describe_overrides(default, config)
+            return repeat_after_roll_backs(
+                lambda: train(config, options.workdir, overrides, agreement)
+            )
     except UsageError as error:
         fail(error)
     except (LostRunError, MissingProcessesError) as error:
         print(f"stopped: {error}", file=sys.stderr)
-        code = error.exit_code
-    sys.exit(code)
+        return error.exit_code
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    sys.exit(main())

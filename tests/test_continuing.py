@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
-from dino_jax.commands.command_line import load_config
+from dino_jax.commands.config_file import load_config
 from dino_jax.step.recipe import build_recipe
 from tests.run_train import ROOT, SMALL, overrides, read_metrics, run
 

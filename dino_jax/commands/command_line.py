@@ -1,29 +1,25 @@
-"""Command lines of the form --config=FILE --config.a.b=value, and errors that a user can mend."""
+"""One style of command lines: options with dashes, help, and errors of the user in one line."""
 
+import argparse
 import re
-import runpy
 import sys
-import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
-
+PROGRAM = "dino-jax"
 WRONG_USAGE = 2  # exit code, as argparse's
 
 
 class UsageError(Exception):
-    """Something in the config, the data or the workdir that the user can mend."""
+    """Something in the config, the data or the workdir that the user can fix."""
 
     exit_code = WRONG_USAGE
 
 
 @contextmanager
-def mendable() -> Iterator[None]:
-    """Marks where a ValueError or OSError speaks about what the user gave."""
+def user_errors() -> Iterator[None]:
+    """Turns ValueError and OSError into UsageError: the input is at fault, not the code."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -31,104 +27,126 @@ def mendable() -> Iterator[None]:
 
 
 def fail(message: object) -> NoReturn:
-    """Ends the program because of a wrong use, without a traceback."""
+    """Exits with code 2 and one line, without a traceback."""
     print(f"error: {message}", file=sys.stderr)
     sys.exit(WRONG_USAGE)
 
 
-def parse_flags(
-    argv: list[str],
-    required: Sequence[str] = ("config", "workdir"),
-    example: str = "dino_jax.train --config=configs/quickstart.py --workdir=runs/quickstart",
-) -> list[str]:
-    """Flags parser for `absl.app.run`: a wrong command line ends with one clear message.
+def run_command(work: Callable[[], str]) -> int:
+    """Does the work and prints what it returns, "" for nothing; errors of the user are one line.
 
-    Args:
-      argv: the command line.
-      required: flags that must be given.
-      example: of a right command, without python -m.
+    Returns:
+      The exit code; errors of the user end the program with 2.
     """
     try:
-        # First the file alone: what flags.FLAGS raises afterwards is about the overrides.
-        for path in _config_files(argv):
-            load_config(path)
-        rest = flags.FLAGS(argv)
-    except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
-        fail(f"the config has no {_innermost(error)}")
-    except (UsageError, TypeError, ValueError, flags.Error) as error:
+        with user_errors():
+            text = work()
+    except (UsageError, ImportError) as error:  # ImportError: a package that an option needs
         fail(error)
-    missing = [f"--{name}" for name in required if not flags.FLAGS[name].value]
-    if missing:
-        fail(f"missing {' and '.join(missing)}; a command looks like python -m {example}")
-    if rest[1:]:
-        fail(f"unexpected {' '.join(rest[1:])}; options look like --config.optimizer.lr=0.001")
-    return rest
+    if text:
+        print(text)
+    return 0
 
 
-def default_config(flag: str) -> ConfigDict:
-    """The config of a parsed flag as its file makes it, without overrides.
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command, whose help begins with what the command does.
 
-    Raises:
-      UsageError: as `load_config`.
+    Options have dashes; the underscores and the single dash that version 0.1 took at some places
+    are taken everywhere.
     """
-    return load_config(config_flags.get_config_filename(flags.FLAGS[flag]))
+
+    def __init__(self, prog: str, description: str | None, **options: Any):
+        """For the arguments see `argparse.ArgumentParser`.
+
+        Args:
+          prog: the command, without `PROGRAM`.
+          description: its first line says what the command does.
+        """
+        self.summary, _, details = (description or "").strip().partition("\n")
+        super().__init__(
+            prog if prog.startswith(PROGRAM) else f"{PROGRAM} {prog}",
+            description=details.strip("\n"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            **options,
+        )
+
+    def format_help(self) -> str:
+        return f"{self.summary}\n\n{super().format_help()}"
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        given, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown)
+        return given
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments = sys.argv[1:] if args is None else args
+        return super().parse_known_args([self._spell(x) for x in arguments], namespace)
+
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; see {self.prog} --help")
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """Exits because of arguments that the command does not have."""
+        from dino_jax.config.section import suggest  # needs NumPy, so only now
+
+        name = arguments[0].split("=")[0]
+        known = self.names()
+        hint = f"; {suggest(name, known)}" if name.startswith("-") else ""
+        self.error(f"unexpected {' '.join(arguments)}{hint}")
+
+    def names(self) -> list[str]:
+        """The options of this command and of its subcommands."""
+        names = [x for x in self._option_string_actions if x.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                names += [name for parser in action.choices.values() for name in parser.names()]
+        return sorted(set(names))
+
+    def _spell(self, argument: str) -> str:
+        """--num_heads=6 and -num_heads=6 as --num-heads=6, if there is such an option."""
+        match = re.fullmatch(r"--?(\w[\w-]+)(=.*)?", argument, re.DOTALL)
+        if not match:
+            return argument
+        name = "--" + match[1].replace("_", "-")
+        return name + (match[2] or "") if name in self._option_string_actions else argument
 
 
-def check_runtime(runtime: Any) -> None:
-    """Checks the numbers of `config.runtime`, before a run writes anything.
-
-    Raises:
-      ValueError: if one is out of range.
-    """
-    for name in ("log_every_steps", "save_every_steps", "keep_checkpoints"):
-        if runtime[name] < 1:
-            raise ValueError(f"runtime.{name} must be at least 1, got {runtime[name]}")
-    for name in ("workers", "threads", "save_every_minutes"):
-        if runtime[name] < 0:
-            raise ValueError(f"runtime.{name} must be at least 0, got {runtime[name]}")
-
-
-def load_config(path: str) -> ConfigDict:
-    """Runs `get_config` of a config file.
-
-    Raises:
-      UsageError: if there is no such file, no config comes out of it, or it raises; then with the
-        traceback from the file on.
-    """
-    if not Path(path).is_file():
-        raise UsageError(f"config file {path!r} does not exist (current folder: {Path.cwd()})")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        config = get_config() if get_config else None
-    except Exception as error:
-        raise UsageError(
-            f"config file {path!r} raises an error:\n{_format_from(path, error)}"
-        ) from error
-    if not isinstance(config, ConfigDict):
-        raise UsageError(f"config file {path!r} needs a get_config() that returns a ConfigDict")
-    return config
+def add_switch(
+    parser: argparse.ArgumentParser, name: str, meaning: str, default: bool = False
+) -> None:
+    """Adds an option that is on or off: --name, --no-name, and also --name=false, --noname."""
+    plain = name.removeprefix("--")
+    parser.add_argument(
+        name, nargs="?", type=_parse_bool, const=True, default=default, help=meaning, metavar="BOOL"
+    )
+    parser.add_argument(
+        f"--no-{plain}",
+        f"--no{plain}",
+        dest=plain.replace("-", "_"),
+        action="store_false",
+        help=argparse.SUPPRESS,
+    )
 
 
-def _config_files(argv: list[str]) -> list[str]:
-    """The values of --config=FILE or --config FILE."""
-    values = []
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        match = re.fullmatch(r"--?config(?:=(.*))?", argument)
-        if match:
-            values.append(following if match[1] is None else match[1])
-    return [value for value in values if value]
+def at_least(low: float) -> Callable[[str], float]:
+    """The type of an option that takes numbers like `low`, an int or a float, and larger ones."""
+
+    def parse(text: str) -> float:
+        try:
+            number = type(low)(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from error
+        if not number >= low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
+        return number
+
+    return parse
 
 
-def _format_from(path: str, error: Exception) -> str:
-    """The traceback without the frames above those of file `path`."""
-    report = traceback.TracebackException.from_exception(error)
-    inside = [index for index, frame in enumerate(report.stack) if frame.filename == path]
-    report.stack = traceback.StackSummary.from_list(report.stack[inside[0] :] if inside else [])
-    return "".join(report.format(chain=False)).rstrip()
-
-
-def _innermost(error: BaseException) -> str:
-    """One line: the message of an error that may wrap another one as its argument."""
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
-    return str(error.args[0] if error.args else error).replace("\n", ". ")
+def _parse_bool(text: str) -> bool:
+    values = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    return values[text.lower()]

@@ -1,8 +1,8 @@
-"""Converts an official DINOv2 YAML.
+"""Converts an official DINOv2 YAML into a config file.
 
-  python -m dino_jax.commands.config_from_yaml FILE [--out=FILE.py]
+  dino-jax convert FILE --gpus=N [--out=FILE.py]
 
-The result is a config file of ours that states every value of the YAML, with the defaults of the
+The result states every value of the YAML, with the defaults of the
 official ssl_default_config.yaml for what it leaves out. Keys that DINOv2 does not have are errors.
 What the YAML does not say is the number of GPUs, from which the batch follows: give --gpus.
 """
@@ -11,10 +11,11 @@ import argparse
 import difflib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_jax.commands.command_line import fail
+from dino_jax.commands.command_line import CommandParser, at_least, run_command
 from dino_jax.commands.official_config import (
     DEFAULTS,
     DROP_PATHS,
@@ -109,39 +110,55 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
         )
     images = values["train.batch_size_per_gpu"]
     docstring = (
-        f"{name}, converted by dino_jax.commands.config_from_yaml.\n\n"
+        f"{name}, converted by dino-jax convert.\n\n"
         f"Batch: {images} images x {gpus} GPUs; masks, KoLeo and drop path in groups as on one "
         f"GPU.\n\nCommand:\n"
-        "  python -m dino_jax.train --config=THIS_FILE --workdir=runs/NAME \\\n"
+        "  dino-jax train --config=THIS_FILE --workdir=runs/NAME \\\n"
         "    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train "
         "\\\n    --config.knn.test.path=/data/imagenet/val\n"
     )
     return write_config(translate(values, gpus), docstring), notes
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m dino_jax.commands.config_from_yaml")
-    parser.add_argument("file", help="official DINOv2 YAML")
-    parser.add_argument("--out", help="config file to write; without it, it is printed")
-    parser.add_argument("--gpus", type=int, help="GPUs of the official run (default: 1)")
-    arguments = parser.parse_args()
-    path = Path(arguments.file)
+def convert_file(arguments: argparse.Namespace) -> str:
+    """Converts a file; returns the source to print, "" if it was written to --out.
+
+    Raises:
+      ValueError: if the file does not fit, or --out exists.
+      OSError: if a file can't be read or written.
+    """
+    path, gpus = Path(arguments.file), arguments.gpus or 1
     try:
-        gpus = 1 if arguments.gpus is None else arguments.gpus
         source, notes = convert(path.read_text(), path.name, gpus)
-        if arguments.out:
-            with Path(arguments.out).open("x") as file:
-                file.write(source)
-    except FileExistsError:
-        fail(f"{arguments.out} exists; give another --out, or remove it")
-    except (ValueError, OSError) as error:
-        fail(f"{path}: {error}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if arguments.gpus is None:
         notes.append("the batch is that of 1 GPU; give the number of GPUs of the run as --gpus=N")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if not arguments.out:
-        print(source, end="")
+        return source.rstrip("\n")
+    try:
+        with Path(arguments.out).open("x") as file:
+            file.write(source)
+    except FileExistsError as error:
+        raise ValueError(f"{arguments.out} exists; give another --out, or remove it") from error
+    return ""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; help and wrong usage end the program."""
+    parser = CommandParser("convert", __doc__)
+    parser.add_argument("file", help="official DINOv2 YAML")
+    parser.add_argument("--out", help="config file to write; without it, it is printed")
+    parser.add_argument("--gpus", type=at_least(1), help="GPUs of the official run; default: 1")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = parse(argv)
+    return run_command(lambda: convert_file(arguments))
 
 
 def _flatten(tree: Any, prefix: str = "") -> Values:
@@ -180,4 +197,4 @@ def _literal(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from dino_jax.commands.command_line import load_config
+from dino_jax.commands.config_file import load_config
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Draws what the network will see, to be looked at before a run.
 
-  python -m dino_jax.data.show --config=configs/vits16_vanilla.py --out=sheet.png \
-    --config.data.path=/data/imagenet/train [--images=8] [--config.seed=1]
+  dino-jax show --config=vits16_vanilla --out=sheet.png --config.data.path=/data/imagenet/train \
+    [--images=8] [--config.seed=1]
 
 One row per image: the original with the box of every crop, then the crops themselves after all
 augmentation, framed in the color of their box. Parameters come from the sampler of the training
@@ -9,52 +9,47 @@ stream; images and crops depend on config.seed only.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 
-from absl import app, flags, logging
 from etils import epath
-from ml_collections import config_flags
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import at_least, run_command
+from dino_jax.commands.config_command import (
+    ConfigArguments,
+    config_parser,
+    parse_with_config,
+    start_logging,
+)
 from dino_jax.data.preview import draw_preview
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_OUT = flags.DEFINE_string("out", None, "PNG file to write, local or gs://.")
-_IMAGES = flags.DEFINE_integer("images", 8, "How many images.", lower_bound=1)
+
+def show(given: ConfigArguments) -> str:
+    """Draws and writes; returns a line about it."""
+    options = given.options
+    out = epath.Path(options.out).expanduser()
+    say = partial(print, file=sys.stderr)
+    sheet = draw_preview(given.config, options.config, options.images, say)
+    with out.open("wb") as file:
+        sheet.save(file, "PNG")
+    return f"{out}: {sheet.width} x {sheet.height} pixels"
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Flags parser for `absl.app.run`: a wrong command line ends with one clear line."""
-    try:
-        rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # ml_collections, for a name that does not exist
-        fail(f"the config has no {error.args[0]}".partition("\n")[0])
-    except (OSError, TypeError, ValueError, flags.Error) as error:
-        fail(error)
-    missing = [f"--{name}" for name in ("config", "out") if not flags.FLAGS[name].value]
-    if missing:
-        fail(
-            f"missing {' and '.join(missing)}; a command looks like python -m dino_jax.data.show "
-            "--config=configs/quickstart.py --out=sheet.png"
-        )
-    return rest
+def parse(argv: Sequence[str] | None) -> ConfigArguments:
+    """The command line; help and wrong usage end the program."""
+    parser = config_parser("show", __doc__)
+    parser.add_argument("--out", help="PNG file to write, local or gs://")
+    parser.add_argument("--images", type=at_least(1), default=8, help="how many images")
+    example = "dino-jax show --config=quickstart --out=sheet.png"
+    return parse_with_config(parser, argv, ("config", "out"), example)
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    title = config_flags.get_config_filename(flags.FLAGS["config"])
-    out = epath.Path(_OUT.value or "").expanduser()
-    try:
-        with mendable():
-            say = partial(print, file=sys.stderr)
-            sheet = draw_preview(_CONFIG.value, title, _IMAGES.value, say)
-            with out.open("wb") as file:
-                sheet.save(file, "PNG")
-    except UsageError as error:
-        fail(error)
-    print(f"{out}: {sheet.width} x {sheet.height} pixels")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    given = parse(argv)
+    start_logging()
+    return run_command(lambda: show(given))
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    sys.exit(main())

@@ -1,7 +1,9 @@
-"""Can a training start here? python -m dino_jax.doctor [--config=… --workdir=…] [--distributed].
+"""Checks whether a training can start here, and says how to fix what is wrong.
+
+  dino-jax doctor [--config=NAME_OR_FILE --workdir=DIR] [--config.a.b=value …]
 
 One line per check: OK, WARN or FAIL, and the fix. Exit code 1 if anything fails, 2 for wrong usage.
-Takes the options of dino_jax.train; without --config and --workdir it checks the machine only. On a
+Takes the options of dino-jax train; without --config and --workdir it checks the machine only. On a
 pod run it on all hosts with --distributed: the first one tells what the others found.
 """
 
@@ -10,17 +12,20 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app, flags, logging
 from jax.experimental import multihost_utils
-from ml_collections import config_flags
 
-from dino_jax.commands.command_line import parse_flags
+from dino_jax.commands.command_line import add_switch, at_least
+from dino_jax.commands.config_command import (
+    ConfigArguments,
+    config_parser,
+    parse_with_config,
+    start_logging,
+)
 from dino_jax.data.sources import build_source
 from dino_jax.devices.libtpu_lock import find_lock
 from dino_jax.doctor import machine, run
@@ -35,13 +40,6 @@ from dino_jax.doctor.result import (
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.step.recipe import build_recipe
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config file.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run, local or gs://.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "One of several processes, as on a pod.")
-_PLATFORM = flags.DEFINE_enum("platform", None, ["cpu", "gpu", "tpu"], "What jax should use.")
-_NEED = flags.DEFINE_float("need", 0.0, "Images/s that all devices will take.", lower_bound=0)
-_SECONDS = flags.DEFINE_float("seconds", 5.0, "How long to measure the input.", lower_bound=0)
 
 
 def examine_host(expected: str) -> Iterator[Result]:
@@ -80,7 +78,7 @@ def examine_clocks() -> Result:
     return machine.check_clocks((gathered[:, 0] + gathered[:, 1] / 1e9).tolist())
 
 
-def examine_run(config: Any) -> Iterator[Result]:
+def examine_run(config: Any, need: float, seconds: float) -> Iterator[Result]:
     """The images, the config and the input of a run."""
     try:
         source = build_source(config.data)
@@ -94,27 +92,27 @@ def examine_run(config: Any) -> Iterator[Result]:
 
     def measure() -> Result:
         recipe = build_recipe(config, len(source))
-        rate = run.measure_input(source, recipe, config, _SECONDS.value)
-        return run.check_input(rate, _NEED.value, jax.process_count())
+        rate = run.measure_input(source, recipe, config, seconds)
+        return run.check_input(rate, need, jax.process_count())
 
     yield attempt("input", measure)
 
 
-def examine() -> Iterator[Result]:
+def examine(given: ConfigArguments) -> Iterator[Result]:
     """What needs devices: all processes come this far or none."""
     if jax.process_count() > 1:
         yield attempt("clocks", examine_clocks)
-    if workdir := _WORKDIR.value:
+    if workdir := given.options.workdir:
         yield attempt("workdir", lambda: run.check_workdir(workdir))
-    if _CONFIG.value:
-        yield from examine_run(_CONFIG.value)
+    if given.config is not None:
+        yield from examine_run(given.config, given.options.need, given.options.seconds)
 
 
-def begin(expected: str) -> list[Result]:
+def begin(expected: str, distributed: bool) -> list[Result]:
     """The host alone, then joins the others; exits if there is nothing to go on with."""
     results = list(examine_host(expected))
     stages = {"devices": lambda: examine_devices(expected)}
-    if _DISTRIBUTED.value:
+    if distributed:
         stages = {"processes": examine_processes, **stages}
     for name, stage in stages.items():
         results.append(attempt(name, stage))
@@ -133,23 +131,36 @@ def examine_processes() -> Result:
     return Result("processes", "OK", "found each other")
 
 
-def main(argv: list[str]) -> None:
-    del argv
-    logging.set_verbosity(logging.WARNING)
-    results = begin(_PLATFORM.value or machine.expect_platform())
+def parse(argv: Sequence[str] | None) -> ConfigArguments:
+    """The command line; help and wrong usage end the program."""
+    parser = config_parser("doctor", __doc__)
+    add, positive = parser.add_argument, at_least(0.0)
+    add("--workdir", help="folder of the run, local or gs://")
+    add_switch(parser, "--distributed", "one of several processes, as on a pod")
+    add("--platform", choices=["cpu", "gpu", "tpu"], help="what jax should use")
+    add("--need", type=positive, default=0.0, help="images/s that all devices will take")
+    add("--seconds", type=positive, default=5.0, help="how long to measure the input")
+    return parse_with_config(parser, argv, needs=())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    given = parse(argv)
+    start_logging()
+    results = begin(given.options.platform or machine.expect_platform(), given.options.distributed)
     first = jax.process_index() == 0
     if first:
         print("\n".join(map(describe_result, results)), flush=True)
     else:  # only process 0 listens, and by now it does
         results = [result for result in results if result.name != "port"]
-    for result in examine():
+    for result in examine(given):
         results.append(result)
         if first:
             print(describe_result(result), flush=True)
     gathered = gather_results(results)
     if first and len(gathered) > 1:
         print("\n".join(describe_others(gathered)), flush=True)
-    sys.exit(exit_code(gathered))
+    return exit_code(gathered)
 
 
 def _metadata(name: str) -> Any:
@@ -167,4 +178,4 @@ def _installed(name: str) -> str | None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=partial(parse_flags, required=()))
+    sys.exit(main())

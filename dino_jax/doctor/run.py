@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from dino_jax.commands.command_line import check_runtime
+from dino_jax.config.section import section
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream, read_image
 from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import check_batch, make_mesh
 from dino_jax.doctor.result import Result
+from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.step.recipe import Recipe, build_recipe
 from dino_jax.workdir.paths import absolute_path, is_remote, make_writable
 
@@ -42,7 +43,7 @@ def check_config(config: Any, images: int) -> Result:
       images: of the training set.
     """
     try:
-        check_runtime(config.runtime)
+        section("config.runtime", config.runtime, RuntimeConfig)
         mesh = make_mesh(config.runtime.fsdp)
         check_batch(config, mesh)
         recipe = build_recipe(config, images)

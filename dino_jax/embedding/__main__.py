@@ -1,20 +1,20 @@
-"""Turns images into vectors, for search, clustering or a classifier of one's own.
+"""Turns images into vectors, for search, clustering or a classifier of your own.
 
-  python -m dino_jax.embedding MODEL SOURCE --out=DIR [--tokens=cls|mean|both] [--layers=1]
+  dino-jax embed MODEL SOURCE --out=DIR [--tokens=cls|mean|both] [--layers=1]
       [--normalize] [--reduce=pca|random --dim=512] [--format=npy|parquet]
 
-  python -m dino_jax.embedding runs/quickstart --kind=digits --out=digits_embedded --normalize
-  python -m dino_jax.embedding dinov2_vits14_pretrain.pth photos/ --out=embedded \
+  dino-jax embed runs/quickstart --kind=digits --out=digits_embedded --normalize
+  dino-jax embed dinov2_vits14_pretrain.pth photos/ --out=embedded \
     --reduce=pca --dim=128
 
 MODEL is the workdir of a run (its teacher) or a file of official weights; SOURCE is a folder, or
-what --kind says, as in dino_jax.data.building.build.
+what --kind says, as in dino-jax build.
 
 The folder then holds shards of vectors with the names of their images (dino_jax.embedding.shards
 names the files), embed.json (the options) and projection.npz. Images that cannot be read have no
 row; they are counted, and named in unreadable-*.txt.
 
-Ctrl-C and SIGTERM (exit codes 130 and 75) leave the finished shards; the same command goes on.
+Ctrl-C and SIGTERM (exit codes 130 and 75) leave the finished shards; the same command continues.
 Other options on the same folder are refused. On a pod, start the same command with --distributed on
 all hosts: each makes its share of the shards, and the files do not depend on their number.
 """
@@ -35,6 +35,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.commands.command_line import CommandParser
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_workers import show_progress
 from dino_jax.data.building.output_folder import open_folder
@@ -243,13 +244,9 @@ def options_of(arguments: argparse.Namespace, model: Model) -> Options:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.embedding",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("embed", __doc__)
     add = parser.add_argument
-    add("model", help="workdir of a run, folder of import_weights, or file of weights")
+    add("model", help="workdir of a run, folder of dino-jax import, or file of weights")
     add_source_arguments(parser)
     add("--out", required=True, help="new folder for the vectors, local or gs://")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
@@ -279,8 +276,8 @@ def main(argv: list[str] | None = None) -> int:
         machine = Machine(arguments.batch_size, arguments.threads)
         return embed(model, options, os.fspath(absolute_path(arguments.out)), machine)
 
-    when_stopped = "the same command goes on where this one stopped"
-    return run_batch_command(work, arguments.distributed, when_stopped)
+    when_stopped = "the same command continues where this one stopped"
+    return run_batch_command(work, when_stopped, arguments.distributed)
 
 
 if __name__ == "__main__":

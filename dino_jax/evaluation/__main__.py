@@ -1,12 +1,12 @@
 """Evaluates a frozen backbone as the papers do.
 
-  python -m dino_jax.evaluation PROTOCOL --checkpoint=WORKDIR_OR_FILE --data=PATH [options]
+  dino-jax evaluate PROTOCOL --checkpoint=WORKDIR_OR_FILE --data=PATH [options]
 
-  python -m dino_jax.evaluation knn --checkpoint=runs/mine --data=/data/imagenet
-  python -m dino_jax.evaluation knn --checkpoint=runs/quickstart --kind=digits
+  dino-jax evaluate knn --checkpoint=runs/mine --data=/data/imagenet
+  dino-jax evaluate knn --checkpoint=runs/quickstart --kind=digits
 
 --checkpoint is the workdir of a run (its teacher) or a file of official weights.
-`python -m dino_jax.evaluation PROTOCOL --help` shows the options, docs/evaluation.md the protocols.
+`dino-jax evaluate PROTOCOL --help` shows the options, docs/evaluation.md the protocols.
 
 The metrics and what was evaluated are printed and written to WORKDIR/eval/STEP/PROTOCOL.json, or
 to OUT/PROTOCOL.json with --out=OUT. On a pod, start the same command with --distributed on all
@@ -20,6 +20,7 @@ import typing
 import jax
 
 from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.commands.command_line import CommandParser
 from dino_jax.evaluation.protocols import (
     copy_detection,
     depth,
@@ -73,20 +74,11 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.evaluation",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("evaluate", __doc__)
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL")
     for name, protocol in PROTOCOLS.items():
         about = (protocol.__doc__ or "").strip()
-        one = protocols.add_parser(
-            name,
-            help=about.splitlines()[0],
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        one = protocols.add_parser(name, help=about.splitlines()[0], description=about)
         add = one.add_argument
         add("--checkpoint", required=True, help="workdir of a run, or file of official weights")
         add("--data", default="", help="the images, in the layout that the protocol reads")
@@ -119,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = parse(argv)
     when_stopped = "nothing was written; the same command begins again"
-    return run_batch_command(lambda: evaluate(arguments), arguments.distributed, when_stopped)
+    return run_batch_command(lambda: evaluate(arguments), when_stopped, arguments.distributed)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from dino_jax.commands.command_line import load_config
+from dino_jax.commands.config_file import load_config
 from dino_jax.commands.source_arguments import add_kind_arguments, part_config
 from dino_jax.data.sources import UNLABELED, ImageSource, Record, build_source
 

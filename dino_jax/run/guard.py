@@ -14,7 +14,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dino_jax.commands.command_line import mendable
+from dino_jax.commands.command_line import user_errors
 from dino_jax.evaluation.reference import MEASURES, Measure, Reference
 from dino_jax.run.roll_back import (
     RollBackRequest,
@@ -85,7 +85,7 @@ class Guard:
         self._folder, self._progress = folder, progress
         record = read_guard(folder)
         if resumed:
-            with mendable():
+            with user_errors():
                 self._reference = _stored_reference(record, folder)
             metrics = {}
         else:
@@ -116,7 +116,7 @@ class Guard:
         if self._measure is None or (step % self.every_steps and step != self._total_steps):
             return {}
         jax.block_until_ready(teacher)
-        with self._progress.pause("guard"), mendable():
+        with self._progress.pause("guard"), user_errors():
             value = self._measure.value(teacher, self._reference, known)
         return {f"guard/{self._measure.name}": _same_everywhere(value)}
 

@@ -1,11 +1,11 @@
-"""Pictures of what a backbone sees.
+"""Draws what a backbone sees: attention, parts of objects, similar patches and images.
 
-  python -m dino_jax.visualize attention       MODEL IMAGE... --out=DIR [--mass=0.6]
-  python -m dino_jax.visualize attention       MODEL FILM.mp4 --out=DIR
-  python -m dino_jax.visualize attention       MODEL FOLDER --out=DIR --film [--fps=30]
-  python -m dino_jax.visualize pca             MODEL IMAGE... --out=DIR
-  python -m dino_jax.visualize similar_patches MODEL IMAGE... --out=DIR --point=X,Y
-  python -m dino_jax.visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5]
+  dino-jax visualize attention       MODEL IMAGE... --out=DIR [--mass=0.6]
+  dino-jax visualize attention       MODEL FILM.mp4 --out=DIR
+  dino-jax visualize attention       MODEL FOLDER --out=DIR --film [--fps=30]
+  dino-jax visualize pca             MODEL IMAGE... --out=DIR
+  dino-jax visualize similar_patches MODEL IMAGE... --out=DIR --point=X,Y
+  dino-jax visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5]
 
 attention        one sheet per image: the image, the mean over the heads of the attention of [CLS],
                  the patches that hold --mass of it, then every head; of a film, or with --film of
@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.evaluation.sharing import counted
 from dino_jax.visualize.attention_film import overlay_frames
 from dino_jax.visualize.film import Film, is_film, write_film
@@ -138,14 +138,10 @@ def parse_point(text: str) -> tuple[int, int]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.visualize",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("visualize", __doc__)
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
-    add("model", help="workdir of a run, folder of import_weights, or file of weights")
+    add("model", help="workdir of a run, folder of dino-jax import, or file of weights")
     add("images", nargs="+", help="files or folders; attention: films too")
     add("--out", required=True, help="folder for the pictures")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
@@ -159,27 +155,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code."""
-    arguments = parse(argv)
-    try:
-        with mendable():
-            check_numbers(arguments)
-            films = [path for path in arguments.images if is_film(path)]
-            check_films(arguments, films)
-            model = load(arguments.model, arguments.step)
-            out = Path(arguments.out)
-            out.mkdir(parents=True, exist_ok=True)
-            for path in films:
-                print(film_attention(model, path, out, arguments))
-            images = [path for path in arguments.images if path not in films]
-            if arguments.film:
-                print(film_images(model, images, out, arguments))
-            elif images:
-                draw(model, images, out, arguments)
-    except (UsageError, ImportError) as error:  # ImportError: films need another package
-        fail(error)
-    return 0
+def visualize(arguments: argparse.Namespace) -> str:
+    """Writes all pictures and films; each has its line on the console.
+
+    Raises:
+      ValueError: if an option does not fit the model or the images.
+      OSError: if files can't be read or written.
+    """
+    check_numbers(arguments)
+    films = [path for path in arguments.images if is_film(path)]
+    check_films(arguments, films)
+    model = load(arguments.model, arguments.step)
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in films:
+        print(film_attention(model, path, out, arguments))
+    images = [path for path in arguments.images if path not in films]
+    if arguments.film:
+        print(film_images(model, images, out, arguments))
+    elif images:
+        draw(model, images, out, arguments)
+    return ""
 
 
 def draw(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> None:
@@ -222,6 +218,12 @@ def check_numbers(arguments: argparse.Namespace) -> None:
             f"--size ({arguments.size}) must be at least 0, --k ({arguments.k}) at least 1 and "
             f"--mass ({arguments.mass}) in (0, 1]"
         )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = parse(argv)
+    return run_command(lambda: visualize(arguments))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def _choose_heads(dim: int, num_heads: int | None) -> int:
     if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
             f"the width {dim} is no multiple of {HEAD_DIM}, the channels of an official attention "
-            "head, and no shape shows the number of heads; import the file with --num_heads"
+            "head, and no shape shows the number of heads; import the file with --num-heads"
         )
     if num_heads is not None and (num_heads < 1 or dim % num_heads):
         raise ValueError(f"the width {dim} is no multiple of num_heads ({num_heads})")

@@ -1,10 +1,9 @@
 """Exports a trained backbone under the names of another code base.
 
-  python -m dino_jax.weights.export_weights MODEL --out=FILE --names=official|huggingface
-      [--heads] [--step=N]
+  dino-jax export MODEL --out=FILE --names=official|huggingface [--heads] [--step=N]
 
-MODEL is the workdir of a run (its teacher), a folder of dino_jax.weights.import_weights, or a
-file of weights. FILE is .safetensors, or .pth where torch is installed. Official names are those of
+MODEL is the workdir of a run (its teacher), a folder of dino-jax import, or a file of
+weights. FILE is .safetensors, or .pth where torch is installed. Official names are those of
 the released files of DINO and DINOv2; --heads adds the projection heads, as in the checkpoints of
 training runs. With --names=huggingface config.json is written beside FILE; --out=DIR makes
 DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
@@ -27,7 +26,7 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 from safetensors.numpy import save
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.models.network import Network, build_network
 from dino_jax.models.vit import VisionTransformer
 from dino_jax.weights.huggingface_config import choose_class, make_config
@@ -206,11 +205,7 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.weights.export_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("export", __doc__)
     add = parser.add_argument
     add("model", help="workdir of a run, folder of an import, or file of weights")
     add("--out", required=True, help="new file, .safetensors or .pth")
@@ -223,13 +218,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     given = parse(argv)
-    try:
-        with mendable():
-            lines = export_weights(given.model, given.out, given.names, given.heads, given.step)
-    except UsageError as error:
-        fail(error)
-    print("\n".join(lines))
-    return 0
+
+    def work() -> str:
+        return "\n".join(
+            export_weights(given.model, given.out, given.names, given.heads, given.step)
+        )
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Imports weights of another code base into a folder that is used like the workdir of a run.
 
-  python -m dino_jax.weights.import_weights FILE --out=DIR [--network=teacher|student]
-      [--num_heads=N] [--license=TEXT]
+  dino-jax import FILE --out=DIR [--network=teacher|student] [--num-heads=N]
+      [--license=TEXT]
 
 FILE is .safetensors, or .pth, .pt or .bin (read without torch, and without executing anything in
 it), with the names of the official DINO and DINOv2 code, of Hugging Face's ViTModel, Dinov2Model
@@ -10,7 +10,7 @@ preprocessor_config.json and README.md beside FILE say the rest, if they are the
 accounted for, or the import fails with the list of those that are not.
 
 DIR then takes the place of a workdir: dino_jax.load(DIR), config.init_from.path,
-dino_jax.embedding, dino_jax.visualize. Of a training checkpoint it holds the backbone, the heads
+dino-jax embed, dino-jax visualize. Of a training checkpoint it holds the backbone, the heads
 and the center. docs/weights.md says more.
 """
 
@@ -19,7 +19,7 @@ import sys
 
 from etils import epath
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
 from dino_jax.workdir import checkpointing
@@ -95,16 +95,12 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.weights.import_weights",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("import", __doc__)
     add = parser.add_argument
     add("file", help=f"file of weights: {', '.join(SUFFIXES)}")
     add("--out", required=True, help="new folder, local or gs://")
     add("--network", default="", choices=["teacher", "student"], help="of a training checkpoint")
-    add("--num_heads", type=int, help="attention heads; default: 64 channels each")
+    add("--num-heads", type=int, help="attention heads; default: 64 channels each")
     add("--license", default="", help="of the weights, where it cannot be found beside the file")
     return parser.parse_args(argv)
 
@@ -112,15 +108,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     given = parse(argv)
-    try:
-        with mendable():
-            lines = import_weights(
-                given.file, given.out, given.network, given.num_heads, given.license
-            )
-    except UsageError as error:
-        fail(error)
-    print("\n".join(lines))
-    return 0
+
+    def work() -> str:
+        return "\n".join(
+            import_weights(given.file, given.out, given.network, given.num_heads, given.license)
+        )
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Official DINOv2 YAMLs become config files of ours; what does not fit is an error."""
 
 import runpy
-import sys
 
 import numpy as np
 import pytest
@@ -162,33 +161,32 @@ def test_values_that_do_not_fit_are_named(text, message):
         convert(text, "s", 1)
 
 
-def run_main(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["config_from_yaml", *map(str, arguments)])
-    config_from_yaml.main()
+def run_main(*arguments):
+    assert config_from_yaml.main([*map(str, arguments)]) == 0
 
 
-def test_the_command_prints_or_writes_the_same_file(tmp_path, monkeypatch, capsys):
+def test_the_command_prints_or_writes_the_same_file(tmp_path, capsys):
     path, out = tmp_path / "a.yaml", tmp_path / "a.py"
     path.write_text(SEPARATE_HEADS)
-    run_main(monkeypatch, path, "--gpus=4")
+    run_main(path, "--gpus=4")
     printed = capsys.readouterr()
     assert "note: student.block_chunks has no counterpart" in printed.err
-    run_main(monkeypatch, path, "--gpus=4", f"--out={out}")
+    run_main(path, "--gpus=4", f"--out={out}")
     assert out.read_text() == printed.out
     assert load(printed.out, tmp_path).batch_size == 128
 
 
-def test_without_the_number_of_gpus_the_command_says_so(tmp_path, monkeypatch, capsys):
+def test_without_the_number_of_gpus_the_command_says_so(tmp_path, capsys):
     path = tmp_path / "a.yaml"
     path.write_text("")
-    run_main(monkeypatch, path)
+    run_main(path)
     assert "the batch is that of 1 GPU; give the number" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpus=0"], "--gpus must be at least 1, got 0"),
+        (["--gpus=0"], "--gpus: must be at least 1, got 0"),
         (["--out=taken.py"], "taken.py exists; give another --out"),
     ],
 )
@@ -197,14 +195,14 @@ def test_wrong_use_ends_with_one_message(tmp_path, monkeypatch, capsys, options,
     (tmp_path / "a.yaml").write_text("")
     (tmp_path / "taken.py").write_text("")
     with pytest.raises(SystemExit) as stop:
-        run_main(monkeypatch, "a.yaml", *options)
+        run_main("a.yaml", *options)
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_file_is_named(monkeypatch, capsys):
+def test_a_missing_file_is_named(capsys):
     with pytest.raises(SystemExit):
-        run_main(monkeypatch, "nowhere.yaml")
+        run_main("nowhere.yaml")
     assert "nowhere.yaml" in capsys.readouterr().err
 
 

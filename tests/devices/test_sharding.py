@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from dino_jax.commands.command_line import load_config
+from dino_jax.commands.config_file import load_config
 from dino_jax.devices.sharding import (
     batch_sharding,
     check_batch,

@@ -86,12 +86,14 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tmp_path, capsys, kind):
     folder = tmp_path / "run"
     if kind == "empty":
         folder.mkdir()
-    assert main([str(folder)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(folder)])
     captured = capsys.readouterr()
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
 
 
 def test_an_out_that_cannot_be_written_is_an_error(tmp_path, capsys):
     run = write_run(tmp_path / "a")
-    assert main([str(run), f"--out={tmp_path}/no/x.html"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main([str(run), f"--out={tmp_path}/no/x.html"])
     assert "no/x.html" in capsys.readouterr().err

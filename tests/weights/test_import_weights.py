@@ -202,7 +202,7 @@ def test_the_licence_is_found_or_said_to_be_unknown_and_kept(tmp_path):
 def test_files_beside_the_weights_say_what_shapes_do_not_show(tmp_path):
     _, variables = random_network(DINO | dict(embed_dim=48))
     save_file(backbone_tensors(variables), tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"the width 48 is no multiple of 64.*with --num_heads"):
+    with pytest.raises(ValueError, match=r"the width 48 is no multiple of 64.*with --num-heads"):
         import_weights(tmp_path / "w.safetensors", tmp_path / "none")
     with pytest.raises(ValueError, match=r"width 48 is no multiple of num_heads \(5\)"):
         import_weights(tmp_path / "w.safetensors", tmp_path / "none", num_heads=5)
@@ -360,7 +360,7 @@ def test_a_run_that_continued_from_other_weights_is_exported_with_a_word_about_t
 
 
 def test_both_commands_say_how_they_are_used():
-    for name in ("import_weights", "export_weights"):
-        command = [sys.executable, "-m", f"dino_jax.weights.{name}", "--help"]
+    for name in ("import", "export"):
+        command = [sys.executable, "-m", "dino_jax", name, "--help"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert f"python -m dino_jax.weights.{name}" in said and "--out" in said
+        assert f"usage: dino-jax {name}" in said and "--out" in said

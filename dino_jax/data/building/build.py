@@ -1,8 +1,7 @@
 """Turns any source of images into ArrayRecord shards.
 
-  python -m dino_jax.data.building.build /data/imagenet/train \
-    --out=/data/imagenet-records/train --workers=16
-  python -m dino_jax.train --config=… --config.data.kind=arrayrecord \
+  dino-jax build /data/imagenet/train --out=/data/imagenet-records/train --workers=16
+  dino-jax train --config=… --config.data.kind=arrayrecord \
     --config.data.path=/data/imagenet-records/train
 
 The source is a folder (--kind=folder, the default), a text list, a pattern, tar or Parquet shards,
@@ -20,8 +19,8 @@ to replace them in every epoch. If they are more than --max-unreadable of all, n
 Copies stay unless --drop-duplicates is given. The same options give the same bytes for any number
 of workers.
 
-Ctrl-C and SIGTERM (exit codes 130 and 75) leave what is finished; the same command goes on. Other
-options on the same folder are refused. Where one machine is not enough: build_beam.py.
+Ctrl-C and SIGTERM (exit codes 130 and 75) leave what is finished; the same command continues. Other
+options on the same folder are refused. Where one machine is not enough: dino-jax build-beam.
 """
 
 import argparse
@@ -36,7 +35,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_plan import PLAN, Options
 from dino_jax.data.building.build_report import REPORT, Selection, report_lines, select_images
@@ -69,7 +68,7 @@ MAX_SHARDS = 1024  # with --shards=0
 
 
 def build(options: Options, out: str, workers: int, max_unreadable: float) -> None:
-    """Builds a data set, or goes on with one.
+    """Builds a data set, or continues one.
 
     Args:
       options: what to build.
@@ -233,26 +232,22 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.data.building.build",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("build", __doc__)
     add_arguments(parser)
     parser.add_argument("--workers", type=int, default=8, help="processes; 0: this one only")
     arguments = parser.parse_args(argv)
-    try:
-        with mendable(), stop_on_signals():
+
+    def work() -> str:
+        with stop_on_signals():
             out = os.fspath(absolute_path(arguments.out))
             build(options_of(arguments), out, arguments.workers, arguments.max_unreadable)
-    except UsageError as error:
-        fail(error)
-    except ImportError as error:  # a source whose package is not installed
-        fail(error)
+        return ""
+
+    try:
+        return run_command(work)
     except Stopped as stopped:
-        print(f"{stopped.name}: the same command goes on where this one stopped", file=sys.stderr)
+        print(f"{stopped.name}: the same command continues where this one stopped", file=sys.stderr)
         return stopped.exit_code
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The build as an Apache Beam pipeline, for data that one machine can't read.
+"""Builds ArrayRecord shards with Apache Beam, for data that one machine can't read.
 
   pip install 'dino_jax[beam]'
-  python -m dino_jax.data.building.build_beam gs://bucket/crawl --kind=tar \
+  dino-jax build-beam gs://bucket/crawl --kind=tar \
     --out=gs://bucket/records --shards=4096 --compute-stats
 
 makes the same shards, dataset.json and report.txt as the local build with the same options; what
@@ -26,18 +26,14 @@ A pipeline that has failed starts again from the beginning when it is run again.
 # pyright: reportMissingImports=false
 # (apache_beam is an extra)
 
-import argparse
 import dataclasses
 import os
 import sys
 
-import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
 from etils import epath
 from ml_collections import ConfigDict
 
-from dino_jax.commands.command_line import UsageError, fail, mendable
-from dino_jax.data.building.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.data.building.build import add_arguments, options_of
 from dino_jax.data.building.build_plan import PLAN, Options
 from dino_jax.data.building.output_folder import open_folder
@@ -59,7 +55,15 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
       ValueError: if `out` belongs to another build, or the source or the options are wrong.
       OSError: if the source is not there or `out` can't be written.
       RuntimeError: Beam's, if a step fails.
+      ImportError: if Beam is not installed.
     """
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+
+        from dino_jax.data.building.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
+    except ImportError as error:
+        raise ImportError("build-beam needs Apache Beam: pip install 'dino_jax[beam]'") from error
     if options.shards < 1:
         raise ValueError("a pipeline needs --shards, such as one for every GiB of images")
     source = build_source(ConfigDict(options.source))
@@ -77,20 +81,16 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        "python -m dino_jax.data.building.build_beam",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = CommandParser("build-beam", __doc__)
     add_arguments(parser)
     arguments, beam_arguments = parser.parse_known_args(argv)
-    try:
-        with mendable():
-            out = os.fspath(absolute_path(arguments.out))
-            build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
-    except UsageError as error:
-        fail(error)
-    return 0
+
+    def work() -> str:
+        out = os.fspath(absolute_path(arguments.out))
+        build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
+        return ""
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Command lines of the form --config=NAME --config.a.b=value, beside options of their own."""
+
+import argparse
+import faulthandler
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from dino_jax.commands.command_line import CommandParser, UsageError, fail
+from dino_jax.commands.config_file import load_config, shipped_configs
+
+EXAMPLE = "dino-jax train --config=quickstart --workdir=runs/quickstart"
+
+
+class ConfigArguments(NamedTuple):
+    """What a command line says.
+
+    Attributes:
+      options: those of the command; `options.config` names the config.
+      config: with the overrides, locked; None without --config.
+      default: the config as its file makes it.
+    """
+
+    options: argparse.Namespace
+    config: Any
+    default: Any
+
+
+def config_parser(prog: str, description: str | None) -> CommandParser:
+    """A parser with --config; for the arguments see `CommandParser`."""
+    parser = CommandParser(
+        prog,
+        description,
+        epilog=textwrap.fill(
+            "Every value of a config can be overridden: --config.optimizer.lr=0.001, a tuple as "
+            "--config.profile.steps='(10, 12)'. `dino-jax config NAME` lists all names with their "
+            f"values and meanings. Shipped configs: {', '.join(shipped_configs())}.",
+            width=100,
+            break_on_hyphens=False,
+        ),
+    )
+    parser.add_argument("--config", help="name of a shipped config, or path of a file")
+    return parser
+
+
+def parse_with_config(
+    parser: CommandParser,
+    argv: Sequence[str] | None,
+    needs: Sequence[str] = ("config", "workdir"),
+    example: str = EXAMPLE,
+    complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
+) -> ConfigArguments:
+    """Parses a command line; what is wrong with it ends the program with one line.
+
+    Args:
+      parser: made by `config_parser`.
+      argv: None: that of the process.
+      needs: options that must be given.
+      example: of a right command.
+      complete: gives a config the options that its file leaves out, so that they can be overridden.
+    """
+    options, rest = parser.parse_known_args(argv)
+    missing = [f"--{name}" for name in needs if not getattr(options, name)]
+    if missing:
+        fail(f"missing {' and '.join(missing)}; a command looks like {example}")
+    try:
+        config = complete(load_config(options.config)) if options.config else None
+        default = config.copy_and_resolve_references() if config is not None else None
+        rest = flags.FLAGS(_override(config, [parser.prog, *rest]), known_only=True)[1:]
+    except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
+        fail(f"the config has no {_innermost(error)}")
+    except (UsageError, TypeError, ValueError, flags.Error) as error:
+        fail(error)
+    if rest and rest[0].startswith("--config.") and config is None:
+        fail(f"{rest[0]} needs --config")
+    if rest and not rest[0].startswith("-"):
+        fail(f"unexpected {' '.join(rest)}; options look like --config.optimizer.lr=0.001")
+    if rest:
+        parser.refuse(rest)
+    return ConfigArguments(options, config, default)
+
+
+def start_logging() -> None:
+    """Warnings of the libraries on stderr, and the stacks of all threads if the process crashes."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)
+    faulthandler.enable()
+
+
+def _override(config: ConfigDict | None, argv: list[str]) -> list[str]:
+    """Applies what starts with --config. to the config; returns the other arguments."""
+    if config is None:
+        return argv
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, lock_config=True, sys_argv=argv
+    )
+    return values(argv, known_only=True)
+
+
+def _innermost(error: BaseException) -> str:
+    """One line: the message of an error that may wrap another one as its argument."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    return str(error.args[0] if error.args else error).replace("\n", ". ")

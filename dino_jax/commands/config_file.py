@@ -1,0 +1,126 @@
+"""Config files: found by name or path, run, and able to import the shipped ones from anywhere."""
+
+import ast
+import importlib
+import importlib.util
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from ml_collections import ConfigDict
+
+from dino_jax.commands.command_line import UsageError
+from dino_jax.config.section import suggest
+
+CONFIGS = "configs"  # the name under which config files import each other
+
+
+def shipped_folder() -> Path:
+    """Where the shipped configs lie: in an installed package, else beside it in the clone."""
+    package = Path(__file__).parent.parent
+    installed = package / CONFIGS
+    return installed if installed.is_dir() else package.parent / CONFIGS
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The shipped configs by name."""
+    return {path.stem: path for path in sorted(shipped_folder().glob("*.py"))}
+
+
+def describe_shipped() -> str:
+    """One line for each shipped config: its name and what it is."""
+    files = shipped_configs()
+    width = max(map(len, files), default=0)
+    about = {
+        name: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        for name, path in files.items()
+    }
+    return "\n".join(f"{name:{width}}  {line}" for name, line in about.items())
+
+
+def find_config(name_or_path: str) -> Path:
+    """The file of a config.
+
+    Args:
+      name_or_path: a path ends in .py or has a folder; anything else names a shipped config.
+
+    Raises:
+      UsageError: if there is no such file or no such name.
+    """
+    shipped, path = shipped_configs(), Path(name_or_path).expanduser()
+    if path.suffix != ".py" and path.name == name_or_path:
+        if name_or_path not in shipped:
+            raise UsageError(
+                f"no shipped config is called {name_or_path!r}; {suggest(name_or_path, shipped)}; "
+                "the path of a file ends in .py"
+            )
+        return shipped[name_or_path]
+    if not path.is_file():
+        hint = f"; the shipped one is --config={path.stem}" if path.stem in shipped else ""
+        raise UsageError(
+            f"config file {name_or_path!r} does not exist (current folder: {Path.cwd()}){hint}"
+        )
+    return path
+
+
+def load_config(name_or_path: str) -> ConfigDict:
+    """Runs `get_config` of a config file.
+
+    Args:
+      name_or_path: as `find_config` takes it.
+
+    Raises:
+      UsageError: if there is no such file, no config comes out of it, or it raises; then with the
+        traceback from the file on.
+    """
+    path = str(find_config(name_or_path))
+    try:
+        with _importable_configs(Path(path)):
+            get_config = runpy.run_path(path).get("get_config")
+            config = get_config() if get_config else None
+    except Exception as error:
+        raise UsageError(
+            f"config file {path!r} raises an error:\n{_format_from(path, error)}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UsageError(f"config file {path!r} needs a get_config() that returns a ConfigDict")
+    return config
+
+
+@contextmanager
+def _importable_configs(file: Path) -> Iterator[None]:
+    """`from configs import NAME` finds shipped configs while a file runs, and none afterwards.
+
+    Files beside it come first if its own folder is called configs, then a package `configs` on
+    Python's path, then the shipped ones.
+    """
+    folder = file.resolve().parent
+    before = _forget_configs()
+    try:
+        found = importlib.util.find_spec(CONFIGS)
+        configs = importlib.import_module(CONFIGS) if found else ModuleType(CONFIGS)
+        beside = [str(folder)] if folder.name == CONFIGS else []
+        configs.__path__ = [*beside, *getattr(configs, "__path__", ()), str(shipped_folder())]
+        sys.modules[CONFIGS] = configs
+        yield
+    finally:
+        _forget_configs()
+        sys.modules.update(before)
+
+
+def _forget_configs() -> dict[str, ModuleType]:
+    """Takes the package `configs` out of the imported modules."""
+    names = [name for name in sys.modules if name.partition(".")[0] == CONFIGS]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def _format_from(path: str, error: Exception) -> str:
+    """The traceback without the frames above those of file `path`."""
+    report = traceback.TracebackException.from_exception(error)
+    inside = [index for index, frame in enumerate(report.stack) if frame.filename == path]
+    report.stack = traceback.StackSummary.from_list(report.stack[inside[0] :] if inside else [])
+    return "".join(report.format(chain=False)).rstrip()
