@@ -137,7 +137,7 @@ def test_a_config_file_without_a_config_is_an_error(tmp_path, text):
         load_config(str(path))
 
 
-def test_only_errors_of_the_user_are_mendable():
+def test_only_errors_of_the_user_become_usage_errors():
     for mistake in (ValueError("a"), FileNotFoundError("a")):
         with pytest.raises(UsageError, match="a"), user_errors():
             raise mistake
