@@ -17,7 +17,7 @@ import optax
 from dino_jax.config.section import option
 from dino_jax.optim import schedules
 from dino_jax.optim.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
-from dino_jax.optim.schedules import Schedule
+from dino_jax.optim.schedules import Schedule, check_positive
 from dino_jax.optim.transforms import (
     add_decay,
     clip_modules,
@@ -181,7 +181,7 @@ def make_optimizer(
             f"frozen_steps ({frozen_steps}) and frozen_backbone_steps ({frozen_backbone_steps}) "
             "must not be negative"
         )
-    _check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
+    check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
     clip_to, frozen_until = _lookup("clip", clip, CLIPS), _lookup("freeze", freeze, FREEZES)
     rules: dict[Hashable, optax.GradientTransformation] = {
         LAST_LAYER: frozen_until(rule, frozen_steps),
@@ -205,7 +205,7 @@ def make_adamw(
       ValueError: if b1 or b2 is outside [0, 1) or eps is not positive.
     """
     _check_fraction(b1=b1, b2=b2)
-    _check_positive(eps=eps)
+    check_positive(eps=eps)
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps), add_decay(weight_decay), scale_by_rate(lr)
     )
@@ -230,7 +230,7 @@ def make_lars(
       ValueError: if momentum is outside [0, 1) or the trust coefficient is not positive.
     """
     _check_fraction(momentum=momentum)
-    _check_positive(trust_coefficient=trust_coefficient)
+    check_positive(trust_coefficient=trust_coefficient)
     return optax.chain(
         add_decay(weight_decay),
         scale_by_tensor_trust(trust_coefficient),
@@ -272,9 +272,3 @@ def _check_fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")

@@ -130,7 +130,7 @@ def scale_learning_rate(
       ValueError: if `base_lr` is negative, a batch is not positive or the rule is unknown.
     """
     _check_not_negative(base_lr=base_lr)
-    _check_positive(batch_size=batch_size, reference_batch=reference_batch)
+    check_positive(batch_size=batch_size, reference_batch=reference_batch)
     if rule not in LR_SCALINGS:
         raise ValueError(f"unknown lr_scaling {rule!r}; known: {sorted(LR_SCALINGS)}")
     return base_lr * (batch_size / reference_batch) ** LR_SCALINGS[rule]
@@ -143,7 +143,7 @@ def epochs_to_steps(epochs: float, steps_per_epoch: int) -> int:
       ValueError: if `epochs` is negative or `steps_per_epoch` is not positive.
     """
     _check_not_negative(epochs=epochs)
-    _check_positive(steps_per_epoch=steps_per_epoch)
+    check_positive(steps_per_epoch=steps_per_epoch)
     return round(epochs * steps_per_epoch)
 
 
@@ -154,7 +154,7 @@ def build_cosine(base: float, final: float, *, total_steps: int) -> Cosine:
       ValueError: if a value is negative or `total_steps` is not positive.
     """
     _check_not_negative(base=base, final=final)
-    _check_positive(total_steps=total_steps)
+    check_positive(total_steps=total_steps)
     return Cosine(base, final, total_steps)
 
 
@@ -174,7 +174,7 @@ def build_warmup_cosine(
       ValueError: if a value is negative, or the warm-up is longer than the run.
     """
     _check_not_negative(peak=peak, final=final, warmup_epochs=warmup_epochs)
-    _check_positive(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_positive(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     warmup_steps = epochs_to_steps(warmup_epochs, steps_per_epoch)
     if warmup_steps > total_steps:
         epochs = total_steps / steps_per_epoch
@@ -209,8 +209,8 @@ def build_teacher_temperature(
       ValueError: if a temperature is not positive, `every` is unknown, or `warmup_epochs` is
         negative, not a whole number of moves or longer than the run.
     """
-    _check_positive(warmup_teacher_temperature=warmup, teacher_temperature=final)
-    _check_positive(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    check_positive(warmup_teacher_temperature=warmup, teacher_temperature=final)
+    check_positive(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     _check_not_negative(warmup_epochs=warmup_epochs)
     if every not in ("epoch", "step"):
         raise ValueError(f"the teacher temperature moves every {every!r}; known: ['epoch', 'step']")
@@ -237,7 +237,8 @@ def _check_not_negative(**values: float) -> None:
             raise ValueError(f"{name} must not be negative, got {value}")
 
 
-def _check_positive(**values: float) -> None:
+def check_positive(**values: float) -> None:
+    """Raises ValueError, with the name, for a value that is not above 0."""
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
