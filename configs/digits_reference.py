@@ -25,13 +25,12 @@ def get_config() -> ConfigDict:
     config.epochs = 16.0  # 51,200 images
 
     config.data = vits16_vanilla.images("digits", "train")
-    for name in ("global_1", "global_2", "local"):
-        config.augment[name].update(
-            flip=0.0, jitter=0.0, grayscale=0.0, solarize=0.0, blur_radius=(0.1, 0.5)
-        )
-    config.augment.global_1.update(size=(32, 32), scale=(0.6, 1.0))
-    config.augment.global_2.update(size=(32, 32), scale=(0.6, 1.0))
-    config.augment.local.update(count=2, size=(16, 16), scale=(0.3, 0.6))
+    crops = config.augment.crops
+    for crop in crops.values():
+        crop.update(flip=0.0, jitter=0.0, grayscale=0.0, solarize=0.0, blur_radius=(0.1, 0.5))
+    crops.global_1.update(size=(32, 32), scale=(0.6, 1.0))
+    crops.global_2.update(size=(32, 32), scale=(0.6, 1.0))
+    crops.local.update(count=2, size=(16, 16), scale=(0.3, 0.6))
 
     config.network.dtype = "float32"
     config.network.backbone.update(

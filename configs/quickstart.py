@@ -19,7 +19,7 @@ from configs import digits_reference
 def get_config() -> ConfigDict:
     config = digits_reference.get_config()
     config.epochs = 24.0  # 76,800 images
-    for name in ("global_1", "global_2", "local"):
-        config.augment[name].update(jitter=0.8, saturation=0.0, hue=0.0)
+    for crop in config.augment.crops.values():
+        crop.update(jitter=0.8, saturation=0.0, hue=0.0)
     config.teacher.momentum_end = 0.99
     return config

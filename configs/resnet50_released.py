@@ -38,7 +38,8 @@ def get_config() -> ConfigDict:
     config.optimizer.update(
         kind="lars", lr=0.3, min_lr=0.0048, weight_decay=1e-6, weight_decay_end=1e-6, clip_grad=0.0
     )
-    config.augment.global_1.scale = config.augment.global_2.scale = (0.14, 1.0)
-    config.augment.local.scale = (0.05, 0.14)
-    config.augment.local.count = 6
+    crops = config.augment.crops
+    crops.global_1.scale = crops.global_2.scale = (0.14, 1.0)
+    crops.local.scale = (0.05, 0.14)
+    crops.local.count = 6
     return config

@@ -28,7 +28,8 @@ def get_config() -> ConfigDict:
     config.objectives.dino.warmup_teacher_temperature_epochs = 50
     config.optimizer.min_lr = 2e-6
     config.optimizer.freeze_last_layer_epochs = 3.0
-    config.augment.global_1.scale = config.augment.global_2.scale = (0.25, 1.0)
-    config.augment.local.scale = (0.05, 0.25)
-    config.augment.local.count = 10
+    crops = config.augment.crops
+    crops.global_1.scale = crops.global_2.scale = (0.25, 1.0)
+    crops.local.scale = (0.05, 0.25)
+    crops.local.count = 10
     return config

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 3072
     config.epochs = 500.0
     group = 32  # images, as on one of the official GPUs
-    config.augment.local.size = (98, 98)
+    config.augment.crops.local.size = (98, 98)
     config.masking.group_size = group
     config.network.backbone.update(
         patch_size=14, ffn="swiglu", drop_path_rate=0.4, drop_path_group=2 * group

@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.epochs = 8.0  # x 1250 steps
     shorter = 8 / 500  # than vitl14
     for name in ("global_1", "global_2"):
-        config.augment[name].size = (518, 518)
+        config.augment.crops[name].size = (518, 518)
     config.network.backbone.update(image_size=(518, 518), remat="full")
     for name in ("dino", "ibot"):
         config.objectives[name].warmup_teacher_temperature_epochs = 30 * shorter

@@ -25,8 +25,9 @@ def get_config() -> ConfigDict:
     group = 64  # images
 
     config.augment.blur = "as_trained"  # as all released weights; as_documented is what was meant
-    config.augment.global_1.scale = config.augment.global_2.scale = (0.32, 1.0)
-    config.augment.local.scale = (0.05, 0.32)
+    crops = config.augment.crops
+    crops.global_1.scale = crops.global_2.scale = (0.32, 1.0)
+    crops.local.scale = (0.05, 0.32)
     config.masking.update(probability=0.5, ratio=(0.1, 0.5), group_size=group)
 
     config.network.backbone.update(

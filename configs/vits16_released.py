@@ -26,7 +26,8 @@ def get_config() -> ConfigDict:
     config.objectives.dino.warmup_teacher_temperature_epochs = 30
     config.optimizer.min_lr = 1e-5
     config.optimizer.clip_grad = 0.0
-    config.augment.global_1.scale = config.augment.global_2.scale = (0.25, 1.0)
-    config.augment.local.scale = (0.05, 0.25)
-    config.augment.local.count = 10
+    crops = config.augment.crops
+    crops.global_1.scale = crops.global_2.scale = (0.25, 1.0)
+    crops.local.scale = (0.05, 0.25)
+    crops.local.count = 10
     return config

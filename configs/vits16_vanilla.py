@@ -16,11 +16,17 @@ from ml_collections.config_dict import placeholder
 
 
 def crop(
-    count: int, size: tuple[int, int], scale: tuple[float, float], blur: float, solarize: float
+    group: str,
+    count: int,
+    size: tuple[int, int],
+    scale: tuple[float, float],
+    blur: float,
+    solarize: float,
 ):
     """One kind of crop; probabilities are `flip`, `jitter`, `grayscale`, `blur` and `solarize`."""
     return ConfigDict(
         dict(
+            group=group,  # crops of one group have one size and one array in the batch
             count=count,  # crops of this kind per image
             size=size,  # (height, width) in pixels
             scale=scale,  # share of the image area
@@ -36,6 +42,8 @@ def crop(
             blur_radius=(0.1, 2.0),  # pixels of the resized crop
             solarize=solarize,
             solarize_threshold=128,
+            box_of="",  # crop whose box and flip this one takes; "": its own
+            frame=0,  # of a clip that it is cut from; a still image has one
         )
     )
 
@@ -74,9 +82,10 @@ def get_config() -> ConfigDict:
     # as_documented: with the probability `blur` of a crop | as_trained: with 1 - blur, as DINOv2's
     # code does by mistake (dinov3 issue 286).
     config.augment.blur = "as_documented"
-    config.augment.global_1 = crop(1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
-    config.augment.global_2 = crop(1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
-    config.augment.local = crop(8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
+    crops = config.augment.crops = ConfigDict()
+    crops.global_1 = crop("global", 1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
+    crops.global_2 = crop("global", 1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
+    crops.local = crop("local", 8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
     # Patches of the global crops that the student does not see (DINOv2).
     config.masking = ConfigDict(
         dict(

@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.network.dtype = "float32"  # officially trained without mixed precision
     config.objectives.dino.teacher_temperature = 0.07
     config.objectives.dino.warmup_teacher_temperature_epochs = 30
-    config.augment.local.count = 10
+    config.augment.crops.local.count = 10
     return config

@@ -3,8 +3,9 @@
 from dino_jax.data.augment import CropConfig
 
 OFFICIAL = CropConfig(
+    group="local",
     count=1,
-    size=64,
+    size=(64, 64),
     scale=(0.05, 0.4),
     ratio=(3 / 4, 4 / 3),
     flip=0.5,

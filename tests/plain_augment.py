@@ -26,9 +26,9 @@ def apply_crop(
     """Crop, resize, flip, jitter, gray, blur, solarize.
 
     Returns:
-      [config.height, config.width, 3] uint8.
+      [height, width, 3] uint8.
     """
-    crop = resize(image.crop(parameters.box), (config.width, config.height))
+    crop = resize(image.crop(parameters.box), config.size[::-1])
     if parameters.flip:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return recolor(crop, parameters, config)

@@ -155,9 +155,9 @@ def translate(values: Values, gpus: int) -> Sections:
         ),
         "data": dict(kind="folder", path=_dataset_folder(v["train.dataset_path"])),
         "augment": dict(blur="as_trained"),
-        "augment.global_1": dict(**global_crop, blur=BLUR["global_1"], solarize=0.0),
-        "augment.global_2": dict(**global_crop, blur=BLUR["global_2"], solarize=0.2),
-        "augment.local": dict(
+        "augment.crops.global_1": dict(**global_crop, blur=BLUR["global_1"], solarize=0.0),
+        "augment.crops.global_2": dict(**global_crop, blur=BLUR["global_2"], solarize=0.2),
+        "augment.crops.local": dict(
             count=v["crops.local_crops_number"],
             size=(v["crops.local_crops_size"],) * 2,
             scale=tuple(v["crops.local_crops_scale"]),

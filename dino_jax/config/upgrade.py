@@ -52,8 +52,16 @@ def _optimizer(config: Plain) -> Plain:
     return config | {"optimizer": kept | kinds}
 
 
+def _augment(config: Plain) -> Plain:
+    """Crops are a table, and name their group."""
+    old = dict(config.get("augment", {}))
+    groups = {"global_1": "global", "global_2": "global", "local": "local"}
+    crops = {name: old.pop(name) | {"group": groups[name]} for name in groups if name in old}
+    return config | {"augment": old | {"crops": crops}}
+
+
 # One function per section that has changed; each gets and gives the whole config.
-SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer,)
+SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer, _augment)
 
 # STEPS[i] turns form i into form i + 1.
 STEPS: tuple[Callable[[Plain], Plain], ...] = (from_0_1,)

@@ -8,71 +8,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dino_jax.config.section import option
+
 _BOX_TRIES = 10  # torchvision RandomResizedCrop.get_params
 _DECISIONS = 14  # uniform numbers a crop takes beside those of its box
 
 
 @dataclass(frozen=True)
 class CropConfig:
-    """How one kind of crop is drawn; the official values are in configs/.
+    """How one kind of crop is drawn. Defaults: the official first global crop."""
 
-    Attributes:
-      count: crops of this kind per image, >= 0.
-      size: pixels of the square crop's side, or (height, width).
-      scale: (low, high) share of the image's area, in (0, 1].
-      ratio: (low, high) width / height of the box before resizing, log-uniform.
-      flip: probability of a horizontal flip.
-      jitter: probability of the color jitter.
-      brightness: the factor is uniform in 1 -+ this, at least 0; 0 leaves the operation out.
-      contrast: as brightness.
-      saturation: as brightness.
-      hue: the shift is uniform in -+ this, in turns of the color circle, at most 0.5.
-      grayscale: probability of three equal gray channels.
-      blur: probability of the Gaussian blur.
-      blur_radius: (low, high) standard deviation of the blur in pixels of the resized crop.
-      solarize: probability of inverting bright values.
-      solarize_threshold: the smallest value (0 to 256) that is inverted.
-    """
-
-    count: int
-    size: int | tuple[int, int]
-    scale: tuple[float, float]
-    ratio: tuple[float, float]
-    flip: float
-    jitter: float
-    brightness: float
-    contrast: float
-    saturation: float
-    hue: float
-    grayscale: float
-    blur: float
-    blur_radius: tuple[float, float]
-    solarize: float
-    solarize_threshold: int
-
-    def __post_init__(self):
-        for name in ("scale", "ratio", "blur_radius"):
-            object.__setattr__(self, name, _checked_range(name, getattr(self, name)))
-        for name in ("flip", "jitter", "grayscale", "blur", "solarize"):
-            _check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "a probability")
-        for name in ("brightness", "contrast", "saturation"):
-            _check(getattr(self, name) >= 0, name, getattr(self, name), ">= 0")
-        _check(self.count >= 0, "count", self.count, ">= 0")
-        _check(min(self.height, self.width) > 0, "size", self.size, "positive pixels")
-        _check(self.scale[0] > 0 and self.scale[1] <= 1, "scale", self.scale, "inside (0, 1]")
-        _check(self.ratio[0] > 0, "ratio", self.ratio, "positive")
-        _check(0 <= self.hue <= 0.5, "hue", self.hue, "in [0, 0.5]")
-        _check(self.blur_radius[0] >= 0, "blur_radius", self.blur_radius, ">= 0")
-
-    @property
-    def height(self) -> int:
-        """Pixels of the crop's vertical side."""
-        return self.size if isinstance(self.size, int) else self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Pixels of the crop's horizontal side."""
-        return self.size if isinstance(self.size, int) else self.size[1]
+    group: str = option("global", "crops of one group have one size and one array in the batch")
+    count: int = option(1, "crops of this kind per image", at_least=0)
+    size: tuple[int, int] = option((224, 224), "(height, width) in pixels", above=0)
+    scale: tuple[float, float] = option(
+        (0.4, 1.0), "(low, high) share of the image's area", above=0, at_most=1
+    )
+    ratio: tuple[float, float] = option(
+        (3 / 4, 4 / 3), "(low, high) width / height of the box, log-uniform", above=0
+    )
+    flip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
+    jitter: float = option(0.8, "probability of the color jitter", at_least=0, at_most=1)
+    brightness: float = option(
+        0.4, "the factor is uniform in 1 -+ this, at least 0; 0: left out", at_least=0
+    )
+    contrast: float = option(0.4, "as brightness", at_least=0)
+    saturation: float = option(0.2, "as brightness", at_least=0)
+    hue: float = option(
+        0.1,
+        "the shift is uniform in -+ this, in turns of the color circle",
+        at_least=0,
+        at_most=0.5,
+    )
+    grayscale: float = option(
+        0.2, "probability of three equal gray channels", at_least=0, at_most=1
+    )
+    blur: float = option(1.0, "probability of the Gaussian blur", at_least=0, at_most=1)
+    blur_radius: tuple[float, float] = option(
+        (0.1, 2.0), "(low, high) standard deviation in pixels of the resized crop", at_least=0
+    )
+    solarize: float = option(0.0, "probability of inverting bright values", at_least=0, at_most=1)
+    solarize_threshold: int = option(
+        128, "smallest value that is inverted", at_least=0, at_most=256
+    )
+    box_of: str = option("", "name of the crop whose box and flip this one takes; '': its own")
+    frame: int = option(
+        0, "of a clip that it is cut from, modulo its frames; a still has one", at_least=0
+    )
 
 
 @dataclass(frozen=True)
@@ -105,17 +87,37 @@ def sample_crop_parameters(
     probability changes nothing else.
 
     Args:
-      rng: moved on by 54 uniform numbers.
+      rng: advanced by 54 uniform numbers.
       config: the distributions.
       height: of the image, in pixels.
       width: of the image, in pixels.
     """
     draws = rng.random(4 * _BOX_TRIES + _DECISIONS).tolist()
     box = _sample_box(draws[: 4 * _BOX_TRIES], config, height, width)
-    flip, jitter, grayscale, blur, radius, solarize, *color = draws[4 * _BOX_TRIES :]
+    flip, *color = draws[4 * _BOX_TRIES :]
+    return _sample_color(color, config, box, flip < config.flip)
+
+
+def sample_same_box(
+    rng: np.random.Generator, config: CropConfig, other: CropParameters
+) -> CropParameters:
+    """Draws what recolors a crop that takes box and flip of another one.
+
+    Args:
+      rng: advanced by 13 uniform numbers.
+      config: the distributions.
+      other: of the crop with the box.
+    """
+    return _sample_color(rng.random(_DECISIONS - 1).tolist(), config, other.box, other.flip)
+
+
+def _sample_color(
+    draws: list[float], config: CropConfig, box: tuple[int, int, int, int], flip: bool
+) -> CropParameters:
+    jitter, grayscale, blur, radius, solarize, *color = draws
     return CropParameters(
         box=box,
-        flip=flip < config.flip,
+        flip=flip,
         jitter=_sample_jitter(color[:4], color[4:], config) if jitter < config.jitter else (),
         grayscale=grayscale < config.grayscale,
         blur_radius=_between(config.blur_radius, radius) if blur < config.blur else None,
@@ -168,14 +170,3 @@ def _sample_jitter(
 
 def _between(bounds: tuple[float, float], draw: float) -> float:
     return bounds[0] + (bounds[1] - bounds[0]) * draw
-
-
-def _checked_range(name: str, value) -> tuple[float, float]:
-    pair = tuple(value)
-    _check(len(pair) == 2 and pair[0] <= pair[1], name, value, "(low, high) with low <= high")
-    return pair
-
-
-def _check(holds: bool, name: str, value, expected: str):
-    if not holds:
-        raise ValueError(f"augmentation: {name} must be {expected}, got {value!r}")

@@ -1,6 +1,7 @@
 """Images with their crops as one picture."""
 
 import colorsys
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,16 +23,16 @@ LEGEND = "F flip   J color jitter   G grayscale   B blur with its radius   S sol
 
 @dataclass(frozen=True)
 class View:
-    """One crop: whether it is global, how it was made, and its [h, w, 3] uint8 pixels."""
+    """One crop: its group, how it was made, and its [h, w, 3] uint8 pixels."""
 
-    is_global: bool
+    group: str
     parameters: CropParameters
     pixels: np.ndarray
 
 
 @dataclass(frozen=True)
 class Row:
-    """One image, [H, W, 3] uint8, with its name and its crops, global ones first."""
+    """One image, [H, W, 3] uint8, with its name and its crops, group by group."""
 
     image: np.ndarray
     name: str
@@ -76,68 +77,54 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     return sheet
 
 
+def _tallest(views: Sequence[View]) -> int:
+    return max(view.pixels.shape[0] for view in views)
+
+
 def _zoom(views: Sequence[View]) -> int:
     """The whole factor by which all crops are enlarged."""
-    largest = max(view.pixels.shape[0] for view in views if view.is_global)
-    return max(1, math.ceil(SMALLEST_ROW / largest))
+    return max(1, math.ceil(SMALLEST_ROW / _tallest(views)))
 
 
 def _original_room(rows: Sequence[Row], zoom: int) -> _Place:
-    """As high as the global crops and as wide as the widest original, within limits."""
-    height = zoom * max(view.pixels.shape[0] for view in rows[0].views if view.is_global)
+    """As high as the tallest crop and as wide as the widest original, within limits."""
+    height = zoom * _tallest(rows[0].views)
     widest = max(row.image.shape[1] / row.image.shape[0] for row in rows)
     return _Place(0, 0, round(min(max(widest, 1.0), WIDEST_ORIGINAL) * height), height)
 
 
 def _arrange(views: Sequence[View], zoom: int, left: int) -> tuple[list[_Place], int, int]:
-    """Global crops side by side, then local ones in as many lines as are as high.
+    """The groups side by side, each in as many lines as are as high as the tallest crop.
 
     Returns:
       The place of each view, and width and height of the row.
     """
-    places = []
-    height = zoom * max(view.pixels.shape[0] for view in views if view.is_global)
-    local = [view for view in views if not view.is_global]
-    lines = 1
-    if local:
-        local_height = zoom * local[0].pixels.shape[0]
-        lines = max(1, (height + CAPTION + GAP) // (local_height + CAPTION + 2 * FRAME))
-        lines = min(lines, len(local))
-    columns = math.ceil(len(local) / lines)
-    number = 0
-    for view in views:
-        view_height, view_width = zoom * view.pixels.shape[0], zoom * view.pixels.shape[1]
-        if view.is_global:
-            places.append(_Place(left, 0, view_width, view_height))
-            left += view_width + 2 * FRAME + GAP
-            continue
-        line, column = divmod(number, columns)
-        places.append(
-            _Place(
-                left + GAP + column * (view_width + 2 * FRAME + GAP),
-                line * (view_height + 2 * FRAME + CAPTION),
-                view_width,
-                view_height,
-            )
-        )
-        number += 1
+    places: list[_Place] = []
+    room = zoom * _tallest(views) + CAPTION + GAP
+    for _, group in itertools.groupby(views, key=lambda view: view.group):
+        members = list(group)
+        height, width = (zoom * side for side in members[0].pixels.shape[:2])
+        outer_height, outer_width = height + 2 * FRAME + CAPTION, width + 2 * FRAME + GAP
+        columns = math.ceil(len(members) / max(1, room // outer_height))
+        for number in range(len(members)):
+            line, column = divmod(number, columns)
+            places.append(_Place(left + column * outer_width, line * outer_height, width, height))
+        left += columns * outer_width + GAP
     width = max(place.left + place.width for place in places) + 2 * FRAME
     row_height = max(place.top + place.height for place in places) + 2 * FRAME + CAPTION
     return places, width, row_height
 
 
 def _colors(views: Sequence[View]) -> list[tuple[int, int, int]]:
-    """Orange and blue for two global crops, evenly spread paler hues for the local ones."""
-    counts = [sum(view.is_global for view in views), sum(not view.is_global for view in views)]
-    seen = [0, 0]
+    """Evenly spread hues within a group, strong for the first group and paler for the others."""
     colors = []
-    for view in views:
-        kind = 0 if view.is_global else 1
-        hue = (0.09 + seen[kind] / max(1, counts[kind])) % 1.0
-        saturation = 0.9 if view.is_global else 0.45
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, 1.0)
-        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
-        seen[kind] += 1
+    for name, group in itertools.groupby(views, key=lambda view: view.group):
+        count = len(list(group))
+        saturation = 0.9 if name == views[0].group else 0.45
+        for number in range(count):
+            rgb = colorsys.hsv_to_rgb((0.09 + number / count) % 1.0, saturation, 1.0)
+            red, green, blue = (round(255 * part) for part in rgb)
+            colors.append((red, green, blue))
     return colors
 
 
@@ -164,7 +151,7 @@ def _paste_original(
     draw = ImageDraw.Draw(picture)
     boxes = [_scale_box(view.parameters.box, scale) for view in row.views]
     for view, box, color in zip(row.views, boxes, colors, strict=True):
-        draw.rectangle(box, outline=color, width=3 if view.is_global else 2)
+        draw.rectangle(box, outline=color, width=3 if view.group == row.views[0].group else 2)
     for number, (box, color) in enumerate(zip(boxes, colors, strict=True), start=1):
         _draw_tag(draw, box[:2], str(number), color)
     sheet.paste(picture, (corner[0], corner[1] + FRAME))

@@ -89,23 +89,8 @@ def random_crop(
     return crop[:, ::-1] if chosen.flip else crop
 
 
-_PLAIN_CROP = CropConfig(
-    count=1,
-    size=1,
-    scale=(0.08, 1.0),  # torchvision.transforms.RandomResizedCrop
-    ratio=(3 / 4, 4 / 3),
-    flip=0.5,
-    jitter=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
-    grayscale=0.0,
-    blur=0.0,
-    blur_radius=(0.0, 0.0),
-    solarize=0.0,
-    solarize_threshold=256,
-)
+# torchvision.transforms.RandomResizedCrop and RandomHorizontalFlip
+_PLAIN_CROP = CropConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.0, blur=0.0)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ that the masks of a run do not depend on hosts, devices or workers.
 import itertools
 import math
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-MIN_BLOCK_PATCHES = (
-    4  # official; blocks that must not exceed fewer patches than these may be smaller
-)
+from dino_jax.data.multi_crop import Group
+
+MASKED_GROUP = "global"  # of the crops (config.augment.crops.NAME.group) that get masks
+# Official; blocks that must not exceed fewer patches than these may be smaller.
+MIN_BLOCK_PATCHES = 4
 MIN_BLOCK_ASPECT = 0.3  # height / width, up to its inverse
 BLOCK_TRIES = 10  # places tried for a block before the mask is left as it is
 
@@ -98,28 +101,39 @@ class Masking:
 
 
 def build_masking(
-    config: Any, *, grid: tuple[int, int], crops: int, batch_size: int
+    config: Any, *, groups: Mapping[str, Group], patch_size: int, batch_size: int
 ) -> Masking | None:
     """Builds the masks of `config.masking`; None if its probability is 0.
 
     Args:
       config: ConfigDict with group_size, probability and ratio.
-      grid: (rows, columns) of patches of a global crop.
-      crops: global crops per image.
-      batch_size: images per pass: groups do not go across passes.
+      groups: of crops.
+      patch_size: of the backbone, in pixels.
+      batch_size: images per pass: no draw is for images of two passes.
 
     Raises:
-      ValueError: if a value is out of range, nothing would be masked or the groups do not fit the
-        batch.
+      ValueError: if a value is out of range, nothing would be masked, `group_size` does not fit
+        the batch, or there are no crops to mask.
     """
     if config.probability == 0:
         return None
+    if MASKED_GROUP not in groups:
+        raise ValueError(
+            f"config.masking.probability ({config.probability}) masks crops of the group "
+            f"{MASKED_GROUP!r}, config.augment.crops has {', '.join(groups)}; rename one of them, "
+            "or set --config.masking.probability=0.0"
+        )
     if config.group_size < 1 or batch_size % config.group_size:
         raise ValueError(
             f"masking.group_size ({config.group_size}) must divide the {batch_size} images of a "
             f"pass; try --config.masking.group_size={math.gcd(batch_size, config.group_size)}"
         )
-    return Masking(grid, crops, config.group_size, config.probability, tuple(config.ratio))
+    masked = groups[MASKED_GROUP]
+    height, width = masked.size
+    grid = (height // patch_size, width // patch_size)
+    return Masking(
+        grid, len(masked.crops), config.group_size, config.probability, tuple(config.ratio)
+    )
 
 
 def sample_masks(

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from dino_jax.data.augment import sample_crop_parameters
 from dino_jax.data.contact_sheet import Row, View, draw_sheet
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
@@ -59,17 +58,16 @@ def pick_images(
 
 
 def draw_views(image: np.ndarray, multi_crop: MultiCrop, rng: np.random.Generator) -> list[View]:
-    """The crops of one image with their parameters, global ones first.
+    """The crops of one image with their parameters, group by group.
 
     Args:
       image: [H, W, 3] uint8.
       multi_crop: the augmentation.
       rng: the randomness of this image.
     """
-    views = []
-    for is_global, configs in ((True, multi_crop.global_crops), (False, multi_crop.local_crops)):
-        for config in configs:
-            for _ in range(config.count):
-                parameters = sample_crop_parameters(rng, config, *image.shape[:2])
-                views.append(View(is_global, parameters, apply_crop(image, parameters, config)))
-    return views
+    drawn = multi_crop.sample(rng, [image.shape[:2]])
+    return [
+        View(name, drawn[crop.key], apply_crop(image, drawn[crop.key], crop.config))
+        for name, group in multi_crop.groups.items()
+        for crop in group.crops
+    ]

@@ -29,21 +29,19 @@ def apply_photometric(batch: Batch) -> Batch:
     bytes: it is the same in all rows, and that of row 0 is used.
 
     Args:
-      batch: "global_crops": [B, V, H, W, 3] uint8, "global_photometric": [B, V, P] float32 and
-        "global_jitter_order": [B, V, 4] uint8, likewise "local_…" if there are local crops, and
-        anything else. A batch of the host back end has no such parameters and comes back as it is.
+      batch: for any groups of crops "GROUP_crops": [B, V, H, W, 3] uint8, "GROUP_photometric":
+        [B, V, P] float32 and "GROUP_jitter_order": [B, V, 4] uint8, and anything else. A batch of
+        the host back end has no such parameters and comes back as it is.
 
     Returns:
       The batch without parameters; the crops are uint8 as before.
     """
-    recolored = {}
-    for name, entry in batch.items():
-        kind, _, suffix = name.partition("_")
-        if suffix == "crops" and f"{kind}_photometric" in batch:
-            values = batch[f"{kind}_photometric"]
-            recolored[name] = _recolor(entry, values, batch[f"{kind}_jitter_order"][0])
-        elif suffix not in ("photometric", "jitter_order"):
-            recolored[name] = entry
+    recolored = dict(batch)
+    suffix = "_photometric"
+    for group in [name.removesuffix(suffix) for name in batch if name.endswith(suffix)]:
+        values = recolored.pop(f"{group}{suffix}")
+        order = recolored.pop(f"{group}_jitter_order")[0]
+        recolored[f"{group}_crops"] = _recolor(batch[f"{group}_crops"], values, order)
     return recolored
 
 

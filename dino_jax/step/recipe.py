@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from dino_jax.data.masking import Masking, build_masking
+from dino_jax.data.multi_crop import build_multi_crop, check_patches
 from dino_jax.models.network import Network, build_network
 from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives, check_groups
@@ -29,7 +30,7 @@ class Recipe:
       optimizer: of the student.
       momentum: schedule of the teacher's EMA.
       schedules: "lr" and "weight_decay", the ones inside the optimizer.
-      crop_shape: (H, W, C) of a global crop.
+      crop_shape: (H, W, C) of a crop of the first group.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
       accumulate_steps: passes per update.
@@ -109,9 +110,10 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
             f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
             "lower --config.batch_size or add images"
         )
-    network, augment = build_network(config.network), config.augment
+    network, groups = build_network(config.network), build_multi_crop(config.augment).groups
     patch_size: int = network.backbone.patch_size
-    check_crops(augment, patch_size)
+    check_patches(groups, patch_size)
+    check_views(sum(len(group.crops) for group in groups.values()))
     steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
     total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
     if total_steps < 1:
@@ -121,7 +123,7 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
     pass_size = batch_size // config.accumulate_steps
     check_groups(config.objectives, pass_size)
     check_masking(config)
-    height, width = augment.global_1.size
+    height, width = next(iter(groups.values())).size
     freeze_epochs, warmup_epochs = (
         config.optimizer.freeze_last_layer_epochs,
         config.optimizer.warmup_epochs,
@@ -145,8 +147,8 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
         accumulate_steps=config.accumulate_steps,
         masking=build_masking(
             config.masking,
-            grid=(height // patch_size, width // patch_size),
-            crops=augment.global_1.count + augment.global_2.count,
+            groups=groups,
+            patch_size=patch_size,
             batch_size=pass_size,
         ),
         hide_masked=config.masking.hide,
@@ -173,34 +175,12 @@ def check_masking(config: Any) -> None:
         )
 
 
-def check_crops(augment: Any, patch_size: int) -> None:
-    """Checks that an image gives at least two views, each of at least one patch.
-
-    Args:
-      augment: `config.augment`, crops by name.
-      patch_size: of the backbone, in pixels.
-
-    Raises:
-      ValueError: names the crop that is no (height, width) or too small.
-    """
-    kinds = {name: augment[name] for name in ("global_1", "global_2", "local")}
-    drawn = {name: crop for name, crop in kinds.items() if crop.count}
-    for name, crop in drawn.items():
-        if len(crop.size) != 2:
-            side = crop.size[0] if crop.size else patch_size
-            raise ValueError(
-                f"augment.{name}.size must be (height, width), got {crop.size}; try "
-                f"--config.augment.{name}.size='({side}, {side})'"
-            )
-        if min(crop.size) < patch_size:
-            raise ValueError(
-                f"augment.{name}.size {crop.size} is less than one patch of {patch_size} pixels; "
-                "use larger ones or a smaller --config.network.backbone.patch_size"
-            )
-    if sum(crop.count for crop in drawn.values()) < 2:
+def check_views(views: int) -> None:
+    """Raises a ValueError if an image gives fewer views than can be compared."""
+    if views < 2:
         raise ValueError(
-            "DINO compares different views of an image: the counts of config.augment must add up "
-            "to at least 2"
+            "DINO compares different views of an image: the counts of config.augment.crops must "
+            "add up to at least 2"
         )
 
 

@@ -22,7 +22,7 @@ def measure_fidelity(images: list[np.ndarray], multi_crop: MultiCrop) -> None:
     """Prints mean, maximum and share above one level of the absolute differences."""
     print(f"\n{'levels of 255, against Pillow':42}{'mean':>9}{'max':>6}{'> 1':>10}")
     always = {"jitter": 1.0, "grayscale": 1.0, "blur": 1.0, "solarize": 1.0}
-    kinds = (multi_crop.global_crops[0], multi_crop.local_crops[0])
+    kinds = (multi_crop.crops["global_1"], multi_crop.crops["local"])
     for name, keep in _OPERATIONS.items():
         changes = {} if name == "whole crop" else always
         pairs = [(config, dataclasses.replace(config, **changes)) for config in kinds]

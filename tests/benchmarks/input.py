@@ -18,7 +18,6 @@ from absl import app, flags
 from PIL import Image
 
 from configs import vits16_vanilla
-from dino_jax.data.augment import sample_crop_parameters
 from dino_jax.data.decode import decode_image
 from dino_jax.data.multi_crop import MultiCrop, allocate, build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
@@ -58,10 +57,10 @@ def make_official(photo: bytes, multi_crop: MultiCrop, seed: int) -> list[np.nda
     rng = np.random.default_rng(seed)
     image = Image.open(io.BytesIO(photo)).convert("RGB")
     crops = []
-    for config in (*multi_crop.global_crops, *multi_crop.local_crops):
-        for _ in range(config.count):
-            parameters = sample_crop_parameters(rng, config, image.height, image.width)
-            pixels = plain_augment.apply_crop(image, parameters, config, plain_augment.resize)
+    drawn = multi_crop.sample(rng, [(image.height, image.width)])
+    for group in multi_crop.groups.values():
+        for key, config in group.crops:
+            pixels = plain_augment.apply_crop(image, drawn[key], config, plain_augment.resize)
             crop = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
             crop /= 255
             crop -= MEAN[:, None, None]

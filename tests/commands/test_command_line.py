@@ -33,14 +33,17 @@ WRONG_CONFIGS = {
         {"network.backbone.kind": "swin"},
         "unknown network.backbone 'swin'; known: ['resnet', 'vit']",
     ),
-    "small crop": ({"augment.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
-    "one side": ({"augment.local.size": 16}, "try --config.augment.local.size='(16, 16)'"),
+    "small crop": ({"augment.crops.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
+    "one side": (
+        {"augment.crops.local.size": 16},
+        "config.augment.crops.local.size must be 2 integers in (…), got (16,)",
+    ),
     "small image": (
         {"network.backbone.image_size": "(32, 4)"},
         "image_size 32 x 4 is smaller than one patch of 8 pixels",
     ),
     "one view": (
-        {"augment.global_2.count": 0, "augment.local.count": 0},
+        {"augment.crops.global_2.count": 0, "augment.crops.local.count": 0},
         "must add up to at least 2",
     ),
     "never log": ({"runtime.log_every_steps": 0}, "runtime.log_every_steps must be at least 1"),

@@ -80,7 +80,7 @@ def test_separate_heads_with_sinkhorn(tmp_path):
     assert objectives["ibot"].head == "ibot"
     assert objectives["dino"].centering == objectives["ibot"].centering == Sinkhorn(3)
     assert config.optimizer.lr == 2e-4  # "2e-4" is text for YAML 1.1
-    assert config.augment.local.size == (98, 98)
+    assert config.augment.crops.local.size == (98, 98)
     assert config.masking.group_size == config.objectives.koleo.group_size == 32
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dino_jax.data.augment import CropConfig
 from dino_jax.data.building import build
-from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.multi_crop import MultiCrop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, FolderSource
 
@@ -116,21 +117,13 @@ UNREADABLE = {
     "truncated.png": lambda: _encode(Image.effect_noise((99, 99), 80), "PNG")[:4000],
 }
 AUGMENT_NOTHING = dict(
-    count=1,
-    size=SIDE,
+    size=(SIDE, SIDE),
     scale=(1.0, 1.0),
     ratio=(1.0, 1.0),
     flip=0.0,
     jitter=0.0,
-    brightness=0.0,
-    contrast=0.0,
-    saturation=0.0,
-    hue=0.0,
     grayscale=0.0,
     blur=0.0,
-    blur_radius=(0.1, 2.0),
-    solarize=0.0,
-    solarize_threshold=128,
 )
 
 
@@ -143,17 +136,7 @@ def folder(tmp_path_factory):
 
 
 def _stream(source, **changes):
-    kind = {**AUGMENT_NOTHING}
-    none = {**AUGMENT_NOTHING, "count": 0}
-    multi_crop = build_multi_crop(
-        {
-            "backend": "host",
-            "blur": "as_documented",
-            "global_1": kind,
-            "global_2": none,
-            "local": none,
-        }
-    )
+    multi_crop = MultiCrop({"whole": CropConfig(**AUGMENT_NOTHING)})
     options = dict(
         seed=0,
         batch_size=len(source) // 2 * 2,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from dino_jax.data.augment import CropConfig
 from dino_jax.data.masking import (
     Masking,
     build_masking,
@@ -16,7 +17,9 @@ from dino_jax.data.masking import (
     sample_block_mask,
     sample_masks,
 )
+from dino_jax.data.multi_crop import MultiCrop
 
+GROUPS = MultiCrop({"crop": CropConfig(count=2, size=(64, 72))}).groups
 OFFICIAL = dict(probability=0.5, ratio=(0.1, 0.5))
 STATISTICS = json.loads((Path(__file__).parent.parent / "golden/v2/c_mask_stats.json").read_text())
 
@@ -141,8 +144,11 @@ def test_indices_count_image_by_image():
 
 
 def test_a_config_without_masks_gives_none():
-    assert build_masking(make_config(probability=0.0), grid=(4, 4), crops=2, batch_size=3) is None
-    built = build_masking(make_config(), grid=(4, 4), crops=2, batch_size=16)
+    assert (
+        build_masking(make_config(probability=0.0), groups=GROUPS, patch_size=16, batch_size=3)
+        is None
+    )
+    built = build_masking(make_config(), groups=GROUPS, patch_size=16, batch_size=16)
     assert built == Masking((4, 4), 2, 8, 0.5, (0.1, 0.5))
 
 
@@ -158,4 +164,10 @@ def test_a_config_without_masks_gives_none():
 )
 def test_values_out_of_range_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
-        build_masking(make_config(**changes), grid=(4, 4), crops=2, batch_size=16)
+        build_masking(make_config(**changes), groups=GROUPS, patch_size=16, batch_size=16)
+
+
+def test_without_a_group_to_mask_masks_are_an_error():
+    groups = MultiCrop({"view": CropConfig(group="views")}).groups
+    with pytest.raises(ValueError, match=r"crops of the group 'global', config\.augment"):
+        build_masking(make_config(), groups=groups, patch_size=16, batch_size=16)

@@ -8,53 +8,45 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import vits16_vanilla
+from dino_jax.config.section import section
 from dino_jax.data.augment import CropParameters, sample_crop_parameters
-from dino_jax.data.multi_crop import MultiCrop, allocate, apply_crop, build_multi_crop
+from dino_jax.data.multi_crop import (
+    AugmentConfig,
+    MultiCrop,
+    allocate,
+    apply_crop,
+    build_multi_crop,
+    check_patches,
+)
 from dino_jax.data.recolor import BLUR
 from tests import plain_augment
+from tests.crops import OFFICIAL
 
-CROP = {
-    "count": 1,
-    "size": 8,
-    "scale": (0.4, 1.0),
-    "ratio": (0.75, 4 / 3),
-    "flip": 0.5,
-    "jitter": 0.8,
-    "brightness": 0.4,
-    "contrast": 0.4,
-    "saturation": 0.2,
-    "hue": 0.1,
-    "grayscale": 0.2,
-    "blur": 0.5,
-    "blur_radius": (0.1, 2.0),
-    "solarize": 0.2,
-    "solarize_threshold": 128,
-}
+GLOBAL = dataclasses.replace(OFFICIAL, group="global", size=(8, 8), scale=(0.4, 1.0))
+LOCAL = dataclasses.replace(GLOBAL, group="local", count=3, size=(4, 6))
+CROPS = {"global_1": GLOBAL, "global_2": GLOBAL, "local": LOCAL}
+PLAIN = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 IMAGE = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
 
 
-def _augment(backend="host", **local):
-    local = {**CROP, "count": 3, "size": (4, 6), **local}
-    return ConfigDict(
-        {
-            "global_1": CROP,
-            "global_2": CROP,
-            "local": local,
-            "backend": backend,
-            "blur": "as_documented",
-        }
-    )
+def _crops(**changes):
+    """`CROPS` with changes of some of them, or further ones."""
+    return CROPS | {
+        name: dataclasses.replace(CROPS.get(name, GLOBAL), **change)
+        for name, change in changes.items()
+    }
 
 
-def _draw(multi_crop, seed=0):
+def _draw(multi_crop, seed=0, frames=IMAGE):
     batch = allocate(multi_crop, 1)
     multi_crop.begin(batch, np.random.default_rng(7))
-    multi_crop.fill(batch, 0, IMAGE, np.random.default_rng(seed))
+    multi_crop.fill(batch, 0, frames, np.random.default_rng(seed))
     return {name: rows[0] for name, rows in batch.items()}
 
 
 def test_crops_have_the_configured_counts_and_sizes():
-    views = _draw(build_multi_crop(_augment()))
+    views = _draw(MultiCrop(CROPS))
     shapes = {name: (crops.shape, crops.dtype) for name, crops in views.items()}
     assert shapes == {
         "global_crops": ((2, 8, 8, 3), np.uint8),
@@ -63,7 +55,7 @@ def test_crops_have_the_configured_counts_and_sizes():
 
 
 def test_the_device_back_end_adds_parameters_and_an_order_per_crop():
-    views = _draw(build_multi_crop(_augment(backend="device")))
+    views = _draw(MultiCrop(CROPS, "device"))
     shapes = {name: (crops.shape, crops.dtype) for name, crops in views.items()}
     assert shapes == {
         "global_crops": ((2, 8, 8, 3), np.uint8),
@@ -78,13 +70,12 @@ def test_the_device_back_end_adds_parameters_and_an_order_per_crop():
 def test_a_crop_is_cut_flipped_and_recolored_as_the_official_code_does(golden):
     image = golden("v1/aug_pil")["img"]
     rng = np.random.default_rng(0)
-    config = build_multi_crop(_augment()).local_crops[0]
     for _ in range(50):
-        parameters = sample_crop_parameters(rng, config, *image.shape[:2])
+        parameters = sample_crop_parameters(rng, LOCAL, *image.shape[:2])
         expected = plain_augment.apply_crop(
-            Image.fromarray(image), parameters, config, plain_augment.resize_horizontally_first
+            Image.fromarray(image), parameters, LOCAL, plain_augment.resize_horizontally_first
         )
-        np.testing.assert_array_equal(apply_crop(image, parameters, config), expected)
+        np.testing.assert_array_equal(apply_crop(image, parameters, LOCAL), expected)
 
 
 @pytest.mark.parametrize(
@@ -93,35 +84,35 @@ def test_a_crop_is_cut_flipped_and_recolored_as_the_official_code_does(golden):
 )
 def test_crop_and_resize_equal_the_recorded_ones_bit_by_bit(golden, key, box):
     arrays = golden("v1/aug_pil")
-    config = dataclasses.replace(build_multi_crop(_augment()).local_crops[0], size=64)
+    config = dataclasses.replace(LOCAL, size=(64, 64))
     crop = apply_crop(arrays["img"], CropParameters(box, False, (), False, None, False), config)
     np.testing.assert_array_equal(crop, arrays[key])
 
 
-def test_the_crops_of_an_image_are_drawn_one_after_the_other():
-    multi_crop = build_multi_crop(_augment())
+def test_crops_are_drawn_one_after_the_other_by_group_and_name():
     rng = np.random.default_rng(5)
-    expected = {
-        name: [
-            apply_crop(IMAGE, sample_crop_parameters(rng, config, 20, 30), config)
-            for config in configs
-            for _ in range(config.count)
-        ]
-        for name, configs in (
-            ("global_crops", multi_crop.global_crops),
-            ("local_crops", multi_crop.local_crops),
-        )
-    }
-    for name, crops in _draw(multi_crop, seed=5).items():
+    order = [("global_crops", GLOBAL)] * 2 + [("local_crops", LOCAL)] * 3
+    expected = {"global_crops": [], "local_crops": []}
+    for name, config in order:
+        parameters = sample_crop_parameters(rng, config, *IMAGE.shape[:2])
+        expected[name].append(apply_crop(IMAGE, parameters, config))
+    for name, crops in _draw(MultiCrop(CROPS), seed=5).items():
         np.testing.assert_array_equal(crops, expected[name])
 
 
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_the_order_in_which_a_config_names_the_crops_changes_nothing(backend):
+    views = _draw(MultiCrop(CROPS, backend))
+    for name, entry in _draw(MultiCrop(dict(reversed(CROPS.items())), backend)).items():
+        np.testing.assert_array_equal(entry, views[name])
+
+
 def test_without_local_crops_the_key_is_absent():
-    assert set(_draw(build_multi_crop(_augment(count=0)))) == {"global_crops"}
+    assert set(_draw(MultiCrop(_crops(local={"count": 0})))) == {"global_crops"}
 
 
 def test_the_same_generator_state_gives_the_same_crops_after_pickling():
-    multi_crop = build_multi_crop(_augment())
+    multi_crop = MultiCrop(CROPS)
     first = _draw(multi_crop)
     second = _draw(pickle.loads(pickle.dumps(multi_crop)))
     for name in first:
@@ -129,51 +120,96 @@ def test_the_same_generator_state_gives_the_same_crops_after_pickling():
 
 
 def test_crops_of_one_image_differ_from_each_other():
-    views = _draw(build_multi_crop(_augment()))["local_crops"]
+    views = _draw(MultiCrop(CROPS))["local_crops"]
     assert len({view.tobytes() for view in views}) == 3
 
 
-def test_an_unknown_back_end_is_an_error():
-    with pytest.raises(ValueError, match=r"augment.backend 'gpu'; known: \('host', 'device'\)"):
-        build_multi_crop(_augment(backend="gpu"))
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_a_crop_with_the_box_of_another_shows_the_same_in_another_size(backend):
+    plain = {name: dataclasses.replace(crop, **PLAIN) for name, crop in CROPS.items()}
+    large = dataclasses.replace(plain["local"], group="gram", size=(16, 24), box_of="local")
+    multi_crop = MultiCrop(plain | {"a_large": large}, backend)
+    views, before = _draw(multi_crop), _draw(MultiCrop(plain, backend))
+    drawn = multi_crop.sample(np.random.default_rng(0), [IMAGE.shape[:2]])
+    expected = [apply_crop(IMAGE, drawn["local", number], large) for number in range(3)]
+    np.testing.assert_array_equal(views["gram_crops"], expected)
+    assert before.keys() == {name for name in views if not name.startswith("gram")}
+    for name, entry in before.items():  # the others' draws are what they were
+        np.testing.assert_array_equal(entry, views[name])
+
+
+def test_crops_come_from_the_frame_that_they_name():
+    frames = [np.full((20, 30 + level, 3), level, np.uint8) for level in (10, 20, 30)]
+    crops = {
+        name: dataclasses.replace(GLOBAL, frame=frame, **PLAIN)
+        for name, frame in (("a", 0), ("b", 1), ("c", 2), ("d", 4))
+    }
+    views = _draw(MultiCrop(crops), frames=frames)["global_crops"]
+    assert [np.unique(view).tolist() for view in views] == [[10], [20], [30], [20]]
+    stills = _draw(MultiCrop(crops), frames=frames[0])["global_crops"]
+    assert np.unique(stills).tolist() == [10]
+
+
+def test_one_frame_is_the_same_as_an_image():
+    views = _draw(MultiCrop(CROPS), frames=[IMAGE])
+    for name, entry in _draw(MultiCrop(CROPS)).items():
+        np.testing.assert_array_equal(entry, views[name])
+
+
+def test_the_vanilla_config_states_the_defaults():
+    config = vits16_vanilla.get_config().augment
+    assert section("config.augment", config, AugmentConfig) == AugmentConfig()
+    assert build_multi_crop(config) == build_multi_crop(AugmentConfig())
 
 
 def test_dinov2_blurs_with_the_inverse_of_the_probability_it_names():
-    augment = _augment()
-    augment.global_1 = {**CROP, "blur": 1.0}
-    augment.global_2 = {**CROP, "blur": 0.1}
-    for name, blurs in (("as_documented", (1.0, 0.1, 0.5)), ("as_trained", (0.0, 0.9, 0.5))):
-        augment.blur = name
-        multi_crop = build_multi_crop(augment)
-        crops = (*multi_crop.global_crops, *multi_crop.local_crops)
-        assert tuple(crop.blur for crop in crops) == blurs
-    augment.blur = "as_intended"
-    with pytest.raises(ValueError, match=r"augment.blur 'as_intended'; known: \['as_doc"):
-        build_multi_crop(augment)
+    for name, blurs in (("as_documented", [1.0, 0.1, 0.5]), ("as_trained", [0.0, 0.9, 0.5])):
+        crops = build_multi_crop(AugmentConfig(blur=name)).crops
+        assert [crop.blur for crop in crops.values()] == blurs
 
 
-def test_global_crops_of_two_sizes_are_an_error():
-    config = build_multi_crop(_augment()).global_crops[0]
-    with pytest.raises(ValueError, match=r"global crops must .* \[\(8, 8\), \(9, 9\)\]"):
-        MultiCrop((config, dataclasses.replace(config, size=9)), ())
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"global_2": {"size": (9, 9)}}, r"group 'global' must .*'global_1': \(8, 8\), 'global_2'"),
+        ({name: {"count": 0} for name in CROPS}, "no crop with a count above 0"),
+        ({"local": {"scale": (0.9, 0.4)}}, r"crops\.local\.scale must be \(low, high\), got \(0.9"),
+        ({"local": {"group": "the small"}}, r"crops\.local\.group must be a name"),
+        ({"x": {"box_of": "globl"}}, r"x\.box_of is 'globl'; crops with a box of their own: glo"),
+        ({"x": {"box_of": "x"}}, r"x\.box_of is 'x'"),
+        ({"x": {"box_of": "local"}}, r"crops\.x has count 1 and frame 0, but local, .*has 3 and 0"),
+        ({"x": {"box_of": "global_1", "frame": 1}}, r"crops\.x has count 1 and frame 1, but"),
+    ],
+)
+def test_crops_that_do_not_fit_together_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        MultiCrop(_crops(**changes))
 
 
-def test_no_global_crops_are_an_error():
-    config = build_multi_crop(_augment()).global_crops[0]
-    with pytest.raises(ValueError, match="no global crops"):
-        MultiCrop((dataclasses.replace(config, count=0),), (config,))
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("flip", 1.5, "at least 0 and at most 1"),
+        ("scale", (0.0, 1.0), "above 0"),
+        ("ratio", (0.0, 1.0), "above 0"),
+        ("hue", 0.6, "at most 0.5"),
+        ("size", (0, 4), "above 0"),
+        ("count", -1, "at least 0"),
+        ("brightness", -0.1, "at least 0"),
+        ("blur_radius", (-1.0, 2.0), "at least 0"),
+        ("flop", 1.0, "did you mean 'flip'"),
+    ],
+)
+def test_values_out_of_range_are_named_in_the_error(name, value, message):
+    config = ConfigDict({"crops": {"mine": {name: value}}}, convert_dict=True)
+    with pytest.raises(ValueError, match=rf"config\.augment\.crops\.mine.*{name}.*{message}"):
+        build_multi_crop(config)
 
 
-def test_unknown_and_missing_config_entries_are_listed():
-    augment = _augment()
-    del augment.local.flip
-    augment.local.flop = 1.0
-    with pytest.raises(ValueError, match=r"augment\.local: missing \['flip'\], unknown \['flop'\]"):
-        build_multi_crop(augment)
-
-
-def test_a_config_without_a_back_end_is_an_error():
-    augment = _augment()
-    del augment.backend
-    with pytest.raises(ValueError, match=r"config.augment: missing \['backend'\]"):
-        build_multi_crop(augment)
+def test_crops_smaller_than_a_patch_are_named():
+    groups = MultiCrop(CROPS).groups
+    check_patches(groups, 4)
+    with pytest.raises(
+        ValueError, match=r"crops\.local\.size \(4, 6\) is less than one patch of 5"
+    ):
+        check_patches(groups, 5)

@@ -14,26 +14,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data.augment import CropConfig
 from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import MultiCrop
 from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
 from tests.crops import OFFICIAL
 
-CROP = dataclasses.replace(OFFICIAL, count=2, size=6, scale=(0.4, 1.0))
-MULTI_CROP = MultiCrop((CROP,), (CropConfig(**{**vars(CROP), "count": 3, "size": 4}),))
+CROP = dataclasses.replace(OFFICIAL, group="global", count=2, size=(6, 6), scale=(0.4, 1.0))
+LOCAL = dataclasses.replace(CROP, group="local", count=3, size=(4, 4))
+MULTI_CROP = MultiCrop({"global": CROP, "local": LOCAL})
 BACKENDS = (MULTI_CROP, dataclasses.replace(MULTI_CROP, backend="device"))
 # Crops that leave a plain image as it is, so that they show which image they come from.
-PLAIN = MultiCrop(
-    (
-        CropConfig(
-            **{**vars(CROP), "count": 1, "jitter": 0.0, "grayscale": 0.0}
-            | {"blur": 0.0, "solarize": 0.0}
-        ),
-    ),
-    (),
-)
+NOTHING = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
+PLAIN = MultiCrop({"global": dataclasses.replace(CROP, count=1, **NOTHING)})
 
 
 class ArraySource:

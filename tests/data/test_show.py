@@ -61,7 +61,7 @@ def test_views_are_the_crops_of_the_sampler_with_their_parameters():
     views = preview.draw_views(image, multi_crop, np.random.default_rng(5))
     batch = allocate(multi_crop, 1)
     multi_crop.fill(batch, 0, image, np.random.default_rng(5))
-    assert [view.is_global for view in views] == [True] * 2 + [False] * 8
+    assert [view.group for view in views] == ["global"] * 2 + ["local"] * 8
     expected = [*batch["global_crops"][0], *batch["local_crops"][0]]
     for view, crop in zip(views, expected, strict=True):
         np.testing.assert_array_equal(view.pixels, crop)
@@ -76,8 +76,8 @@ def test_the_sheet_shows_every_crop_pixel_for_pixel_in_the_frame_of_its_box():
     crops = [np.full((size, size, 3), level, np.uint8) for size, level in ((224, 90), (96, 160))]
     boxes = [(100, 100, 400, 400), (20, 300, 120, 440)]
     views = [
-        View(is_global, _parameters(box), crop)
-        for is_global, box, crop in zip((True, False), boxes, crops, strict=True)
+        View(group, _parameters(box), crop)
+        for group, box, crop in zip(("global", "local"), boxes, crops, strict=True)
     ]
     sheet = np.array(draw_sheet([Row(image, "name", views)], "title", "subtitle"))
     for view, color in zip(views, contact_sheet._colors(views), strict=True):

@@ -16,7 +16,7 @@ from dino_jax.devices.sharding import batch_sharding, make_mesh, shard_batch
 from dino_jax.step.photometric import apply_photometric
 from tests.crops import OFFICIAL
 
-CROP = dataclasses.replace(OFFICIAL, count=2, size=(24, 20), scale=(0.4, 1.0))
+CROP = dataclasses.replace(OFFICIAL, group="global", count=2, size=(24, 20), scale=(0.4, 1.0))
 NONE = {"jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "solarize": 0.0}
 
 
@@ -29,7 +29,8 @@ def _images(count):
 
 
 def _device_batch(config, count=16, seed=0):
-    multi_crop = MultiCrop((config,), (dataclasses.replace(config, count=3, size=10),), "device")
+    small = dataclasses.replace(config, group="local", count=3, size=(10, 10))
+    multi_crop = MultiCrop({"global": config, "local": small}, "device")
     batch = allocate(multi_crop, count)
     multi_crop.begin(batch, np.random.default_rng(seed))
     for row, image in enumerate(_images(count)):

@@ -44,9 +44,9 @@ FLAGS = {
     "min_lr": lambda c: c.optimizer.min_lr,
     "optimizer": lambda c: c.optimizer.kind,
     "drop_path_rate": lambda c: c.network.backbone.drop_path_rate,
-    "global_crops_scale": lambda c: list(c.augment.global_1.scale),
-    "local_crops_number": lambda c: c.augment.local.count,
-    "local_crops_scale": lambda c: list(c.augment.local.scale),
+    "global_crops_scale": lambda c: list(c.augment.crops.global_1.scale),
+    "local_crops_number": lambda c: c.augment.crops.local.count,
+    "local_crops_scale": lambda c: list(c.augment.crops.local.scale),
     "seed": lambda c: c.seed,
 }
 WITHOUT_COUNTERPART = {
@@ -85,7 +85,7 @@ def test_what_is_fixed_in_the_official_code_has_its_value():
     assert config.optimizer.reference_batch == 256
     head = config.network.heads.dino
     assert (head.hidden_dim, head.bottleneck_dim, head.layers) == (2048, 256, 3)
-    both, second, local = (config.augment[name] for name in ("global_1", "global_2", "local"))
+    both, second, local = (config.augment.crops[name] for name in ("global_1", "global_2", "local"))
     assert (both.count, second.count) == (1, 1)
     assert (both.size, second.size, local.size) == ((224, 224), (224, 224), (96, 96))
     assert (both.blur, second.blur, local.blur) == (1.0, 0.1, 0.5)
@@ -142,7 +142,7 @@ def test_a_released_recipe_has_the_values_of_its_checkpoint(name):
     assert ours == dict(zip(COLUMNS, RELEASED[name], strict=True))
     assert config.batch_size == 1024
     assert config.network.dtype == "float32"
-    assert config.augment.global_1.scale == config.augment.global_2.scale
+    assert config.augment.crops.global_1.scale == config.augment.crops.global_2.scale
 
 
 def test_the_released_resnet_has_the_values_of_its_checkpoint():
@@ -211,8 +211,8 @@ def test_a_config_builds_and_says_what_it_is(name):
     images = 1438 if config.data.kind == "digits" else IMAGENET_IMAGES
     recipe = build_recipe(config, images)
     state = jax.eval_shape(recipe.init, jax.random.key(0))
-    crops = build_multi_crop(config.augment)
-    assert sum(crop.count for crop in crops.global_crops) == 2
+    groups = build_multi_crop(config.augment).groups
+    assert len(groups["global"].crops) == 2
     params = state.student["params"]
     counts = count(params["backbone"]), count(params["heads_dino"])
     if name in PARAMETERS:
@@ -260,13 +260,13 @@ def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
         (lambda c: c.update(epochs=0.0), r"config.epochs \(0.0\) gives no steps"),
         (lambda c: c.update(seed=-1), "config.seed must be at least 0, got -1"),
         (lambda c: c.teacher.update(momentum=1.5), "must be at most 1"),
-        (lambda c: c.augment.local.update(size=(16, 4)), "less than one patch of 8 pixels"),
+        (lambda c: c.augment.crops.local.update(size=(16, 4)), "less than one patch of 8 pixels"),
         (
-            lambda c: c.augment.local.update(size=(16,)),
-            r"augment.local.size='\(16, 16\)'",
+            lambda c: c.augment.crops.local.update(size=(16,)),
+            r"augment.crops.local.size must be 2 integers in \(…\), got \(16,\)",
         ),
         (
-            lambda c: c.augment.update({"global_1": {"count": 0}, "local": {"count": 0}}),
+            lambda c: c.augment.crops.update({"global_1": {"count": 0}, "local": {"count": 0}}),
             "at least 2",
         ),
         (lambda c: c.optimizer.update(warmup_epochs=1e3), "longer than the run"),

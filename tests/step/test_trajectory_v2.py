@@ -19,7 +19,7 @@ MASKED = (2, 4, 6, 8)  # patches of half of the crops
 def make_config(centering: str, separate_head: bool, ffn: str, registers: int, drop_path: float):
     config = digits_dinov2.get_config()
     config.batch_size, config.steps_per_epoch, config.epochs = IMAGES, 2, STEPS / 2
-    config.augment.local.count = LOCALS
+    config.augment.crops.local.count = LOCALS
     config.masking.group_size = IMAGES
     config.network.dtype = "float32"
     config.network.backbone.update(

@@ -71,7 +71,7 @@ def count_kernels(module: Module, config: Any) -> Counter[Kernel]:
     """How often each kernel runs in a step."""
     backbone: Any = build_network(config.network).backbone
     hidden = int(backbone.embed_dim * backbone.mlp_ratio)
-    crops = (part for part in config.augment.values() if hasattr(part, "size"))
+    crops = config.augment.crops.values()
     grids = [[side // backbone.patch_size for side in part.size] for part in crops]
     counts = [1 + backbone.registers + height * width for height, width in grids]
     tokens = {-(-count // SUBLANES) * SUBLANES: count for count in counts}

@@ -39,10 +39,10 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
     shardings = state_sharding(mesh, abstract)
     state = jax.jit(recipe.init, out_shardings=shardings)(jax.random.key(0))
     draws = np.random.default_rng(0)
-    augment = config.augment
+    crops = config.augment.crops
     shapes = {
-        "global_crops": (config.batch_size, 2, *augment.global_1.size, 3),
-        "local_crops": (config.batch_size, augment.local.count, *augment.local.size, 3),
+        "global_crops": (config.batch_size, 2, *crops.global_1.size, 3),
+        "local_crops": (config.batch_size, crops.local.count, *crops.local.size, 3),
     }
     batches = [
         {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
