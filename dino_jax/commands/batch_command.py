@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from dino_jax.commands.command_line import run_command
-from dino_jax.data.building.build_workers import Stopped, stop_on_signals
+from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError

@@ -337,7 +337,7 @@ def test_an_evaluation_of_nothing_is_an_error():
 SCRIPT = """
 import sys
 from absl import flags
-from dino_jax.data.building.build_workers import Stopped, stop_on_signals
+from dino_jax.commands.signals import Stopped, stop_on_signals
 from tests.data.test_pipeline import NoiseSource, _stream
 
 stream = None

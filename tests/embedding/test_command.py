@@ -9,7 +9,7 @@ from PIL import Image
 
 import dino_jax
 from configs import digits_resnet
-from dino_jax.data.building.build_workers import Stopped
+from dino_jax.commands.signals import Stopped
 from dino_jax.embedding.__main__ import main
 from dino_jax.embedding.shards import Shards
 from tests.run_train import run_processes

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import dino_jax
-from dino_jax.data.building.build_workers import Stopped
+from dino_jax.commands.signals import Stopped
 from dino_jax.evaluation import __main__ as evaluate
 from dino_jax.evaluation import frozen
 from dino_jax.evaluation.__main__ import main

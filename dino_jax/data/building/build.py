@@ -36,10 +36,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_plan import PLAN, Options
 from dino_jax.data.building.build_report import REPORT, Selection, report_lines, select_images
-from dino_jax.data.building.build_workers import Stopped, run_tasks, stop_on_signals
+from dino_jax.data.building.build_workers import run_tasks
 from dino_jax.data.building.inspection import (
     Scan,
     join_scans,

@@ -1,15 +1,10 @@
-"""Runs the parts of a build in processes, shows how far they are, and stops them on a signal."""
+"""Runs the parts of a build in processes and shows how far they are."""
 
 import concurrent.futures
 import multiprocessing
-import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -24,45 +19,6 @@ LINE_SECONDS = 10.0  # between lines where the output is no terminal
 
 # A part of the work: called with the source and with what to call after each image.
 Task = Callable[[ImageSource, Callable[[], None]], None]
-
-
-class Stopped(BaseException):
-    """A signal asked the build to stop; what is finished stays."""
-
-    def __init__(self, exit_code: int, name: str):
-        super().__init__(name)
-        self.exit_code, self.name = exit_code, name
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Turns SIGINT (exit code 130) and SIGTERM (75) into `Stopped` inside the block."""
-    codes = {signal.SIGINT: 130, signal.SIGTERM: 75}
-    postponed: list[threading.Timer] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if _in_destructor(frame):  # Python prints and forgets what is raised there
-            postponed.append(threading.Timer(POLL_SECONDS, os.kill, (os.getpid(), number)))
-            postponed[-1].start()
-            return
-        raise Stopped(codes[signal.Signals(number)], signal.Signals(number).name)
-
-    before = {number: signal.signal(number, stop) for number in codes}
-    try:
-        yield
-    finally:
-        for timer in postponed:
-            timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _in_destructor(frame: FrameType | None) -> bool:
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
 
 
 class Progress:
@@ -120,7 +76,7 @@ def run_tasks(
 
     Raises:
       OSError: the first one of a task; the others are stopped.
-      Stopped: inside `stop_on_signals`.
+      Stopped: inside `signals.stop_on_signals`.
     """
     progress = Progress(title, images)
     try:

@@ -1,4 +1,4 @@
-"""Signals that stop a build or a command."""
+"""Signals that stop a command."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dino_jax.data.building.build_workers import POLL_SECONDS, Stopped, stop_on_signals
+from dino_jax.commands.signals import POSTPONED_SECONDS, Stopped, stop_on_signals
 
 
 class Batch:
@@ -42,7 +42,7 @@ def test_a_signal_does_not_outlast_the_block():
         with stop_on_signals():
             batch = Batch()
             del batch
-        time.sleep(5 * POLL_SECONDS)
+        time.sleep(5 * POSTPONED_SECONDS)
     finally:
         signal.signal(signal.SIGINT, before)
     assert not heard
