@@ -11,6 +11,6 @@ masking.py     which patches the student does not see
 slots.py       memory that workers fill over and over
 worker_process.py  workers end with their parent and leave signals to it
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream
-build*.py      any source -> ArrayRecord shards; beam_pipeline.py at internet scale
+building/      any source -> ArrayRecord shards, on one machine or on Apache Beam
 show.py        a contact sheet of the crops of a config (preview.py, contact_sheet.py)
 """
