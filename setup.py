@@ -38,8 +38,11 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",
     ],
-    packages=find_packages(include=["dino_jax", "dino_jax.*"]),
+    # configs/ is the one copy of the shipped configs; a wheel carries it inside of the package.
+    packages=[*find_packages(include=["dino_jax", "dino_jax.*"]), "dino_jax.configs"],
+    package_dir={"dino_jax.configs": "configs"},
     package_data={"dino_jax": ["py.typed"], "dino_jax.report": ["*.css", "*.js"]},
+    entry_points={"console_scripts": ["dino-jax = dino_jax.__main__:main"]},
     python_requires=">=3.11",
     # One command each imports scipy, PyYAML and packaging: jax, ml-collections and tensorboardX
     # bring them.

@@ -95,8 +95,8 @@ def load_config(name_or_path: str) -> ConfigDict:
 def _importable_configs(file: Path) -> Iterator[None]:
     """`from configs import NAME` finds shipped configs while a file runs, and none afterwards.
 
-    Files beside it come first if its own folder is called configs, then a package `configs` on
-    Python's path, then the shipped ones.
+    Files beside it come first if its own folder is called configs, then the shipped ones, then a
+    package `configs` on Python's path.
     """
     folder = file.resolve().parent
     before = _forget_configs()
@@ -104,7 +104,7 @@ def _importable_configs(file: Path) -> Iterator[None]:
         found = importlib.util.find_spec(CONFIGS)
         configs = importlib.import_module(CONFIGS) if found else ModuleType(CONFIGS)
         beside = [str(folder)] if folder.name == CONFIGS else []
-        configs.__path__ = [*beside, *getattr(configs, "__path__", ()), str(shipped_folder())]
+        configs.__path__ = [*beside, str(shipped_folder()), *getattr(configs, "__path__", ())]
         sys.modules[CONFIGS] = configs
         yield
     finally:

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dino_jax.commands.command_line import UsageError, user_errors
-from dino_jax.commands.config_file import load_config
 from tests.run_train import QUICKSTART, SMALL, overrides, run
 
 # Changes of the small config, and what the message must say.
@@ -105,39 +104,6 @@ def test_wrong_usage_is_one_message_and_leaves_no_workdir(attempts, name):
     assert err.startswith("error: ") and words in err
     assert err.count("\n") == 1
     assert not workdir.exists()
-
-
-BROKEN = {
-    "syntax": ("def get_config(:\n", "line 1\n    def get_config(:", "SyntaxError"),
-    "name": (
-        "\ndef get_config():\n    return lr\n",
-        "line 3, in get_config",
-        "NameError: name 'lr'",
-    ),
-    "module": ("import no_such_module\n", "line 1, in <module>", "No module named"),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-@pytest.mark.parametrize("relative", [False, True])
-def test_an_error_in_a_config_file_is_shown_from_the_file_on(tmp_path, monkeypatch, kind, relative):
-    text, place, error = BROKEN[kind]
-    path = tmp_path / "broken.py"
-    path.write_text(text)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as caught:
-        load_config("broken.py" if relative else str(path))
-    message = str(caught.value)
-    assert place in message and error in message
-    assert "runpy" not in message and "command_line" not in message
-
-
-@pytest.mark.parametrize("text", ["", "def get_config():\n    pass\n"])
-def test_a_config_file_without_a_config_is_an_error(tmp_path, text):
-    path = tmp_path / "empty.py"
-    path.write_text(text)
-    with pytest.raises(UsageError, match="needs a get_config\\(\\) that returns a ConfigDict"):
-        load_config(str(path))
 
 
 def test_only_errors_of_the_user_become_usage_errors():
