@@ -164,7 +164,7 @@ def test_a_stopped_command_goes_on_and_gives_the_same(
 
     monkeypatch.setattr(Shards, "write", stop_at_the_third)
     assert run(workdir, photos, tmp_path / "out", *options) == 75
-    assert "SIGTERM: the same command goes on" in capsys.readouterr().err
+    assert "SIGTERM: the same command continues" in capsys.readouterr().err
     monkeypatch.setattr(Shards, "write", lambda *args: (written.append(args[1]), write(*args)))
     assert run(workdir, photos, tmp_path / "out", *options) == 0
     assert written == [0, 1, 2, 3]
