@@ -40,21 +40,14 @@ class Network(nn.Module):
     std: tuple[float, ...]
     weights: SharedWeights | None = None
 
-    def __call__(
-        self,
-        images: jax.Array,
-        masks: jax.Array | None = None,
-        drop_path_permutations: jax.Array | None = None,
-    ) -> Features:
+    def __call__(self, images: jax.Array, masks: jax.Array | None = None) -> Features:
         """Features of images.
 
         Args:
           images: [B, H, W, C], uint8 or already normalised floats.
           masks: bool [B, N], patches that the mask token of a ViT replaces.
-          drop_path_permutations: repeats a recorded draw of stochastic depth in a ViT, see
-            `stochastic_depth.choose_subsets`.
         """
-        return self.encode_groups([Crops(images, masks, drop_path_permutations)])[0]
+        return self.encode_groups([Crops(images, masks)])[0]
 
     def encode_groups(self, groups: Sequence[Crops]) -> list[Features]:
         """Features of crops of several sizes, as `__call__` gives them for one."""

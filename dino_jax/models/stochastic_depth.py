@@ -40,41 +40,35 @@ def subset_size(group: int, rate: float) -> int:
     return max(int(group * (1 - rate)), 1)
 
 
-def choose_subsets(draw: jax.Array, batch: int, depth: int, group: int, rate: float) -> jax.Array:
+def draw_permutations(rng: jax.Array, draws: tuple[int, ...], group: int) -> jax.Array:
+    """int [*draws, group] random permutations of [0, group)."""
+    return jnp.argsort(jax.random.bits(rng, (*draws, group)), axis=-1)
+
+
+def choose_subsets(rng: jax.Array, batch: int, depth: int, group: int, rate: float) -> jax.Array:
     """The samples that each branch of each block runs on.
 
-    Official recordings count the crops of one size view by view: row v * B + i there is row
-    i * V + v of our [B, V] crops.
-
     Args:
-      draw: a typed key; or, to repeat a recorded run, int [depth, 2, G, >= k] permutations: for
-        each block, for its attention and its FFN and for each group, indices into the group of
-        which the first k are kept.
+      rng: typed key of the draw.
       batch: samples of all groups.
       depth: number of blocks.
       group: samples of a group.
       rate: share of the samples that are dropped.
 
     Returns:
-      int32 [depth, 2, G, k] different indices into each group.
+      int32 [depth, 2, G, k] different indices into each of the G groups, for the attention and the
+      FFN of each block.
 
     Raises:
-      ValueError: if `group` does not divide `batch`, or the permutations have another shape.
+      ValueError: if `group` does not divide `batch`.
     """
     if batch % group:
         raise ValueError(
             f"drop_path_group ({group}) must divide the {batch} samples (images x views of one "
             "size) of every pass"
         )
-    draws, size = (depth, 2, batch // group), subset_size(group, rate)
-    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        draw = jnp.argsort(jax.random.bits(draw, (*draws, group)), axis=-1)
-    if draw.shape[:3] != draws or draw.shape[3] < size:
-        raise ValueError(
-            f"drop-path permutations must have shape {draws} + ({size} or more,) for blocks, "
-            f"branches, groups and samples, got {draw.shape}"
-        )
-    return draw[..., :size].astype(jnp.int32)
+    permutations = draw_permutations(rng, (depth, 2, batch // group), group)
+    return permutations[..., : subset_size(group, rate)].astype(jnp.int32)
 
 
 def take_subset(x: jax.Array, kept: jax.Array | None) -> jax.Array:

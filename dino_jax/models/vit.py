@@ -63,7 +63,7 @@ class VisionTransformer(nn.Module):
     """Maps [B, H, W, C] normalised images to cls, register and patch tokens.
 
     Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
-    active while the caller provides a "drop_path" RNG or permutations.
+    active while the caller provides a "drop_path" RNG.
 
     Attributes:
       embed_dim: D, width of the tokens.
@@ -141,7 +141,8 @@ class VisionTransformer(nn.Module):
             self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
         block = Block
         if self.remat != "none":
-            # Between two loops nothing is found to be computed twice; without loops it would be.
+            # XLA cannot merge what is computed again across loops, so the barrier against that is
+            # needed only when fully unrolled.
             block = nn.remat(
                 Block,
                 policy=REMAT_POLICIES[self.remat],
@@ -164,19 +165,14 @@ class VisionTransformer(nn.Module):
         )
         self.norm = layer_norm(self.dtype, self.norm_epsilon)
 
-    def __call__(
-        self,
-        images: jax.Array,
-        masks: jax.Array | None = None,
-        drop_path_permutations: jax.Array | None = None,
-    ) -> Features:
+    def __call__(self, images: jax.Array, masks: jax.Array | None = None) -> Features:
         """Features of crops of one size; arguments as the fields of `Crops`.
 
         Returns:
           {"cls": [B, D], "patches": [B, N, D]} and "registers": [B, R, D] if there are any, after
           the final LayerNorm.
         """
-        return self.encode_groups([Crops(images, masks, drop_path_permutations)])[0]
+        return self.encode_groups([Crops(images, masks)])[0]
 
     def encode_groups(self, groups: Sequence[Crops]) -> list[Features]:
         """Features of crops of several sizes, in one pass over the blocks.
@@ -188,7 +184,7 @@ class VisionTransformer(nn.Module):
         counts = tuple(x.shape[1] for x in tokens)
         if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
             tokens = tuple(map(pad_tokens, tokens))
-        kept = [self._kept_samples(len(c.images), c.drop_path_permutations) for c in groups]
+        kept = [self._kept_samples(len(crops.images)) for crops in groups]
 
         def run_block(block: Block, tokens: Groups, inputs):
             tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts)
@@ -311,16 +307,13 @@ class VisionTransformer(nn.Module):
             return None
         return jnp.asarray(drop_rates(self.drop_path_schedule, self.drop_path_rate, self.depth))
 
-    def _kept_samples(self, batch: int, permutations: jax.Array | None) -> jax.Array | None:
+    def _kept_samples(self, batch: int) -> jax.Array | None:
         """[depth, 2, G, k] samples that the branches run on; None: all of them."""
-        subsets = self.drop_path_kind == "subset" and self.drop_path_rate > 0
-        if permutations is not None and not subsets:
-            raise ValueError("permutations need drop_path_kind='subset' and drop_path_rate > 0")
-        if not subsets or (permutations is None and not self.has_rng("drop_path")):
+        subsets = self.drop_path_kind == "subset" and self.has_rng("drop_path")
+        if not subsets or not self.drop_path_rate:
             return None
-        draw = permutations if permutations is not None else self.make_rng("drop_path")
-        group = self.drop_path_group or batch
-        return choose_subsets(draw, batch, self.depth, group, self.drop_path_rate)
+        rng, group = self.make_rng("drop_path"), self.drop_path_group or batch
+        return choose_subsets(rng, batch, self.depth, group, self.drop_path_rate)
 
 
 def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:

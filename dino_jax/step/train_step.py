@@ -28,19 +28,17 @@ class Views(NamedTuple):
       images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
         sharded batch axis needs no communication.
       masks: bool [B, V, N], patches that the mask token replaces, if any.
-      drop_path_permutations: a recorded draw of stochastic depth to repeat, if any.
     """
 
     images: jax.Array
     masks: jax.Array | None = None
-    drop_path_permutations: jax.Array | None = None
 
     def merged(self) -> Crops:
         """All crops of all images: [B * V, H, W, C]."""
         batch, count = self.images.shape[:2]
         images = self.images.reshape(batch * count, *self.images.shape[2:])
         masks = None if self.masks is None else self.masks.reshape(batch * count, -1)
-        return Crops(images, masks, self.drop_path_permutations)
+        return Crops(images, masks)
 
 
 def global_views(batch: Batch) -> list[Views]:
@@ -55,13 +53,10 @@ def all_views(batch: Batch, hide: bool = True) -> list[Views]:
       batch: see `make_train_step`.
       hide: whether masks, if there are any, hide patches.
     """
-    permutations = {
-        kind: batch.get(f"{kind}_drop_path_permutations") for kind in ("global", "local")
-    }
     masks = batch.get("masks") if hide else None
-    views = [Views(batch["global_crops"], masks, permutations["global"])]
+    views = [Views(batch["global_crops"], masks)]
     if "local_crops" in batch:
-        views.append(Views(batch["local_crops"], None, permutations["local"]))
+        views.append(Views(batch["local_crops"]))
     return views
 
 

@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import quickstart, vits16_vanilla
 from dino_jax.models.network import build_network
+from tests.recorded_draws import recorded_subsets
 
 
 def tiny_config(**backbone):
@@ -147,7 +148,7 @@ def test_every_option_of_the_config_reaches_the_vit():
     assert {name: getattr(vit, name) for name in options} == options
 
 
-def test_masks_and_permutations_reach_the_backbone():
+def test_masks_and_subsets_reach_the_backbone():
     options = dict(has_mask_token=True, drop_path_rate=0.5, drop_path_schedule="uniform")
     network = build_network(tiny_config(**options, drop_path_kind="subset"))
     variables = init(network)
@@ -156,8 +157,8 @@ def test_masks_and_permutations_reach_the_backbone():
     plain = apply(variables, images)["patches"]
     masked = apply(variables, images, np.eye(2, 16, dtype=bool))["patches"]
     assert not np.allclose(masked, plain)
-    first_image_only = np.zeros((2, 2, 1, 1), np.int32)
-    dropped = apply(variables, images, None, first_image_only)["patches"]
+    with recorded_subsets({2: np.zeros((2, 2, 1, 1), np.int32)}):  # only the first image is kept
+        dropped = network.apply(variables, images, rngs={"drop_path": jax.random.key(0)})["patches"]
     assert not np.allclose(dropped[0], plain[0])
     params = variables["params"]["backbone"]
     embedded = network.backbone.apply(

@@ -10,6 +10,7 @@ from dino_jax.data.masking import index_masks
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import from_torch, to_torch
 from tests.plain_dinov2 import PlainDinoV2
+from tests.recorded_draws import recorded_subsets
 
 STEPS, IMAGES, LOCALS, DEPTH, PATCH = 10, 4, 3, 2, 8
 GRID = 32 // PATCH
@@ -119,26 +120,28 @@ def draw(step: int, drop_path: float):
     return global_crops, local_crops, masks, kept
 
 
-def to_batch(global_crops, local_crops, masks, kept):
+def to_batch(global_crops, local_crops, masks):
     """The same draws for our step: the views of an image together, channels last."""
 
     def by_image(x):
         return x.reshape(-1, IMAGES, *x.shape[1:]).swapaxes(0, 1)
 
-    def rows(official, views):  # row v * B + i there is row i * V + v here
-        return (official % IMAGES * views + official // IMAGES)[:, :, None]
-
     masks = by_image(masks)
-    batch = {
+    return {
         "global_crops": by_image(global_crops.transpose(0, 2, 3, 1)),
         "local_crops": by_image(local_crops.transpose(0, 2, 3, 1)),
         "masks": masks,
         **{name: array[None] for name, array in index_masks(masks, sum(MASKED) + 3).items()},
     }
-    if kept["global"] is not None:
-        batch["global_drop_path_permutations"] = rows(kept["global"], 2)
-        batch["local_drop_path_permutations"] = rows(kept["local"], LOCALS)
-    return batch
+
+
+def to_subsets(kept):
+    """The kept rows for `recorded_subsets`: row v * B + i there is row i * V + v here."""
+    return {
+        views * IMAGES: (kept[kind] % IMAGES * views + kept[kind] // IMAGES)[:, :, None]
+        for kind, views in (("global", 2), ("local", LOCALS))
+        if kept[kind] is not None
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -164,11 +167,17 @@ def test_trajectory_equals_a_plain_second_implementation(name):
         clip=0.5,
         frozen_steps=2,
     )
-    step = jax.jit(recipe.make_step())
+    random_step = recipe.make_step()
+
+    @jax.jit
+    def step(state, batch, subsets):
+        with recorded_subsets(subsets):
+            return random_step(state, batch)
+
     for index in range(STEPS):
-        drawn = draw(index, case["drop_path"])
-        expected = plain.step(*drawn)
-        state, metrics = step(state, to_batch(*drawn))
+        *crops, kept = draw(index, case["drop_path"])
+        expected = plain.step(*crops, kept)
+        state, metrics = step(state, to_batch(*crops), to_subsets(kept))
         logged = {
             "dino_local_crops_loss": metrics["dino/local_loss"],
             "dino_global_crops_loss": metrics["dino/global_loss"],
