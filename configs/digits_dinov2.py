@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     )
     config.network.heads.dino.batch_norm = False
     config.network.heads.ibot = ConfigDict(config.network.heads.dino.to_dict())
+    config.network.heads.ibot.of = "patches"
 
     config.objectives.dino.update(
         centering="sinkhorn", warmup_teacher_temperature_every="step", least_local_pairs=1

@@ -30,6 +30,7 @@ def get_config() -> ConfigDict:
     )
     config.network.heads.dino.out_dim = 131072
     config.network.heads.ibot = ConfigDict(config.network.heads.dino.to_dict())
+    config.network.heads.ibot.of = "patches"
     config.network.heads.dino.bottleneck_dim = 384
     config.objectives.dino.centering = config.objectives.ibot.centering = "sinkhorn"
     config.objectives.ibot.head = "ibot"

@@ -149,6 +149,8 @@ def get_config() -> ConfigDict:
     config.network.heads = ConfigDict()
     config.network.heads.dino = ConfigDict(
         dict(
+            kind="dino",  # dino | mlp (projectors and predictors)
+            of="cls",  # what it takes: cls | patches | the name of another head
             out_dim=65536,
             hidden_dim=2048,
             bottleneck_dim=256,

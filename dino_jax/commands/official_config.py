@@ -252,6 +252,8 @@ def _position_kernel(values: Values) -> str:
 
 def _head(values: Values, name: str) -> dict[str, Any]:
     return dict(
+        kind="dino",
+        of={"dino": "cls", "ibot": "patches"}[name],
         out_dim=values[f"{name}.head_n_prototypes"],
         hidden_dim=values[f"{name}.head_hidden_dim"],
         bottleneck_dim=values[f"{name}.head_bottleneck_dim"],

@@ -60,8 +60,23 @@ def _augment(config: Plain) -> Plain:
     return config | {"augment": old | {"crops": crops}}
 
 
+def _heads(config: Plain) -> Plain:
+    """There was one kind of heads; none took another, and a head of iBOT's own takes patches."""
+    network, objectives = config.get("network", {}), config.get("objectives", {})
+    if "heads" not in network:
+        return config
+    users: dict[str, set[str]] = {}
+    for objective, options in objectives.items():
+        users.setdefault(options.get("head", ""), set()).add(objective)
+    heads = {
+        name: {"kind": "dino", "of": "patches" if users.get(name) == {"ibot"} else "cls"} | head
+        for name, head in network["heads"].items()
+    }
+    return config | {"network": network | {"heads": heads}}
+
+
 # One function per section that has changed; each gets and gives the whole config.
-SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer, _augment)
+SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer, _augment, _heads)
 
 # STEPS[i] turns form i into form i + 1.
 STEPS: tuple[Callable[[Plain], Plain], ...] = (from_0_1,)

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.embedding.projection import Projection
+from dino_jax.models.backbone import Features
 from dino_jax.models.network import Network
-from dino_jax.models.vit import Features, VisionTransformer
 from dino_jax.weights.model import Model
 
 TOKENS = ("cls", "mean", "both")
@@ -68,8 +68,7 @@ def check_tokens(network: Network, tokens: str, layers: int) -> None:
     """
     if tokens not in TOKENS:
         raise ValueError(f"unknown --tokens {tokens!r}; known: {list(TOKENS)}")
-    vit = isinstance(network.backbone, VisionTransformer)
-    depth = network.backbone.depth if vit else 1
+    depth = network.backbone.depth
     if not 1 <= layers <= depth:
         raise ValueError(
             f"--layers={layers}: this {type(network.backbone).__name__} gives the features of "
@@ -98,7 +97,7 @@ def take_tokens(
 def last_outputs(
     network: Network, variables: Any, images: jax.Array, layers: int
 ) -> tuple[Features, ...]:
-    """{"cls": [B, D], "patches": [B, N, D], …} after each of the last blocks; a ResNet has one."""
+    """{"cls": [B, D], "patches": [B, N, D], …} after each of the last blocks."""
     apply: Any = network.apply
     if layers == 1:
         return (apply(variables, images),)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.embedding.embedder import last_outputs
+from dino_jax.models.backbone import Features
 from dino_jax.models.network import Network
-from dino_jax.models.vit import Features
 
 LinearFeatures = Callable[[Sequence[Features], int, bool], jax.Array]
 

@@ -19,7 +19,6 @@ from dino_jax.evaluation.crops import CropStream
 from dino_jax.evaluation.features import AHEAD
 from dino_jax.evaluation.frozen import Take
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
 from dino_jax.weights.model import Model
 
 KERNEL_STD = 0.01  # mmsegmentation, decode heads
@@ -63,18 +62,13 @@ def patch_taker(layers: tuple[int, ...], normalize: bool, with_cls: bool) -> Tak
     """(network, variables, images [B, H, W, C]) -> [B, h, w, D] float32 patch features.
 
     Args:
-      layers: blocks of a ViT whose features stand side by side; of a ResNet there is one, -1.
+      layers: blocks whose features stand side by side.
       normalize: through the final LayerNorm.
       with_cls: the cls token of the block after the patch tokens of each.
     """
 
     def take(network: Network, variables: Any, images: jax.Array) -> jax.Array:
-        if isinstance(network.backbone, VisionTransformer):
-            features: Any = network.apply(
-                variables, images, layers, normalize, method="intermediate"
-            )
-        else:
-            features = (network.apply(variables, images),)
+        features: Any = network.apply(variables, images, layers, normalize, method="intermediate")
         parts = []
         for block in features:
             patches = block["patches"]
@@ -212,13 +206,12 @@ def count_batches(stream: CropStream, training: Training) -> Iterator[dict[str, 
 
 
 def last_layers(network: Network, count: int) -> tuple[int, ...]:
-    """The last blocks of a ViT; of a ResNet there is one.
+    """The last blocks of a backbone.
 
     Raises:
       ValueError: if there are fewer.
     """
-    backbone = network.backbone
-    depth = backbone.depth if isinstance(backbone, VisionTransformer) else 1
+    depth = network.backbone.depth
     if not 1 <= count <= depth:
         raise ValueError(f"--layers={count}: this backbone has features of 1 to {depth} layers")
     return tuple(range(-count, 0))

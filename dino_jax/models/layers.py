@@ -50,10 +50,19 @@ class BatchNorm(nn.Module):
     "batch_stats" is mutable; otherwise the running ones are used. Under jit the batch mean is the
     mean over the global batch, so it is synchronised. flax.linen.BatchNorm keeps the biased
     variance; torch keeps the unbiased one.
+
+    Attributes:
+      momentum: of the running statistics.
+      epsilon: added to the variance.
+      use_scale: whether there is a learned factor per channel.
+      use_bias: whether there is a learned offset per channel.
+      dtype: of the result; statistics are float32.
     """
 
     momentum: float = 0.9  # torch's momentum 0.1
     epsilon: float = 1e-5
+    use_scale: bool = True
+    use_bias: bool = True
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -61,8 +70,8 @@ class BatchNorm(nn.Module):
         features = (x.shape[-1],)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, features)
-        bias = self.param("bias", nn.initializers.zeros, features)
+        scale = self.param("scale", nn.initializers.ones, features) if self.use_scale else 1.0
+        bias = self.param("bias", nn.initializers.zeros, features) if self.use_bias else 0.0
         x = x.astype(jnp.float32)
         if self.is_mutable_collection("batch_stats"):
             axes = tuple(range(x.ndim - 1))

@@ -1,18 +1,32 @@
 """ResNet (arXiv:1512.03385) with bottlenecks as in torchvision: stride in the 3x3 ("v1.5")."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dino_jax.models.crops import Crops
+from dino_jax.config.section import option
+from dino_jax.models.backbone import Features, OneBlock
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
 EXPANSION = 4  # output channels of a bottleneck over its width
 
 # Blocks per stage (arXiv:1512.03385, Table 1).
 DEPTHS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The section `config.network.backbone` of a ResNet."""
+
+    kind: str = option("resnet", "ResNet with bottlenecks (arXiv:1512.03385)")
+    size: Literal["50", "101"] = option("50", "gives depths")
+    depths: tuple[int, ...] | None = option(None, "blocks per stage; None: as `size`", at_least=1)
+    width: int = option(64, "channels of the stem; officially 64", at_least=1)
+    in_channels: int = option(3, "channels of an image", at_least=1)
 
 
 def convolution(
@@ -57,7 +71,7 @@ class Bottleneck(nn.Module):
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn3")(x) + shortcut)
 
 
-class ResNet(nn.Module):
+class ResNet(OneBlock, nn.Module):
     """Maps [B, H, W, C] normalised images to a pooled vector and the last feature map.
 
     BatchNorm uses and tracks the statistics of the batch while "batch_stats" is mutable, and the
@@ -86,7 +100,7 @@ class ResNet(nn.Module):
         return 2 ** (len(self.depths) + 1)
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> dict[str, jax.Array]:
+    def __call__(self, images: jax.Array) -> Features:
         """[B, H, W, C] -> {"cls": [B, D] mean over the map, "patches": [B, N, D] row by row}."""
         x = convolution(self.width, 7, 2, self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x))
@@ -101,12 +115,21 @@ class ResNet(nn.Module):
         patches = x.reshape(x.shape[0], -1, x.shape[-1])
         return {"cls": jnp.mean(patches, axis=1), "patches": patches}
 
-    def encode_groups(self, groups: Sequence[Crops]) -> list[dict[str, jax.Array]]:
-        """Features of crops of several sizes, one after the other.
 
-        Raises:
-          ValueError: for what only a ViT can do.
-        """
-        if any(crops.masks is not None for crops in groups):
-            raise ValueError("only a ViT can hide masked patches; a ResNet has no tokens")
-        return [self(crops.images) for crops in groups]
+def build(config: Config, dtype: Dtype) -> ResNet:
+    """Builds a ResNet.
+
+    Args:
+      config: the section.
+      dtype: of the activations.
+
+    Raises:
+      ValueError: if it has no stages.
+    """
+    depths = DEPTHS[config.size] if config.depths is None else tuple(config.depths)
+    if not depths:
+        raise ValueError(
+            "config.network.backbone.depths () must have a number for at least one stage, or be "
+            "None for those of `size`"
+        )
+    return ResNet(depths, config.width, config.in_channels, dtype)

@@ -1,24 +1,12 @@
-"""Vision Transformer (arXiv:2010.11929) of DINO (arXiv:2104.14294) and DINOv2 (arXiv:2304.07193).
+"""The backbone of kind "vit": its options, and the `VisionTransformer` that they describe."""
 
-Any patch and image size; register tokens as in arXiv:2309.16588.
-"""
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dino_jax.devices.kernels.branches import Branches, pad_tokens
-from dino_jax.models.block import Block, Groups
-from dino_jax.models.crops import Crops
-from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
-from dino_jax.models.position import Grid, resize_position_embedding
-from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
-
-Features = dict[str, jax.Array]
+from dino_jax.config.section import option
+from dino_jax.models.layers import Dtype
+from dino_jax.models.vision_transformer import VisionTransformer
 
 
 class Size(NamedTuple):
@@ -35,299 +23,107 @@ SIZES = {
     "giant": Size(1536, 40, 24),  # DINOv2's ViT-g, arXiv:2304.07193, Table 17
 }
 
-# What the backward pass keeps of a block; the rest is computed again.
-REMAT_POLICIES = {
-    "none": jax.checkpoint_policies.everything_saveable,
-    "names": jax.checkpoint_policies.save_only_these_names(
-        "qkv", "attention", "residual", "hidden"
-    ),
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+
+@dataclass(frozen=True)
+class Config:
+    """The section `config.network.backbone` of a ViT."""
+
+    kind: str = option("vit", "Vision Transformer (arXiv:2010.11929)")
+    size: Literal["tiny", "small", "base", "large", "giant"] = option(
+        "small", "gives embed_dim, depth and num_heads"
+    )
+    embed_dim: int | None = option(None, "width of the tokens; None: as `size`", at_least=1)
+    depth: int | None = option(None, "blocks; None: as `size`", at_least=1)
+    num_heads: int | None = option(None, "attention heads; None: as `size`", at_least=1)
+    patch_size: int = option(16, "side of a patch in pixels", at_least=1)
+    image_size: tuple[int, int] = option(
+        (224, 224), "(height, width) of the position table; it is resampled for others", at_least=1
+    )
+    in_channels: int = option(3, "channels of an image", at_least=1)
+    mlp_ratio: float = option(4.0, "hidden width of the FFN over embed_dim", above=0)
+    ffn: Literal["mlp", "swiglu"] = option("mlp", "kind of the FFN")
+    layer_scale: float = option(0.0, "first factors of the branches; 0: none", at_least=0)
+    registers: int = option(0, "register tokens (arXiv:2309.16588)", at_least=0)
+    has_mask_token: bool = option(False, "has a token for masked patches")
+    token_std: float = option(
+        0.02, "of the first cls and register tokens (DINOv2 1e-6)", at_least=0
+    )
+    qkv_bias: bool = option(True, "bias of the queries, keys and values")
+    proj_bias: bool = option(True, "bias of the output of the attention")
+    ffn_bias: bool = option(True, "biases of the FFN")
+    norm_epsilon: float = option(1e-6, "added to the variance in every LayerNorm", above=0)
+    drop_path_rate: float = option(
+        0.1, "stochastic depth of the last block in training", at_least=0, below=1
+    )
+    drop_path_schedule: Literal["linear", "uniform"] = option(
+        "linear", "rates over depth: from 0 (DINO), or all the same (DINOv2)"
+    )
+    drop_path_kind: Literal["per_sample", "subset"] = option(
+        "per_sample", "subset computes only the samples that are kept"
+    )
+    drop_path_group: int | None = option(
+        None, "samples that a subset is drawn from; None: all of a pass", at_least=1
+    )
+    position_kernel: Literal["bicubic", "antialiased", "bicubic_plain"] = option(
+        "bicubic", "of other image sizes: DINO, DINOv2 | with registers | transformers"
+    )
+    remat: Literal["none", "names", "full"] = option(
+        "none", "what the backward pass keeps: all | what is named | nothing"
+    )
+    scan_unroll: int = option(
+        0, "blocks per iteration of a loop; 0: all on TPUs, one elsewhere", at_least=0
+    )
 
 
-class Encoded(NamedTuple):
-    """Everything that one pass can return; T = 1 + R + N tokens: cls, registers, patches.
+def build(config: Config, dtype: Dtype) -> VisionTransformer:
+    """Builds a ViT.
 
-    Attributes:
-      tokens: [B, T, D] after the final LayerNorm.
-      layers: [L, B, T, D] tokens after the requested blocks, before the final LayerNorm.
-      attention: [A, B, H, T, T] attention weights of the requested blocks.
-    """
-
-    tokens: jax.Array
-    layers: jax.Array
-    attention: jax.Array
-
-
-class VisionTransformer(nn.Module):
-    """Maps [B, H, W, C] normalised images to cls, register and patch tokens.
-
-    Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
-    active while the caller provides a "drop_path" RNG.
-
-    Attributes:
-      embed_dim: D, width of the tokens.
-      depth: number of blocks.
-      num_heads: attention heads; must divide `embed_dim`.
-      patch_size: side of a patch in pixels.
-      image_size: (H, W) in pixels that the position table is made for; any other size is resampled.
-      in_channels: channels of an image.
-      mlp_ratio: hidden width of the MLP over `embed_dim`.
-      ffn: "mlp" or "swiglu", a key of `layers.FFNS`.
-      layer_scale: first value of the LayerScale factors; 0 for none.
-      registers: R, number of register tokens.
-      has_mask_token: whether there is a token for masked patches.
-      token_std: of the first values of the cls and register tokens (DINO 0.02, DINOv2 1e-6).
-      qkv_bias: bias of the queries, keys and values.
-      proj_bias: bias of the output of the attention.
-      ffn_bias: biases of the FFN.
-      norm_epsilon: added to the variance in every LayerNorm.
-      drop_path_rate: stochastic depth rate of the last block.
-      drop_path_schedule: rates over depth, see `stochastic_depth.drop_rates`.
-      drop_path_kind: "per_sample" or "subset", see `stochastic_depth`; a subset needs the "uniform"
-        schedule, because its size is a shape.
-      drop_path_group: samples of a group that a subset is drawn from; must divide the samples of
-        every call. None: all samples are one group.
-      position_kernel: "bicubic" (DINO, DINOv2), "antialiased" (DINOv2 with registers) or
-        "bicubic_plain" (both in Hugging Face's transformers).
-      dtype: of the activations; parameters are float32.
-      remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
-      scan_unroll: blocks per iteration of the scan over depth; same numbers, other compile time.
-        0: all on TPUs, one elsewhere, see `placement.fit_to_mesh`.
-      branches: kernels for sequences that they take, see `placement.fit_to_mesh`.
-    """
-
-    embed_dim: int
-    depth: int
-    num_heads: int
-    patch_size: int
-    image_size: Grid
-    in_channels: int = 3
-    mlp_ratio: float = 4.0
-    ffn: str = "mlp"
-    layer_scale: float = 0.0
-    registers: int = 0
-    has_mask_token: bool = False
-    token_std: float = 0.02
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    ffn_bias: bool = True
-    norm_epsilon: float = 1e-6
-    drop_path_rate: float = 0.0
-    drop_path_schedule: str = "linear"
-    drop_path_kind: str = "per_sample"
-    drop_path_group: int | None = None
-    position_kernel: str = "bicubic"
-    dtype: Dtype = jnp.float32
-    remat: str = "none"
-    scan_unroll: int = 1
-    branches: Branches | None = None
-
-    @property
-    def table_grid(self) -> Grid:
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    def setup(self):
-        dim, patch = self.embed_dim, self.patch_size
-        token_init = nn.initializers.normal(self.token_std)
-        self.patch_embed = PatchEmbed(patch, dim, self.dtype)
-        self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
-        positions = 1 + self.table_grid[0] * self.table_grid[1]
-        self.pos_embed = self.param("pos_embed", linear_init, (1, positions, dim))
-        if self.registers:
-            shape = (1, self.registers, dim)
-            self.register_tokens = self.param("register_tokens", token_init, shape)
-        if self.has_mask_token:
-            self.mask_token = self.param("mask_token", nn.initializers.zeros, (1, dim))
-        block = Block
-        if self.remat != "none":
-            # XLA cannot merge what is computed again across loops, so the barrier against that is
-            # needed only when fully unrolled.
-            block = nn.remat(
-                Block,
-                policy=REMAT_POLICIES[self.remat],
-                prevent_cse=self.scan_unroll >= self.depth,
-                static_argnums=4,
-            )
-        self.blocks = block(
-            dim=dim,
-            num_heads=self.num_heads,
-            mlp_ratio=self.mlp_ratio,
-            ffn=self.ffn,
-            layer_scale=self.layer_scale,
-            qkv_bias=self.qkv_bias,
-            proj_bias=self.proj_bias,
-            ffn_bias=self.ffn_bias,
-            norm_epsilon=self.norm_epsilon,
-            dtype=self.dtype,
-            branches=self.branches
-            and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),
-        )
-        self.norm = layer_norm(self.dtype, self.norm_epsilon)
-
-    def __call__(self, images: jax.Array, masks: jax.Array | None = None) -> Features:
-        """Features of crops of one size; arguments as the fields of `Crops`.
-
-        Returns:
-          {"cls": [B, D], "patches": [B, N, D]} and "registers": [B, R, D] if there are any, after
-          the final LayerNorm.
-        """
-        return self.encode_groups([Crops(images, masks)])[0]
-
-    def encode_groups(self, groups: Sequence[Crops]) -> list[Features]:
-        """Features of crops of several sizes, in one pass over the blocks.
-
-        A layer's weights are used for all of them before the next layer's: they are cast and, if
-        they are split, gathered once, and their gradients are reduced once.
-        """
-        tokens = tuple(map(self._embed_on_devices, groups))
-        counts = tuple(x.shape[1] for x in tokens)
-        if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
-            tokens = tuple(map(pad_tokens, tokens))
-        kept = [self._kept_samples(len(crops.images)) for crops in groups]
-
-        def run_block(block: Block, tokens: Groups, inputs):
-            tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts)
-            return tokens, None
-
-        tokens, _ = self._scan(run_block, tokens, {"drop_rate": self._drop_rates(), "kept": kept})
-        return [
-            self._split(self.norm(x[:, :count])) for x, count in zip(tokens, counts, strict=True)
-        ]
-
-    def intermediate(
-        self, images: jax.Array, layers: Sequence[int], normalize: bool = True
-    ) -> tuple[Features, ...]:
-        """Features after the given blocks (negative: from the end), through the final LayerNorm."""
-        outputs = self.encode(images, layers=layers).layers
-        return tuple(self._split(self.norm(x) if normalize else x) for x in outputs)
-
-    def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
-        """[B, H, W, C] -> [B, heads, T, T] attention weights of one block.
-
-        Row 0 is the cls token, rows 1 to R the registers, the rest the patches.
-        """
-        return self.encode(images, attention=(layer,)).attention[0]
-
-    def encode(
-        self, images: jax.Array, layers: Sequence[int] = (), attention: Sequence[int] = ()
-    ) -> Encoded:
-        """Runs all blocks and keeps what the given block indices ask for."""
-        tokens = self.embed(images)
-        batch, count, dim = tokens.shape
-        weights_shape = (len(attention), batch, self.num_heads, count, count)
-        kept = {
-            "layers": jnp.zeros((len(layers), batch, count, dim), tokens.dtype),
-            "attention": jnp.zeros(weights_shape, jnp.float32),
-        }
-        slots = {
-            "layers": jnp.asarray(_slots(layers, self.depth)),
-            "attention": jnp.asarray(_slots(attention, self.depth)),
-        }
-
-        def run_block(block: Block, carry, inputs):
-            tokens, kept = carry
-            (tokens,), (weights,) = block((tokens,), None, None, None)
-            # A block that nobody asked for has a slot past the end: its write is dropped.
-            if layers:
-                kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
-            if attention:
-                slot = inputs["attention"]
-                kept["attention"] = kept["attention"].at[slot].set(weights, mode="drop")
-            return (tokens, kept), None
-
-        (tokens, kept), _ = self._scan(run_block, (tokens, kept), slots)
-        return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
-
-    def _scan(self, run_block, carry, per_block):
-        """Runs `run_block(block, carry, inputs)` for all blocks."""
-        scan = nn.scan(
-            run_block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "drop_path": True},
-            length=self.depth,
-            unroll=max(1, self.scan_unroll),
-        )
-        return scan(self.blocks, carry, per_block)
-
-    def embed(self, images: jax.Array, masks: jax.Array | None = None) -> jax.Array:
-        """[B, H, W, C] -> [B, T, D] tokens with positions; a part of a patch is cut off.
-
-        Masked patches have a position; registers have none.
-        """
-        batch, height, width, _ = images.shape
-        grid = (height // self.patch_size, width // self.patch_size)
-        patches = self.patch_embed(images)
-        if masks is not None:
-            self._check_masks(masks, patches)
-            patches = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), patches)
-        positions = resize_position_embedding(
-            self.pos_embed, self.table_grid, grid, (height, width), self.position_kernel
-        ).astype(self.dtype)
-        tokens = jnp.concatenate([self._repeat(self.cls_token, batch), patches], axis=1) + positions
-        if not self.registers:
-            return tokens
-        registers = self._repeat(self.register_tokens, batch)
-        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
-
-    def _embed_on_devices(self, crops: Crops) -> jax.Array:
-        """`embed`, every device for its crops."""
-        if self.branches is None:
-            return self.embed(crops.images, crops.masks)
-        params = {k: v for k, v in self.variables["params"].items() if k not in ("blocks", "norm")}
-        alone = self.clone(parent=None, name=None, branches=None)
-
-        def embed(params: Any, *arguments: jax.Array) -> Any:
-            return alone.apply({"params": params}, *arguments, method="embed")
-
-        rows = (crops.images, crops.masks)
-        return self.branches.weights.run(embed, params, rows, self.dtype)[: len(crops.images)]
-
-    def _repeat(self, token: jax.Array, batch: int) -> jax.Array:
-        return jnp.broadcast_to(token, (batch, *token.shape[1:])).astype(self.dtype)
-
-    def _check_masks(self, masks: jax.Array, patches: jax.Array) -> None:
-        if not self.has_mask_token:
-            raise ValueError("masks need network.backbone.has_mask_token=True")
-        if masks.shape != patches.shape[:2] or masks.dtype != bool:
-            raise ValueError(
-                f"masks must be bool {patches.shape[:2]} (images, patches), "
-                f"got {masks.dtype} {masks.shape}"
-            )
-
-    def _split(self, tokens: jax.Array) -> Features:
-        cls, registers, patches = jnp.split(tokens, (1, 1 + self.registers), axis=1)
-        features = {"cls": cls[:, 0], "patches": patches}
-        return features | ({"registers": registers} if self.registers else {})
-
-    def _drop_rates(self) -> jax.Array | None:
-        """[depth] rates for blocks that drop per sample; None: they do not."""
-        per_sample = self.drop_path_kind == "per_sample" and self.has_rng("drop_path")
-        if not per_sample or not self.drop_path_rate:
-            return None
-        return jnp.asarray(drop_rates(self.drop_path_schedule, self.drop_path_rate, self.depth))
-
-    def _kept_samples(self, batch: int) -> jax.Array | None:
-        """[depth, 2, G, k] samples that the branches run on; None: all of them."""
-        subsets = self.drop_path_kind == "subset" and self.has_rng("drop_path")
-        if not subsets or not self.drop_path_rate:
-            return None
-        rng, group = self.make_rng("drop_path"), self.drop_path_group or batch
-        return choose_subsets(rng, batch, self.depth, group, self.drop_path_rate)
-
-
-def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:
-    """[depth] position of every block in `chosen`; len(chosen) for the others.
+    Args:
+      config: the section; embed_dim, depth and num_heads that are None come from the named size.
+      dtype: of the activations.
 
     Raises:
-      ValueError: if a block index is out of range or named twice.
+      ValueError: if options do not fit together.
     """
-    blocks = [index + depth if index < 0 else index for index in chosen]
-    if any(not 0 <= index < depth for index in blocks) or len(set(blocks)) < len(blocks):
+    names = {field.name for field in dataclasses.fields(Config)} - {"kind", "size"}
+    given: dict[str, Any] = {name: getattr(config, name) for name in names}
+    size = SIZES[config.size]._asdict()
+    given |= {name: value for name, value in size.items() if given[name] is None}
+    given["image_size"] = tuple(config.image_size)
+    vit = VisionTransformer(**given, dtype=dtype)
+    _check(vit)
+    return vit
+
+
+def _check(vit: VisionTransformer) -> None:
+    """Raises a ValueError if options do not fit together."""
+    dim, heads, (height, width) = vit.embed_dim, vit.num_heads, vit.image_size
+    if dim % heads:
         raise ValueError(
-            f"blocks {tuple(chosen)} must be different indices in [-{depth}, {depth}) of a model "
-            f"with {depth} blocks"
+            f"config.network.backbone.embed_dim ({dim}) must be a multiple of num_heads ({heads})"
         )
-    slots = np.full(depth, len(blocks), np.int32)
-    slots[blocks] = np.arange(len(blocks))
-    return slots
+    if min(height, width) < vit.patch_size:
+        raise ValueError(
+            f"config.network.backbone.image_size ({height} x {width}) is smaller than one patch of "
+            f"{vit.patch_size} pixels; use a larger one or a smaller patch_size"
+        )
+    if vit.drop_path_kind == "subset" and vit.drop_path_schedule != "uniform":
+        raise ValueError(
+            "config.network.backbone.drop_path_kind ('subset') runs every block on equally many "
+            f"samples: it needs drop_path_schedule='uniform', got {vit.drop_path_schedule!r}"
+        )
+
+
+def as_vit(backbone: Any, purpose: str) -> VisionTransformer:
+    """A backbone as the ViT that it must be.
+
+    Args:
+      backbone: any.
+      purpose: what needs a ViT, such as "--names=huggingface".
+
+    Raises:
+      ValueError: if it is of another kind.
+    """
+    if not isinstance(backbone, VisionTransformer):
+        raise ValueError(f"{purpose} is for ViTs, and this is a {type(backbone).__name__}")
+    return backbone

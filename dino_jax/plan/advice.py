@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from dino_jax.models.vit import REMAT_POLICIES
+from dino_jax.models.vision_transformer import REMAT_POLICIES
 from dino_jax.plan.program import Program
 from dino_jax.plan.topology import Slice
 
@@ -99,7 +99,7 @@ def remedies(config: Any, program: Program, place: Slice) -> Iterator[Changes]:
     What the backward pass keeps is reduced first; the state is split only if it is large.
     """
     levels = list(REMAT_POLICIES)
-    current = config.network.backbone.get("remat", levels[-1])  # a ResNet has none
+    current = getattr(config.network.backbone, "remat", levels[-1])  # a ResNet has none
     stronger = levels[levels.index(current) + 1 :]
     remats: list[Changes] = [{"network.backbone.remat": level} for level in stronger]
     if program.state < place.chip.hbm:

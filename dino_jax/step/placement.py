@@ -6,26 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dino_jax.devices.kernels.branches import MIB, VMEM_BYTES, Branches
+from dino_jax.devices.kernels.branches import kernel_memory
 from dino_jax.devices.kernels.shared_weights import SharedWeights, ring_of
 from dino_jax.devices.sharding import replicated
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
 
 GRADIENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "float32") -> Network:
-    """A network whose ViT and heads run on every device for its crops, with kernels if it has any.
-
-    The kernels multiply in bfloat16: a ViT that computes in float32 is left to XLA. A ViT with
-    `scan_unroll` 0 gets what is fastest on these devices.
+    """A network whose row-wise parts run on every device for its crops, with kernels if it has any.
 
     Args:
-      network: of either branch.
+      network: of any role.
       mesh: that it runs on; None: one device without kernels.
-      gradient_dtype: in which devices sum the gradients of ViT and heads; BatchNorm and ResNets
-        leave it to XLA.
+      gradient_dtype: in which devices sum the gradients of row-wise parts; XLA chooses for others.
 
     Raises:
       ValueError: if the dtype is unknown.
@@ -36,20 +31,10 @@ def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "floa
         )
     if mesh is None:
         return network
-    backbone: Any = network.backbone
-    device = mesh.devices.flat[0]
-    if isinstance(backbone, VisionTransformer) and not backbone.scan_unroll:
-        # Inside a loop the TPU compiler stores all that the backward pass needs, layer by layer,
-        # before it goes on; without one it chooses. CPUs are faster with loops, and GPUs unknown.
-        backbone = backbone.clone(scan_unroll=backbone.depth if device.platform == "tpu" else 1)
-    vmem = VMEM_BYTES.get(device.device_kind, 0) * MIB
-    if mesh.size == 1 and not vmem:
-        return network.clone(backbone=backbone)
-    weights = SharedWeights(mesh, 0, GRADIENT_DTYPES[gradient_dtype], ring_of(mesh))
-    if isinstance(backbone, VisionTransformer):
-        if backbone.dtype != jnp.bfloat16:
-            vmem = 0
-        backbone = backbone.clone(branches=Branches(weights, backbone.norm_epsilon, vmem))
+    device, weights = mesh.devices.flat[0], None
+    if mesh.size > 1 or kernel_memory(device):
+        weights = SharedWeights(mesh, 0, GRADIENT_DTYPES[gradient_dtype], ring_of(mesh))
+    backbone = network.backbone.on_devices(device, weights)
     return network.clone(backbone=backbone, weights=weights)
 
 
@@ -62,8 +47,8 @@ def gather_weights(network: Network, variables: Any) -> Any:
     weights = network.weights
     if weights is None:
         return variables
-    alone = {f"heads_{name}" for name in network.heads if network.runs_alone(name)}
-    if isinstance(network.backbone, VisionTransformer):
+    alone = {f"heads_{name}" for name, head in network.heads.items() if head.row_wise}
+    if network.backbone.row_wise:
         alone.add("backbone")
 
     def gather(path: tuple, leaf: jax.Array) -> jax.Array:

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from dino_jax.data.masking import Masking, build_masking
 from dino_jax.data.multi_crop import build_multi_crop, check_patches
-from dino_jax.models.network import Network, build_network
+from dino_jax.models.build import build_network
+from dino_jax.models.network import Network
 from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives, check_groups
 from dino_jax.optim.optimizer import build_optimizer
@@ -143,7 +144,7 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
             config.teacher.momentum, config.teacher.momentum_end, total_steps=total_steps
         ),
         schedules=rates,
-        crop_shape=(height, width, config.network.backbone.in_channels),
+        crop_shape=(height, width, network.backbone.in_channels),
         accumulate_steps=config.accumulate_steps,
         masking=build_masking(
             config.masking,

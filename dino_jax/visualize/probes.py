@@ -13,7 +13,6 @@ from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.devices.sharding import replicated, shard_batch
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
 
@@ -24,8 +23,8 @@ class Look(NamedTuple):
     """What a network makes of P probe images, in a grid of h x w patches.
 
     Attributes:
-      attention: [P, H, h, w] float32, last block, cls to patches; None if there is none (ResNet).
-      patches: [P, h, w, D] float32 features; of a ResNet its last feature map.
+      attention: [P, H, h, w] float32, last block, cls to patches; None if the backbone has none.
+      patches: [P, h, w, D] float32 features.
       nearest: [P, k] int64 indices into the training images.
       cosine: [P, k] float32 cosine similarities, descending.
     """
@@ -91,7 +90,7 @@ class Probes:
         cls, patches = features["cls"][0], features["patches"][0]
         side = math.isqrt(len(patches))  # probes are square
         seen = {"cls": cls, "patches": patches.reshape(side, side, -1)}
-        if isinstance(self._network.backbone, VisionTransformer):
+        if self._network.backbone.has_attention:
             attention: Any = self._network.apply(variables, image[None], method="attention")
             seen["attention"] = cls_to_patches(attention[0], (side, side))
         return {name: x.astype(jnp.float32) for name, x in seen.items()}

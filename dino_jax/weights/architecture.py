@@ -3,9 +3,11 @@
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from dino_jax.models.backbone import ImplicitSettings
 
 HEAD_DIM = 64  # channels of an attention head in every official ViT; no shape shows it
 
@@ -13,26 +15,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 _BLOCK_NUMBER = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.")  # perhaps behind the one of its chunk
 
 
-class Unseen(NamedTuple):
-    """What no shape shows.
-
-    Attributes:
-      num_heads: attention heads; None: one for `HEAD_DIM` channels.
-      position_kernel: a key of `models.position.POSITION_KERNELS`.
-      norm_epsilon: of the LayerNorms.
-    """
-
-    num_heads: int | None
-    position_kernel: str
-    norm_epsilon: float
-
-
-def infer_backbone(tensors: Mapping[str, np.ndarray], unseen: Unseen) -> dict[str, Any]:
-    """The section `network.backbone` of the config.
+def infer_backbone(tensors: Mapping[str, np.ndarray], implicit: ImplicitSettings) -> dict[str, Any]:
+    """The section `network.backbone` of the config; options that it leaves out have their default.
 
     Args:
       tensors: of a backbone, under official names; "module." and "backbone." may stand in front.
-      unseen: what the tensors do not show.
+      implicit: what the tensors do not show; without num_heads a head has `HEAD_DIM` channels.
 
     Raises:
       ValueError: if it is no ViT of DINO or DINOv2 and no ResNet.
@@ -40,10 +28,10 @@ def infer_backbone(tensors: Mapping[str, np.ndarray], unseen: Unseen) -> dict[st
     shapes = {re.sub(r"^(module\.|backbone\.)*", "", k): v.shape for k, v in tensors.items()}
     if "layer1.0.conv1.weight" in shapes and "conv1.weight" in shapes:
         return _infer_resnet(shapes)
-    return _infer_vit(shapes, unseen)
+    return _infer_vit(shapes, implicit)
 
 
-def _infer_vit(shapes: Shapes, unseen: Unseen) -> dict[str, Any]:
+def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
     try:
         _, positions, dim = shapes["pos_embed"]
         _, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
@@ -63,10 +51,9 @@ def _infer_vit(shapes: Shapes, unseen: Unseen) -> dict[str, Any]:
     blocks = {match[1] for name in shapes if (match := _BLOCK_NUMBER.match(name))}
     return {
         "kind": "vit",
-        "size": "small",  # without effect: the next three are given
         "embed_dim": dim,
         "depth": len(blocks),
-        "num_heads": _choose_heads(dim, unseen.num_heads),
+        "num_heads": _choose_heads(dim, implicit.num_heads),
         "patch_size": patch,
         "image_size": (side * patch, side * patch),
         "in_channels": channels,
@@ -75,17 +62,12 @@ def _infer_vit(shapes: Shapes, unseen: Unseen) -> dict[str, Any]:
         "layer_scale": 1.0 if _has(shapes, "ls1.gamma") else 0.0,
         "registers": shapes.get("register_tokens", (1, 0, dim))[1],
         "has_mask_token": "mask_token" in shapes,
-        "token_std": 0.02,
         "qkv_bias": _has(shapes, "attn.qkv.bias"),
         "proj_bias": _has(shapes, "attn.proj.bias"),
         "ffn_bias": _has(shapes, f"mlp.{'w3' if ffn == 'swiglu' else 'fc2'}.bias"),
-        "norm_epsilon": unseen.norm_epsilon,
+        "norm_epsilon": implicit.norm_epsilon,
         "drop_path_rate": 0.0,
-        "drop_path_schedule": "linear",
-        "drop_path_kind": "per_sample",
-        "drop_path_group": None,
-        "position_kernel": unseen.position_kernel,
-        "remat": "none",
+        "position_kernel": implicit.position_kernel,
         "scan_unroll": 1,
     }
 
@@ -130,7 +112,6 @@ def _infer_resnet(shapes: Shapes) -> dict[str, Any]:
     width, channels = shapes["conv1.weight"][:2]
     return {
         "kind": "resnet",
-        "size": "50",  # without effect: the next two are given
         "depths": tuple(sum(number[0] == stage for number in numbers) for stage in stages),
         "width": width,
         "in_channels": channels,
@@ -161,6 +142,7 @@ def infer_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         )
     gain = plain.get("last_layer.weight_g", np.ones(1))
     return {
+        "kind": "dino",
         "out_dim": plain["last_layer.weight_v"].shape[0],
         "hidden_dim": linear[0].shape[0],
         "bottleneck_dim": linear[-1].shape[0],

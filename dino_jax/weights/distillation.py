@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dino_jax.devices.sharding import state_sharding, with_sharding
-from dino_jax.models.network import Network, build_network
+from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.network import Network
 from dino_jax.step.train_state import Variables, init_variables
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir import checkpointing
@@ -94,7 +94,7 @@ def open_distillation(config: Any, workdir: str) -> Distillation:
     if config.distill.step is None:
         earlier = _step_of_earlier_start(workdir)
         config.distill.step = _newest_step(path) if earlier is None else earlier
-    network_config: Any = ConfigDict(json.loads(file.read_text())["network"])
+    network_config = read_network_config(json.loads(file.read_text()))
     network = build_network(network_config)
     check_distillation(config, network_config)
     return Distillation(path, config.distill.step, network)

@@ -13,6 +13,7 @@ random images.
 """
 
 import argparse
+import dataclasses
 import importlib
 import json
 import sys
@@ -23,17 +24,17 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
 from safetensors.numpy import save
 
 from dino_jax.commands.command_line import CommandParser, run_command
-from dino_jax.models.network import Network, build_network
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.backbone import Backbone
+from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.network import Network
+from dino_jax.models.vit import as_vit
 from dino_jax.weights.huggingface_config import choose_class, make_config
 from dino_jax.weights.huggingface_names import to_huggingface
-from dino_jax.weights.source import take_part
 from dino_jax.weights.state_dict import SUFFIXES
-from dino_jax.weights.torch_names import Path, Variables, to_torch
+from dino_jax.weights.torch_names import Path, Variables, heads_without_names, to_torch
 from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import CONFIG_JSON
@@ -74,13 +75,11 @@ def export_weights(
     """
     target = _target(out, names)
     trained = _open_trained(model, step)
-    if heads and (names == "huggingface" or not trained.network.heads):
-        raise ValueError(f"--heads: {trained.title} has no heads, or {names} names none")
-    if not heads:
-        network = trained.network.clone(heads={})
-        trained = trained._replace(
-            network=network, variables=take_part(trained.variables, BACKBONE)
-        )
+    nameless = heads_without_names(trained.variables) if heads else []
+    exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
+    if heads and (names == "huggingface" or not exported):
+        raise ValueError(f"--heads: {trained.title} has no heads that {names} names know")
+    trained = _with_heads(trained, exported)
     tensors, config, lines = _rename(trained, names)
     target.parent.mkdir(parents=True, exist_ok=True)
     written = [target]
@@ -96,6 +95,7 @@ def export_weights(
         raise
     return [
         f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",
+        *(f"left out: head {name}, {names} names know no such head" for name in nameless),
         *lines,
         *checked,
         f"licence of the weights: {trained.licence}",
@@ -125,8 +125,21 @@ def _open_trained(model: str, step: int | None) -> Trained:
         raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no {CONFIG_JSON}")
     config = json.loads(file.read_text())
     teacher, step = checkpointing.read_teacher(workdir, step)
-    network = build_network(ConfigDict({**config["network"], "dtype": "float32"}))
+    network = build_network(dataclasses.replace(read_network_config(config), dtype="float32"))
     return Trained(f"teacher of step {step} of {workdir}", network, teacher, _licence(config))
+
+
+def _with_heads(trained: Trained, heads: list[str]) -> Trained:
+    """The backbone and some of the heads."""
+    parts = [BACKBONE, *(f"heads_{name}" for name in heads)]
+    variables = {
+        kind: {part: tree[part] for part in parts if part in tree}
+        for kind, tree in trained.variables.items()
+    }
+    network = trained.network.clone(heads={name: trained.network.heads[name] for name in heads})
+    return trained._replace(
+        network=network, variables={kind: tree for kind, tree in variables.items() if tree}
+    )
 
 
 def _licence(config: dict[str, Any]) -> str:
@@ -145,9 +158,7 @@ def _rename(trained: Trained, names: str):
         tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
     if names == "official":
         return tensors, None, []
-    vit = trained.network.backbone
-    if not isinstance(vit, VisionTransformer):
-        raise ValueError("--names=huggingface is for ViTs; use --names=official")
+    vit = as_vit(trained.network.backbone, "--names=huggingface")
     class_name = choose_class(vit)
     config, lines = make_config(vit, class_name)
     return to_huggingface(tensors, class_name), config, lines
@@ -174,17 +185,16 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
     Raises:
       ValueError: if a number is another one, or the features of the same network are.
     """
-    vit = trained.network.backbone
-    is_vit = isinstance(vit, VisionTransformer)
-    again = read_network(target, num_heads=vit.num_heads if is_vit else None)
+    backbone: Backbone = trained.network.backbone
+    again = read_network(target, num_heads=backbone.implicit.num_heads)
     ours: dict[Path, Any] = flatten_dict(trained.variables)
     theirs: dict[Path, Any] = flatten_dict(again.variables)
     wrong = ours.keys() ^ theirs.keys()
     wrong |= {x for x in ours.keys() & theirs.keys() if not np.array_equal(ours[x], theirs[x])}
     if wrong:
         raise ValueError(f"{target} was not read as it was written: {sorted(wrong)}")
-    height, width = vit.image_size if is_vit else (64, 64)
-    shape = (2, height, width, vit.in_channels)
+    height, width = backbone.implicit.image_size or (64, 64)
+    shape = (2, height, width, backbone.in_channels)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     pairs = [jax.jit(x.network.apply)(x.variables, images) for x in (trained, again)]
     deviation = max(float(jnp.abs(pairs[0][key] - pairs[1][key]).max()) for key in pairs[0])
@@ -192,11 +202,12 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
         "checked: read again, every number is the same, features of random images differ by "
         f"{deviation:.1e} at most"
     ]
-    if is_vit and again.network.backbone.norm_epsilon != vit.norm_epsilon:
+    ours, theirs = (x.network.backbone.implicit.norm_epsilon for x in (trained, again))
+    if ours != theirs:
         return [
             *lines,
-            f"mind: this model has norm_epsilon {vit.norm_epsilon}, the code with these names "
-            f"{again.network.backbone.norm_epsilon}: that is the difference",
+            f"mind: this model has norm_epsilon {ours}, the code with these names {theirs}: that "
+            "is the difference",
         ]
     if not deviation <= TOLERANCE:
         raise ValueError(f"features of {target} differ by {deviation:.1e} from those of the model")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights.huggingface_names import DINOV2, REGISTERS, VIT
 
 _MODEL_TYPES = {VIT: "vit", DINOV2: "dinov2", REGISTERS: "dinov2_with_registers"}
@@ -36,7 +36,7 @@ def choose_class(vit: VisionTransformer) -> str:
 
 
 def make_config(vit: VisionTransformer, class_name: str) -> tuple[dict[str, Any], list[str]]:
-    """The content of config.json, and lines about what transformers do otherwise."""
+    """The content of config.json, and notes on where transformers behaves differently."""
     config = {
         "architectures": [class_name],
         "model_type": _MODEL_TYPES[class_name],

@@ -16,8 +16,8 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from dino_jax.config.section import option
+from dino_jax.models.backbone import Backbone, ImplicitSettings
 from dino_jax.models.position import resize_position_embedding
-from dino_jax.models.vit import VisionTransformer
 from dino_jax.step.train_state import TrainState, Variables
 from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, take_part
 from dino_jax.weights.torch_names import Path
@@ -79,7 +79,7 @@ class FirstWeights:
 
 
 def load_first_weights(
-    config: Any, abstract: TrainState, backbone: Any, workdir: epath.PathLike
+    config: Any, abstract: TrainState, backbone: Backbone, workdir: epath.PathLike
 ) -> FirstWeights:
     """Reads what `config.init_from` names, unless the workdir has checkpoints: those win.
 
@@ -114,52 +114,57 @@ def load_first_weights(
     return FirstWeights(variables, centers, (f"init_from   {source.title}", *lines))
 
 
-def _import_backbone(source: Source, like: Variables, backbone: Any) -> tuple[Variables, list[str]]:
+def _import_backbone(
+    source: Source, like: Variables, backbone: Backbone
+) -> tuple[Variables, list[str]]:
     """The backbone with a position table of our size, and the lines that say so."""
     flat: dict[Path, Any] = flatten_dict(take_part(like, BACKBONE))
     count, lines = source.positions(), []
     if POSITIONS in flat and count is not None:
         flat[POSITIONS] = jax.ShapeDtypeStruct((1, count, flat[POSITIONS].shape[2]), jnp.float32)
     variables = source.read(unflatten_dict(flat))
-    if isinstance(backbone, VisionTransformer):
-        _check_attention_heads(source, backbone)
-        variables, lines = _fit_positions(variables, source, backbone)
-        lines += _name_differences(source, backbone)
+    ours = backbone.implicit
+    _check_attention_heads(source, ours)
+    variables, lines = _fit_positions(variables, source, ours)
+    lines += _name_differences(source, ours)
     size = sum(leaf.size for leaf in jax.tree.leaves(variables))
     return variables, [f"            backbone: imported, {size:,} numbers", *lines]
 
 
-def _check_attention_heads(source: Source, backbone: VisionTransformer) -> None:
-    theirs = source.unshown.num_heads
-    if theirs not in (None, backbone.num_heads):
+def _check_attention_heads(source: Source, ours: ImplicitSettings) -> None:
+    theirs = source.implicit.num_heads
+    if theirs not in (None, ours.num_heads):
         raise ValueError(
             f"the {source.title} has {theirs} attention heads, network.backbone.num_heads is "
-            f"{backbone.num_heads}: the shapes fit, the numbers would not"
+            f"{ours.num_heads}: the shapes match, but the weights would be split into other heads"
         )
 
 
-def _name_differences(source: Source, backbone: VisionTransformer) -> list[str]:
-    """Lines about what changes the features although all shapes fit."""
+def _name_differences(source: Source, ours: ImplicitSettings) -> list[str]:
+    """Lines about what changes the features although all shapes match."""
     lines = []
     for name in ("position_kernel", "norm_epsilon"):
-        ours, theirs = getattr(backbone, name), getattr(source.unshown, name)
-        if theirs not in (None, ours):
+        here, there = getattr(ours, name), getattr(source.implicit, name)
+        if None not in (here, there) and here != there:
             line = (
-                f"            mind: {name} is {ours!r} here, {theirs!r} where the weights are from"
+                f"            mind: {name} is {here!r} here, {there!r} where the weights are from"
             )
             lines.append(line)
     return lines
 
 
 def _fit_positions(
-    variables: Variables, source: Source, backbone: VisionTransformer
+    variables: Variables, source: Source, ours: ImplicitSettings
 ) -> tuple[Variables, list[str]]:
-    """Resamples the position table to the grid of our backbone, if it is another one."""
+    """Resamples the position table to the grid of our backbone, if there is one and it differs."""
     flat: dict[Path, Any] = flatten_dict(variables)
-    table, grid = flat[POSITIONS], backbone.table_grid
+    grid, image_size, kernel = ours.grid, ours.image_size, ours.position_kernel
+    if grid is None or image_size is None or kernel is None:
+        return variables, []
+    table = flat[POSITIONS]
     count = table.shape[1] - 1
     side = math.isqrt(count)
-    theirs = source.unshown.grid or (grid if count == grid[0] * grid[1] else (side, side))
+    theirs = source.implicit.grid or (grid if count == grid[0] * grid[1] else (side, side))
     if theirs == grid:
         return variables, []
     if theirs[0] * theirs[1] != count:
@@ -168,13 +173,11 @@ def _fit_positions(
             f"the network has {grid[0]} x {grid[1]}: give network.backbone.image_size the size "
             "that the table was made for"
         )
-    resized = resize_position_embedding(
-        jnp.asarray(table), theirs, grid, backbone.image_size, backbone.position_kernel
-    )
+    resized = resize_position_embedding(jnp.asarray(table), theirs, grid, image_size, kernel)
     flat[POSITIONS] = np.asarray(resized)
     said = (
         f"            position table: RESAMPLED from {theirs[0]} x {theirs[1]} to "
-        f"{grid[0]} x {grid[1]} patches ({backbone.position_kernel})"
+        f"{grid[0]} x {grid[1]} patches ({kernel})"
     )
     return unflatten_dict(flat), [said]
 

@@ -5,6 +5,7 @@ features = model(["cat.jpg", "dog.jpg"])  # {"cls": [2, D], "patches": [2, N, D]
 attention = model.attention(["cat.jpg"])  # [1, heads, T, T]
 """
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -13,13 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 from PIL import Image
 
 from dino_jax.data.decode import MAX_PIXELS, decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
-from dino_jax.models.network import Network, build_network
-from dino_jax.models.vit import Features
+from dino_jax.models.backbone import Features
+from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.network import Network
 from dino_jax.weights.source import take_part
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.torch_names import Variables
@@ -54,7 +55,7 @@ class Model:
         return self._apply(self.variables, self._batch(images))
 
     def intermediate(self, images: Any, layers: Sequence[int]) -> tuple[Features, ...]:
-        """The same after each of the given blocks of a ViT (negative: from the end)."""
+        """The same after each of the given blocks (negative: from the end)."""
         return self._apply(
             self.variables, self._batch(images), method="intermediate", layers=tuple(layers)
         )
@@ -121,11 +122,10 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
             f"{workdir} is no workdir of a run (it has no {CONFIG_JSON}) and no file of weights "
             f"({', '.join(SUFFIXES)})"
         )
-    config: Any = ConfigDict(json.loads(file.read_text()))
-    config.network.heads = ConfigDict()
-    network = build_network(config.network)
+    config = json.loads(file.read_text())
+    network = build_network(dataclasses.replace(read_network_config(config), heads={}))
     teacher, step = checkpointing.read_teacher(workdir, step)
-    title, size = f"teacher of step {step} of {workdir}", config.knn.image_size
+    title, size = f"teacher of step {step} of {workdir}", config["knn"]["image_size"]
     return Model(title, network, take_part(teacher, BACKBONE), size)
 
 

@@ -1,14 +1,14 @@
 """Where weights come from: the teacher of a run of dino_jax, or a file of another code base."""
 
 import json
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from dino_jax.models.position import Grid
-from dino_jax.models.vit import SIZES
+from dino_jax.models.backbone import ImplicitSettings
+from dino_jax.models.build import build_network, read_network_config
 from dino_jax.weights.dialects import to_official
 from dino_jax.weights.model_card import read_model_card
 from dino_jax.weights.state_dict import SUFFIXES, read_weights
@@ -21,32 +21,16 @@ from dino_jax.workdir.paths import absolute_path
 POSITIONS = ("params", BACKBONE, "pos_embed")
 
 
-class Unshown(NamedTuple):
-    """What no shape of a ViT shows; None where it is unknown, or there is no ViT.
-
-    Attributes:
-      grid: (GH, GW) of its position table.
-      num_heads: of its attention.
-      position_kernel: with which the table is resampled.
-      norm_epsilon: of its LayerNorms.
-    """
-
-    grid: Grid | None = None
-    num_heads: int | None = None
-    position_kernel: str | None = None
-    norm_epsilon: float | None = None
-
-
 class Source(Protocol):
     """Weights of one network.
 
     Attributes:
       title: what it is, for the console.
-      unshown: what its shapes do not show.
+      implicit: what its shapes do not show.
     """
 
     title: str
-    unshown: Unshown
+    implicit: ImplicitSettings
 
     def parts(self) -> set[str]:
         """Names of what it holds: "backbone", "heads_dino" …"""
@@ -98,7 +82,7 @@ class RunSource:
         objectives = checkpointing.read_objectives(path, step)
         self._centers = {n: x["center"] for n, x in objectives.items() if "center" in (x or {})}
         self.title = f"teacher of step {step} of {path}"
-        self.unshown = _read_unshown(absolute_path(path) / CONFIG_JSON)
+        self.implicit = _read_implicit(absolute_path(path) / CONFIG_JSON)
 
     def parts(self) -> set[str]:
         return set(self._teacher["params"])
@@ -135,7 +119,11 @@ class FileSource:
         saved, card = read_weights(path), read_model_card(path)
         official = to_official(saved.networks[saved.main], card.by_timm)
         epsilon = card.norm_epsilon or official.norm_epsilon
-        self.unshown = Unshown(None, card.num_heads, official.position_kernel, epsilon)
+        self.implicit = ImplicitSettings(
+            num_heads=card.num_heads,
+            position_kernel=official.position_kernel,
+            norm_epsilon=epsilon,
+        )
         self._parts = split_state_dict(official.tensors, like)
         self._centers = saved.centers
         self.title = path
@@ -165,14 +153,9 @@ def take_part(variables: Variables, name: str) -> Variables:
     return {kind: {name: parts[name]} for kind, parts in variables.items() if name in parts}
 
 
-def _read_unshown(config_json: epath.Path) -> Unshown:
-    """What the config of a run or an import says about its ViT."""
+def _read_implicit(config_json: epath.Path) -> ImplicitSettings:
+    """What the config of a run or an import says about its backbone."""
     if not config_json.exists():
-        return Unshown()
-    backbone = json.loads(config_json.read_text())["network"]["backbone"]
-    if backbone["kind"] != "vit":
-        return Unshown()
-    height, width = (side // backbone["patch_size"] for side in backbone["image_size"])
-    num_heads = backbone["num_heads"] or SIZES[backbone["size"]].num_heads
-    kernel, epsilon = backbone["position_kernel"], backbone.get("norm_epsilon")  # newer than some
-    return Unshown((height, width), num_heads, kernel, epsilon)
+        return ImplicitSettings()
+    config = read_network_config(json.loads(config_json.read_text()))
+    return build_network(config).backbone.implicit

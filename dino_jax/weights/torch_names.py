@@ -145,6 +145,12 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
     return state_dict
 
 
+def heads_without_names(variables: Variables) -> list[str]:
+    """Our heads that the official code does not have: those without prototypes."""
+    leaves: dict[Path, Any] = flatten_dict(variables)
+    return [name for name in _heads(leaves) if not _has_names(f"heads_{name}", leaves)]
+
+
 def split_state_dict(
     state_dict: Mapping[str, np.ndarray], like: Variables
 ) -> dict[str, dict[str, np.ndarray]]:
@@ -229,6 +235,8 @@ def _resnet_tensor(rest: list[str], path: Path):
 
 
 def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any]):
+    if not _has_names(head, tree):
+        raise ValueError(f"no official name is known for {'/'.join(path)}: no head of DINO's")
     module, leaf = rest
     if module == "last_layer":
         return {"prototypes": "last_layer.weight_v", "gain": "last_layer.weight_g"}[leaf], SAME
@@ -243,6 +251,10 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
     stride = 3 if "norm_0" in siblings else 2
     position = int(index) * stride + (kind == "norm")
     return f"mlp.{position}.{leaf_name}", conversion
+
+
+def _has_names(head: str, tree: Mapping[Path, Any]) -> bool:
+    return any(path[1:3] == (head, "last_layer") for path in tree)
 
 
 def _fixed_gains(tensors: Mapping[str, np.ndarray], wanted: Mapping[Path, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """A network out of a file of weights, whoever made it."""
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
-from dino_jax.models.network import Network, build_network
-from dino_jax.weights.architecture import HEAD_DIM, Unseen, infer_backbone, infer_head
+from dino_jax.config.section import section
+from dino_jax.models.backbone import ImplicitSettings
+from dino_jax.models.build import NetworkConfig, build_network
+from dino_jax.models.network import Network
+from dino_jax.weights.architecture import HEAD_DIM, infer_backbone, infer_head
 from dino_jax.weights.dialects import Official, to_official
 from dino_jax.weights.model_card import ModelCard, read_model_card
 from dino_jax.weights.state_dict import SavedWeights, read_weights
@@ -75,13 +78,13 @@ def read_network(
     try:
         official = to_official(tensors, card.by_timm)
         parts = split_state_dict(official.tensors, {"params": {}})
-        unseen = Unseen(
-            num_heads or card.num_heads,
-            official.position_kernel,
-            card.norm_epsilon or official.norm_epsilon,
+        implicit = ImplicitSettings(
+            num_heads=num_heads or card.num_heads,
+            position_kernel=official.position_kernel,
+            norm_epsilon=card.norm_epsilon or official.norm_epsilon,
         )
         backbone_tensors = parts.pop(BACKBONE, {})
-        backbone = infer_backbone(backbone_tensors, unseen)
+        backbone = infer_backbone(backbone_tensors, implicit)
         if not with_heads:
             parts = {}
         heads = {_head_name(part): infer_head(part, x) for part, x in parts.items()}
@@ -92,7 +95,8 @@ def read_network(
             "backbone": backbone,
             "heads": heads,
         }
-        network = build_network(ConfigDict(config))
+        typed = section("config.network", config, NetworkConfig)
+        network = build_network(typed)
         wanted = official.tensors if with_heads else backbone_tensors
         variables = from_torch(wanted, abstract_variables(network, backbone))
     except ValueError as error:
@@ -103,7 +107,9 @@ def read_network(
         *(_describe_head(name, head) for name, head in heads.items()),
         *_describe_rest(saved, role, official, card),
     ]
-    return NetworkFromFile(config, network, variables, saved.centers, card.licence, lines)
+    return NetworkFromFile(
+        dataclasses.asdict(typed), network, variables, saved.centers, card.licence, lines
+    )
 
 
 def abstract_variables(network: Network, backbone: Mapping[str, Any]) -> Variables:

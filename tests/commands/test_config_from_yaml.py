@@ -9,7 +9,7 @@ import yaml
 from dino_jax.commands import config_from_yaml
 from dino_jax.commands.config_from_yaml import convert, read_yaml
 from dino_jax.commands.official_config import DEFAULTS, WITHOUT_COUNTERPART, translate
-from dino_jax.models.network import build_network
+from dino_jax.models.build import build_network
 from dino_jax.objectives.build import build_objectives
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.optim.optimizer import build_optimizer

@@ -11,7 +11,7 @@ from configs import quickstart
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.neighbours import neighbour_agreement
 from dino_jax.evaluation.online import OnlineEvaluation
-from dino_jax.models.network import build_network
+from dino_jax.models.build import build_network
 
 
 @pytest.fixture

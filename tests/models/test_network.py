@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from configs import quickstart, vits16_vanilla
-from dino_jax.models.network import build_network
+from dino_jax.config.section import section
+from dino_jax.models.build import NetworkConfig, build_network
 from tests.recorded_draws import recorded_subsets
 
 
@@ -19,6 +20,10 @@ def tiny_config(**backbone):
     config.backbone.update(depth=2, **backbone)
     config.heads.dino.update(out_dim=32)
     return config
+
+
+def build(config):
+    return build_network(section("config.network", config, NetworkConfig))
 
 
 def init(network):
@@ -64,26 +69,26 @@ def test_explicit_numbers_override_the_named_size():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "huge"}, r"unknown network.backbone.size 'huge'; known: \['base', 'giant'"),
-        ({"kind": "swin"}, "unknown network.backbone 'swin'; known"),
+        ({"size": "huge"}, r"network.backbone.size is 'huge'; known: \['base', 'giant'"),
+        ({"kind": "swin"}, r"network.backbone.kind is 'swin'; known: \['resnet', 'vit'\]"),
         ({"position_kernel": "linear"}, "known: .'antialiased', 'bicubic'"),
-        ({"remat": "some"}, "unknown network.backbone.remat 'some'"),
+        ({"remat": "some"}, "network.backbone.remat is 'some'"),
         ({"num_heads": 5}, r"embed_dim \(96\) must be a multiple of num_heads \(5\)"),
-        ({"image_size": (4, 4)}, "4 x 4 is smaller than one patch of 8 pixels"),
-        ({"drop_path_rate": 1.0}, r"drop_path_rate \(1.0\) in \[0, 1\)"),
+        ({"image_size": (4, 4)}, r"image_size \(4 x 4\) is smaller than one patch of 8 pixels"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1, got 1"),
         ({"in_channels": 4}, "one value for each of the 4 channels"),
-        ({"ffn": "moe"}, r"unknown network.backbone.ffn 'moe'; known: \['mlp', 'swiglu'\]"),
+        ({"ffn": "moe"}, r"network.backbone.ffn is 'moe'; known: \['mlp', 'swiglu'\]"),
         ({"drop_path_kind": "rows"}, r"known: \['per_sample', 'subset'\]"),
         ({"drop_path_schedule": "cosine"}, r"known: \['linear', 'uniform'\]"),
         ({"drop_path_kind": "subset"}, "needs drop_path_schedule='uniform', got 'linear'"),
-        ({"drop_path_group": 0}, r"drop_path_group \(0\) must be at least 1"),
-        ({"registers": -1}, r"registers \(-1\), layer_scale"),
-        ({"scan_unroll": -1}, r"scan_unroll \(-1\) must not be negative"),
+        ({"drop_path_group": 0}, "drop_path_group must be at least 1, got 0"),
+        ({"registers": -1}, "registers must be at least 0, got -1"),
+        ({"scan_unroll": -1}, "scan_unroll must be at least 0, got -1"),
     ],
 )
 def test_a_wrong_backbone_is_a_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
-        build_network(tiny_config(**changes))
+        build(tiny_config(**changes))
 
 
 def test_bfloat16_activations_stay_close_to_float32():
@@ -207,27 +212,79 @@ def test_a_resnet_tracks_statistics_of_backbone_and_head_pass_by_pass():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "small"}, r"unknown network.backbone.size 'small'; known: \['101', '50'\]"),
-        ({"depths": (1, 0)}, r"depths \(1, 0\) and width \(64\)"),
-        ({"depths": ()}, r"depths \(\) and width"),
-        ({"width": 0}, r"width \(0\) of a ResNet"),
+        ({"size": "small"}, r"network.backbone.size is 'small'; known: \['101', '50'\]"),
+        ({"depths": (1, 0)}, r"backbone.depths\[1\] must be at least 1, got 0"),
+        ({"depths": ()}, r"depths \(\) must have a number for at least one stage"),
+        ({"width": 0}, "backbone.width must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_resnet_is_a_clear_error(changes, message):
     with pytest.raises(ValueError, match=message):
-        build_network(resnet_config(**changes))
+        build(resnet_config(**changes))
 
 
-def test_attention_of_a_resnet_is_a_clear_error():
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        ("attention", (), "a ResNet has no attention weights"),
+        ("intermediate", ((-2, -1),), r"features of its last layer only, use layers \(-1,\)"),
+        ("__call__", (np.zeros((1, 1), bool),), "a ResNet has no mask token"),
+        ("__call__", (None, np.zeros((1, 1), np.int32)), "a ResNet cannot leave patches out"),
+    ],
+)
+def test_what_a_resnet_does_not_have_is_a_clear_error(method, arguments, message):
     network = build_network(resnet_config(depths=(1,), width=4))
     images = np.zeros((1, 16, 16, 3), np.uint8)
-    with pytest.raises(ValueError, match="those of a ViT, this is a ResNet"):
-        jax.eval_shape(lambda: network.init(jax.random.key(0), images, method="attention"))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: network.init(jax.random.key(0), images, *arguments, method=method))
 
 
-def test_a_config_of_an_older_version_is_told_what_it_lacks():
+def test_the_only_block_of_a_resnet_gives_its_features():
+    network = build_network(resnet_config(depths=(1,), width=4))
+    variables, images = init(network), np.ones((1, 16, 16, 3), np.uint8)
+    expected = network.apply(variables, images)
+    (got,) = network.apply(variables, images, (-1,), method="intermediate")
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+def test_what_a_config_of_an_older_version_lacks_has_its_default():
     config = tiny_config()
     with config.unlocked():
         del config.backbone.norm_epsilon
-    with pytest.raises(ValueError, match="has no norm_epsilon: the config is older"):
-        build_network(config)
+    assert build(config).backbone.norm_epsilon == 1e-6
+
+
+def heads_config(**of):
+    heads = {name: {"kind": "mlp", "of": taken} for name, taken in of.items()}
+    return tiny_config().to_dict() | {"heads": heads}
+
+
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        ({"predictor": "projektor"}, r"heads.predictor.of \('projektor'\) must be one of"),
+        ({"a": "b", "b": "a", "c": "cls"}, "heads: a, b wait for each other's output"),
+        ({"cls": "patches"}, "heads.cls: a head cannot have the name of a feature"),
+    ],
+)
+def test_heads_that_take_what_is_not_there_are_a_clear_error(of, message):
+    with pytest.raises(ValueError, match=message):
+        build(heads_config(**of))
+
+
+def test_a_head_takes_another_head_and_a_network_can_have_some_of_its_heads():
+    config = tiny_config().to_dict()
+    config["heads"] = {  # the predictor first: the order of the table does not matter
+        "predictor": dict(kind="mlp", of="projector", hidden_dim=24, out_dim=8),
+        "projector": dict(kind="mlp", of="patches", hidden_dim=20, out_dim=12),
+    }
+    network = build(config)
+    params = init(network)["params"]
+    kernels = {name: params[f"heads_{name}"]["linear_0"]["kernel"].shape for name in network.heads}
+    assert kernels == {"projector": (96, 20), "predictor": (12, 24)}
+    target = network.clone(heads={"projector": network.heads["projector"]})
+    alone = init(target)["params"]
+    assert alone.keys() == {"backbone", "heads_projector"}
+    assert jax.tree.map(jnp.shape, alone) == jax.tree.map(jnp.shape, {k: params[k] for k in alone})
+    with pytest.raises(ValueError, match=r"of \('projector'\) must be one of"):
+        init(network.clone(heads={"predictor": network.heads["predictor"]}))

@@ -17,7 +17,7 @@ from dino_jax.models.stochastic_depth import (
     subset_size,
     take_subset,
 )
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights import to_torch
 from tests.plain_dino import gelu, layer_norm
 from tests.recorded_draws import recorded_subsets

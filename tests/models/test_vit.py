@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 

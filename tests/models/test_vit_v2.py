@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dino_jax.models.position import resize_position_embedding
-from dino_jax.models.vit import SIZES, VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
+from dino_jax.models.vit import SIZES
 from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.heads import DinoHead
+from dino_jax.models.dino_head import DinoHead
 from dino_jax.models.network import Network
-from dino_jax.models.vit import SIZES, VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
+from dino_jax.models.vit import SIZES
 from dino_jax.optim import parameter_groups
 from dino_jax.weights.torch_names import to_torch
 

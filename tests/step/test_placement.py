@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import vits16_vanilla
-from dino_jax.models.network import build_network
+from dino_jax.models.build import build_network
 from dino_jax.step.placement import fit_to_mesh
 
 

@@ -270,7 +270,6 @@ def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
             "at least 2",
         ),
         (lambda c: c.optimizer.update(warmup_epochs=1e3), "longer than the run"),
-        (lambda c: c.network.backbone.update(kind="swin"), "unknown network.backbone 'swin'"),
         (lambda c: c.objectives.update(moco={"head": "dino"}), "unknown objective 'moco'; known:"),
     ],
 )

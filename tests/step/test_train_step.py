@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dino_jax.devices.sharding import batch_sharding, make_mesh, state_sharding
-from dino_jax.models.heads import DinoHead
+from dino_jax.models.dino_head import DinoHead
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.objectives.centering import Center
 from dino_jax.objectives.dino import DinoObjective
 from dino_jax.optim.optimizer import make_adamw, make_optimizer

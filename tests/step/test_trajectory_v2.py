@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from configs import digits_dinov2
 from dino_jax.data.masking import index_masks
@@ -34,12 +33,12 @@ def make_config(centering: str, separate_head: bool, ffn: str, registers: int, d
         drop_path_rate=drop_path,
         drop_path_group=None,
     )
-    head = dict(
-        out_dim=32, hidden_dim=20, bottleneck_dim=12, layers=3, batch_norm=False, train_gain=True
-    )
-    config.network.heads = ConfigDict({"dino": head})
+    head = dict(hidden_dim=20, bottleneck_dim=12, layers=3, batch_norm=False, train_gain=True)
+    config.network.heads.dino.update(out_dim=32, **head)
     if separate_head:
-        config.network.heads.ibot = ConfigDict({**head, "out_dim": 40})
+        config.network.heads.ibot.update(out_dim=40, **head)
+    else:
+        del config.network.heads.ibot
     config.objectives.ibot.head = "ibot" if separate_head else "dino"
     for name in ("dino", "ibot"):
         config.objectives[name].update(

@@ -176,4 +176,4 @@ def test_a_resnet_has_no_attention(tmp_path, photos, capsys):
     save_model(folder, config)
     with pytest.raises(SystemExit, match="2"):
         run("attention", folder, photos, f"--out={tmp_path / 'out'}")
-    assert "blocks and attention are those of a ViT" in capsys.readouterr().err
+    assert "a ResNet has no attention weights" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 from configs import quickstart
 from dino_jax.data.sources import build_source
 from dino_jax.devices.sharding import make_mesh
-from dino_jax.models.network import build_network
+from dino_jax.models.build import build_network
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import number_rows

@@ -1,5 +1,6 @@
 """Weights of other code bases in and out, without any of those code bases."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 import dino_jax
 from configs import quickstart
-from dino_jax.models.network import build_network
+from dino_jax.models import mlp_head
+from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import to_torch
 from dino_jax.weights.export_weights import _licence as licence_of_export
@@ -22,6 +24,7 @@ from dino_jax.weights.export_weights import export_weights
 from dino_jax.weights.import_weights import import_weights, main
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.weights.weights_file import abstract_variables
+from tests.saved_model import save_model
 from tests.weights.torch_files import pickled, save, write
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 42, 56, 3), np.uint8)
@@ -29,7 +32,9 @@ DINO = dict(embed_dim=64, depth=2, patch_size=8, image_size=(32, 32))
 DINOV2 = dict(embed_dim=64, depth=2, patch_size=14, image_size=(56, 56), layer_scale=1.0)
 DINOV2 |= dict(has_mask_token=True)
 REGISTERS = DINOV2 | dict(registers=4, position_kernel="antialiased", ffn="swiglu")
-HEAD = dict(out_dim=256, hidden_dim=24, bottleneck_dim=8, layers=3, batch_norm=False)
+HEAD = dict(
+    kind="dino", of="cls", out_dim=256, hidden_dim=24, bottleneck_dim=8, layers=3, batch_norm=False
+)
 
 
 def random_network(backbone, heads=(), seed=0):
@@ -299,7 +304,7 @@ def test_exports_that_cannot_be_are_refused(tmp_path):
         official(out=str(tmp_path / "a.npz"))
     with pytest.raises(ValueError, match="exists already; choose a new place"):
         official(out=model)
-    with pytest.raises(ValueError, match=r"--heads: .* has no heads"):
+    with pytest.raises(ValueError, match=r"--heads: .* has no heads that official names know"):
         official(out=str(tmp_path / "a.safetensors"), heads=True)
     with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
         export_weights(str(tmp_path), str(tmp_path / "a.safetensors"), "official")
@@ -364,3 +369,15 @@ def test_both_commands_say_how_they_are_used():
         command = [sys.executable, "-m", "dino_jax", name, "--help"]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert f"usage: dino-jax {name}" in said and "--out" in said
+
+
+def test_heads_without_official_names_are_left_out_with_a_line(tmp_path):
+    config = quickstart.get_config()
+    config.network.backbone.update(embed_dim=24, depth=1)
+    config.network.heads.projector = ConfigDict(dataclasses.asdict(mlp_head.Config(out_dim=8)))
+    model = save_model(tmp_path, config)
+    target = tmp_path / "out.safetensors"
+    lines = export_weights(str(model), str(target), "official", heads=True)
+    assert "left out: head projector, official names know no such head" in lines
+    names = load_file(target).keys()
+    assert "head.last_layer.weight_v" in names and not any("projector" in name for name in names)

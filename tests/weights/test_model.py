@@ -8,17 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 from safetensors.numpy import save_file
 
 import dino_jax
 from configs import quickstart
-from dino_jax.models.network import Network, build_network
-from dino_jax.models.vit import SIZES, VisionTransformer
+from dino_jax.config.section import section
+from dino_jax.models.backbone import ImplicitSettings
+from dino_jax.models.build import NetworkConfig, build_network
+from dino_jax.models.network import Network
+from dino_jax.models.vision_transformer import VisionTransformer
+from dino_jax.models.vit import SIZES
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import to_torch
-from dino_jax.weights.architecture import Unseen, infer_backbone
+from dino_jax.weights.architecture import infer_backbone
 from dino_jax.weights.dialects import to_official
 from dino_jax.weights.weights_file import abstract_variables
 from dino_jax.workdir import checkpointing
@@ -137,12 +140,16 @@ def test_all_released_vits_are_recognised(name, registers):
     official = to_official(tensors)
     assert official.names == "official"
     assert official.position_kernel == ("antialiased" if registers else "bicubic")
-    vit = infer_backbone(tensors, Unseen(None, official.position_kernel, official.norm_epsilon))
+    implicit = ImplicitSettings(
+        position_kernel=official.position_kernel, norm_epsilon=official.norm_epsilon
+    )
+    vit = infer_backbone(tensors, implicit)
     assert (vit["embed_dim"], vit["depth"], vit["num_heads"]) == SIZES[name]
     assert (vit["patch_size"], vit["image_size"], vit["registers"]) == (14, (518, 518), registers)
     assert (vit["ffn"], vit["mlp_ratio"]) == ("swiglu" if name == "giant" else "mlp", 4.0)
     assert vit["has_mask_token"] and vit["layer_scale"] and vit["qkv_bias"]
-    like = abstract_variables(build_network(ConfigDict(NORMALISED | {"backbone": vit})), vit)
+    network = build_network(section("network", NORMALISED | {"backbone": vit}, NetworkConfig))
+    like = abstract_variables(network, vit)
     assert sum(x.size for x in jax.tree.leaves(like)) == sum(x.size for x in tensors.values())
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.heads import DinoHead
+from dino_jax.models.dino_head import DinoHead
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights import from_torch, split_state_dict, to_torch
 
 HEADS = {

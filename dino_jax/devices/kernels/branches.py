@@ -24,8 +24,13 @@ Params = Any
 
 MAX_TOKENS = 512  # of a crop whose scores are computed at once
 # On-chip memory per core that a kernel may use, of 128, 128, 64 and 64 MiB (jax' tpu_info).
-VMEM_BYTES = {"TPU v5 lite": 112, "TPU v6 lite": 112, "TPU v5": 56, "TPU7x": 56}
+VMEM_MIB = {"TPU v5 lite": 112, "TPU v6 lite": 112, "TPU v5": 56, "TPU7x": 56}
 MIB = 2**20
+
+
+def kernel_memory(device: Any) -> int:
+    """Bytes of on-chip memory that a kernel may use; 0 for devices without kernels."""
+    return VMEM_MIB.get(device.device_kind, 0) * MIB
 
 
 def pad_tokens(x: jax.Array) -> jax.Array:

@@ -89,7 +89,7 @@ def mlp_branch_gradient(
 
 
 def _flops(x: jax.Array, weights: MlpWeights, products: int) -> int:
-    """Of so many products of all tokens with a matrix of the weights."""
+    """Of `products` products of all tokens with a matrix of the weights."""
     return 2 * products * x.shape[0] * x.shape[1] * weights.fc1.size
 
 

@@ -129,7 +129,7 @@ def read_rows(crops) -> jax.Array:
 
 
 def write_rows(crops, rows: jax.Array) -> None:
-    """The other way round."""
+    """Writes [c * T, D] float32 rows back to a reference to [c, T, D], in its dtype."""
     crops[...] = rows.reshape(crops.shape).astype(crops.dtype)
 
 

@@ -32,7 +32,6 @@ from dino_jax.evaluation.probe import (
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
-from dino_jax.models.vit import VisionTransformer
 from dino_jax.weights.model import Model
 
 NYU = Range(1e-3, 10.0, 256)  # metres
@@ -181,11 +180,14 @@ def depth_layers(network: Network, count: int) -> tuple[int, ...]:
     Raises:
       ValueError: if there is no such choice for this backbone.
     """
-    if count == 1 or not isinstance(network.backbone, VisionTransformer):
+    if count == 1:
         return last_layers(network, count)
     depth = network.backbone.depth
     if count != 4 or depth < 4:
-        raise ValueError(f"--layers={count}: a ViT of {depth} blocks has 1, or 4 of at least 4")
+        raise ValueError(
+            f"--layers={count}: it must be 1, or 4 if there are at least 4 blocks; this "
+            f"{type(network.backbone).__name__} has {depth}"
+        )
     return FOUR_BLOCKS.get(depth, tuple(depth * part // 4 - 1 for part in (1, 2, 3, 4)))
 
 

@@ -36,7 +36,6 @@ from dino_jax.evaluation.reading import (
 )
 from dino_jax.evaluation.released_classifier import read_classifier
 from dino_jax.evaluation.result import Result
-from dino_jax.models.vit import VisionTransformer
 from dino_jax.weights.model import Model
 
 TRAIN_BATCH = 1024  # 8 GPUs of 128 images, in both papers
@@ -195,7 +194,7 @@ def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads
     """
     convention = CONVENTIONS[arguments.convention]
     backbone = model.network.backbone
-    depth = backbone.depth if isinstance(backbone, VisionTransformer) else 1
+    depth = backbone.depth
     usual = sorted({min(blocks, depth) for blocks in convention.last_blocks})
     blocks = sorted(set(arguments.last_blocks or usual))
     rates = sorted(set(arguments.learning_rates or convention.learning_rates))

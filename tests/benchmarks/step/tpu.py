@@ -7,7 +7,7 @@ from typing import Any
 
 from dino_jax.devices.kernels.long_attention import cut
 from dino_jax.devices.kernels.tiles import SUBLANES
-from dino_jax.models.network import build_network
+from dino_jax.models.build import build_network
 from dino_jax.plan.cost import Cost, module_cost, trip_count
 from dino_jax.plan.hlo import Module, parse_module
 from dino_jax.plan.model_flops import model_flops_per_image

@@ -11,7 +11,7 @@ from dino_jax.devices.kernels.branches import MIB, Branches
 from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.devices.sharding import batch_sharding, make_mesh, state_sharding
 from dino_jax.models.crops import Crops
-from dino_jax.models.vit import VisionTransformer
+from dino_jax.models.vision_transformer import VisionTransformer
 
 CASES = {
     "two heads side by side": {},

@@ -1,9 +1,12 @@
-"""Projection head of DINO (arXiv:2104.14294, Section 3.1 and Appendix C)."""
+"""Heads of kind "dino": the projection head of DINO (arXiv:2104.14294, Sec. 3.1, Appendix C)."""
+
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.config.section import option
 from dino_jax.models.layers import (
     BatchNorm,
     Dtype,
@@ -12,6 +15,20 @@ from dino_jax.models.layers import (
     matmul_precision,
     uniform_init,
 )
+
+
+@dataclass(frozen=True)
+class Config:
+    """A section of `config.network.heads` of kind "dino"."""
+
+    kind: str = option("dino", "MLP, L2-normalised bottleneck and prototypes")
+    of: str = option("cls", "what it takes: cls | patches | the name of another head")
+    out_dim: int = option(65536, "prototypes", at_least=1)
+    hidden_dim: int = option(2048, "width of the hidden layers", at_least=1)
+    bottleneck_dim: int = option(256, "width before the prototypes", at_least=1)
+    layers: int = option(3, "linear layers of the MLP", at_least=1)
+    batch_norm: bool = option(False, "BatchNorm after each hidden layer")
+    train_gain: bool = option(False, "train the gains of the prototypes (norm_last_layer=False)")
 
 
 class Prototypes(nn.Module):
@@ -53,6 +70,7 @@ class DinoHead(nn.Module):
       batch_norm: BatchNorm after each hidden layer, over all views together.
       train_gain: train the gains of the last layer (official norm_last_layer=False).
       dtype: of the activations; parameters, normalisation and logits are float32.
+      of: what it takes, see `Head`.
     """
 
     out_dim: int
@@ -62,6 +80,12 @@ class DinoHead(nn.Module):
     batch_norm: bool
     train_gain: bool
     dtype: Dtype = jnp.float32
+    of: str = "cls"
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether it treats every row on its own: BatchNorm looks at all."""
+        return not self.batch_norm
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -75,3 +99,22 @@ class DinoHead(nn.Module):
         return Prototypes(self.out_dim, self.train_gain, self.dtype, name="last_layer")(
             l2_normalize(x)
         )
+
+
+def build(config: Config, dtype: Dtype) -> DinoHead:
+    """Builds a head.
+
+    Args:
+      config: the section.
+      dtype: of the activations.
+    """
+    return DinoHead(
+        out_dim=config.out_dim,
+        hidden_dim=config.hidden_dim,
+        bottleneck_dim=config.bottleneck_dim,
+        layers=config.layers,
+        batch_norm=config.batch_norm,
+        train_gain=config.train_gain,
+        dtype=dtype,
+        of=config.of,
+    )

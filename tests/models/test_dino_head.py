@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.heads import DinoHead
+from dino_jax.models.dino_head import DinoHead
 from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 
