@@ -22,7 +22,7 @@ def model_flops_per_image(config: Any, images: int) -> float:
       config: the whole config; its `remat` is not used.
       images: of the training set.
     """
-    has_remat = "remat" in config.network.backbone
+    has_remat = hasattr(config.network.backbone, "remat")
     plain = with_changes(config, {"network.backbone.remat": "none"}) if has_remat else config
     recipe = build_recipe(plain, images)
     state = jax.eval_shape(recipe.init, jax.random.key(config.seed))
