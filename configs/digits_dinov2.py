@@ -8,7 +8,7 @@ from 42.3 to 80.7 % (mean of three seeds; the quickstart from 41.6 to 84.5 %).
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:
-  python -m dino_jax.train --config=configs/digits_dinov2.py --workdir=runs/digits_dinov2
+  dino-jax train --config=digits_dinov2 --workdir=runs/digits_dinov2
 """
 
 from ml_collections import ConfigDict

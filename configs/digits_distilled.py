@@ -7,7 +7,7 @@ teacher; the same small ViT trained by itself reaches 84.7 %.
 Hardware and time: 2 CPU cores, about as long as the quickstart, which must have run before.
 
 Command:
-  python -m dino_jax.train --config=configs/digits_distilled.py --workdir=runs/digits_distilled
+  dino-jax train --config=digits_distilled --workdir=runs/digits_distilled
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ official code reaches 70.5 and 78.3 % (two seeds).
 Hardware and time: 2 CPU cores, 2 minutes.
 
 Command:
-  python -m dino_jax.train --config=configs/digits_reference.py --workdir=runs/digits_reference
+  dino-jax train --config=digits_reference --workdir=runs/digits_reference
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ from 94.1 to 96.0 % (mean of three seeds): on these images random convolutions a
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:
-  python -m dino_jax.train --config=configs/digits_resnet.py --workdir=runs/digits_resnet
+  dino-jax train --config=digits_resnet --workdir=runs/digits_resnet
 """
 
 from ml_collections import ConfigDict

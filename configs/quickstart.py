@@ -8,7 +8,7 @@ reach 97.5 %, because digits are too easy for pixels.
 Hardware and time: 2 CPU cores, 2.5 minutes.
 
 Command:
-  python -m dino_jax.train --config=configs/quickstart.py --workdir=runs/quickstart
+  dino-jax train --config=quickstart --workdir=runs/quickstart
 """
 
 from ml_collections import ConfigDict

@@ -7,7 +7,7 @@ Hardware and time: officially 80 V100, 51 images each. Not yet run here on a TPU
 split over 32 or more TPU chips: take --config.batch_size=4096 there.
 
 Command:
-  python -m dino_jax.train --config=configs/resnet50_released.py --workdir=runs/resnet50_released \
+  dino-jax train --config=resnet50_released --workdir=runs/resnet50_released \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

@@ -6,7 +6,7 @@ Expected (official README): 76.1 % k-NN, 78.2 % linear.
 Hardware and time: officially 32 V100, 32 images each. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vitb16_released.py --workdir=runs/vitb16_released \
+  dino-jax train --config=vitb16_released --workdir=runs/vitb16_released \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

@@ -6,7 +6,7 @@ other recipes)). Expected (official README): 77.4 % k-NN, 80.1 % linear.
 Hardware and time: officially an unknown number of V100, 6 images each. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vitb8_released.py --workdir=runs/vitb8_released \
+  dino-jax train --config=vitb8_released --workdir=runs/vitb8_released \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

@@ -8,7 +8,7 @@ TPU. By the TPU compiler the step needs 12.0 of the 31.25 GiB per chip on v6e-64
 chip (--config.batch_size=768).
 
 Command:
-  python -m dino_jax.train --config=configs/vitg14.py --workdir=runs/vitg14 \
+  dino-jax train --config=vitg14 --workdir=runs/vitg14 \
     --config.data.path=/data/imagenet22k --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

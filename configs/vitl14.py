@@ -8,7 +8,7 @@ Hardware and time: officially 96 A100 of 80 GB, 3.3 days. Not yet run here on a 
 compiler the step needs 11.2 GiB per chip on v6e-64 (--config.runtime.fsdp=8) at 32 images per chip.
 
 Command:
-  python -m dino_jax.train --config=configs/vitl14.py --workdir=runs/vitl14 \
+  dino-jax train --config=vitl14 --workdir=runs/vitl14 \
     --config.data.path=/data/imagenet22k --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

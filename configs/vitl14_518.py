@@ -7,7 +7,7 @@ Expected: no figure yet.
 Hardware and time: not yet run on a TPU. A crop has 1369 patches: plan with a small batch per chip.
 
 Command:
-  python -m dino_jax.train --config=configs/vitl14_518.py --workdir=runs/vitl14_518 \
+  dino-jax train --config=vitl14_518 --workdir=runs/vitl14_518 \
     --config.init_from.path=runs/vitl14 --config.data.path=/data/imagenet22k \
     --config.knn.train.path=/data/imagenet/train --config.knn.test.path=/data/imagenet/val
 """

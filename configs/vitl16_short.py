@@ -7,7 +7,7 @@ Expected (official README): 81.6 % k-NN, 82.9 % linear after 125,000 steps.
 Hardware and time: officially 32 A100 of 80 GB, about a day. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vitl16_short.py --workdir=runs/vitl16_short \
+  dino-jax train --config=vitl16_short --workdir=runs/vitl16_short \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

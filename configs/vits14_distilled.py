@@ -9,7 +9,7 @@ Expected: 79.0 % k-NN, 81.1 % linear (official README, distilled on LVD-142M, wh
 Hardware and time: officially 4,500 A100 hours. Not yet run on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vits14_distilled.py --workdir=runs/vits14_distilled \
+  dino-jax train --config=vits14_distilled --workdir=runs/vits14_distilled \
     --config.distill.path=runs/vitg14 --config.data.path=/data/imagenet22k \
     --config.knn.train.path=/data/imagenet/train --config.knn.test.path=/data/imagenet/val
 """

@@ -5,7 +5,7 @@ Expected (official README): 73.3 % k-NN, 76.0 % linear after 300 epochs at batch
 Hardware and time: officially 16 V100, 2.6 days. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vits16_boosted.py --workdir=runs/vits16_boosted \
+  dino-jax train --config=vits16_boosted --workdir=runs/vits16_boosted \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

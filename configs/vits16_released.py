@@ -6,7 +6,7 @@ Expected (official README): 74.5 % k-NN, 77.0 % linear.
 Hardware and time: officially 16 V100, 64 images each. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vits16_released.py --workdir=runs/vits16_released \
+  dino-jax train --config=vits16_released --workdir=runs/vits16_released \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

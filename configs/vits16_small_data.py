@@ -8,7 +8,7 @@ Expected: no figure yet.
 Hardware and time: planned for 64 images per v5e chip or 128 per v6e chip. Not yet run on a TPU.
 
 Command (50,000 photos in one folder, no labels):
-  python -m dino_jax.train --config=configs/vits16_small_data.py --workdir=runs/vits16_small_data \
+  dino-jax train --config=vits16_small_data --workdir=runs/vits16_small_data \
     --config.data.path=/data/photos --config.knn.every_epochs=0.0
 """
 

@@ -6,7 +6,7 @@ float16. Expected (official README): 69.3 % k-NN, 74.0 % linear after 100 epochs
 Hardware and time: officially 8 V100, 1.75 days. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vits16_vanilla.py --workdir=runs/vits16_vanilla \
+  dino-jax train --config=vits16_vanilla --workdir=runs/vits16_vanilla \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

@@ -6,7 +6,7 @@ Expected (official README): 78.3 % k-NN, 79.7 % linear.
 Hardware and time: officially 64 V100, 16 images each. Not yet run here on a TPU.
 
 Command:
-  python -m dino_jax.train --config=configs/vits8_released.py --workdir=runs/vits8_released \
+  dino-jax train --config=vits8_released --workdir=runs/vits8_released \
     --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
     --config.knn.test.path=/data/imagenet/val
 """

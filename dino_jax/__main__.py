@@ -26,7 +26,7 @@ COMMANDS = {
         "dino_jax.train", "Trains a network; the same command on the same workdir resumes."
     ),
     "show": Command(
-        "dino_jax.data.show", "Draws what the network will see, to be looked at before a run."
+        "dino_jax.run.show_crops", "Draws what the network will see, to be looked at before a run."
     ),
     "doctor": Command(
         "dino_jax.doctor.__main__",

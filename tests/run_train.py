@@ -1,4 +1,4 @@
-"""`python -m dino_jax.train` as a user starts it: real processes, with a very small model."""
+"""`dino-jax train` as a user starts it: real processes, with a very small model."""
 
 import contextlib
 import json

@@ -16,6 +16,7 @@ MOVED = {
     "dino_jax.config_from_yaml": "dino_jax.commands.config_from_yaml",
     "dino_jax.data.build": "dino_jax.data.building.build",
     "dino_jax.data.build_beam": "dino_jax.data.building.build_beam",
+    "dino_jax.data.show": "dino_jax.run.show_crops",
     "dino_jax.embed": "dino_jax.embedding.__main__",
     "dino_jax.evaluate": "dino_jax.evaluation.__main__",
     "dino_jax.kernels": "dino_jax.devices.kernels",

@@ -12,5 +12,5 @@ slots.py       memory that workers fill over and over
 worker_process.py  workers end with their parent and leave signals to it
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream
 building/      any source -> ArrayRecord shards, on one machine or on Apache Beam
-show.py        a contact sheet of the crops of a config (preview.py, contact_sheet.py)
+preview.py     a contact sheet of the crops of a config (contact_sheet.py)
 """

@@ -83,7 +83,7 @@ def check_data(source: ImageSource, max_pixels: int, samples: int = 8) -> Result
             "data",
             "WARN",
             text,
-            "python -m dino_jax.data.building.build names all unreadable images",
+            "dino-jax build names all unreadable images",
         )
     return Result("data", "FAIL", text, "are these images, and may this user read them?")
 

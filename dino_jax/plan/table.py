@@ -107,9 +107,7 @@ def _supply_notes(plan: Plan, supply: Supply) -> list[str]:
     if not plan.bounds:
         return []
     rate, need = plan.bounds.images_per_second, plan.bounds.images_per_second_per_host
-    lines = [
-        f"check the input of a host with python -m dino_jax.doctor --config=… --need={rate:.0f}"
-    ]
+    lines = [f"check the input of a host with dino-jax doctor --config=… --need={rate:.0f}"]
     if supply.per_core is None:
         lines.append("the speed of the input was not measured for these crops")
     else:

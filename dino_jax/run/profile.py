@@ -1,4 +1,4 @@
-"""xprof traces of chosen steps: python -m dino_jax.train … --config.profile.steps="(10, 12)"."""
+"""xprof traces of chosen steps: dino-jax train … --config.profile.steps="(10, 12)"."""
 
 import os
 from collections.abc import Sequence

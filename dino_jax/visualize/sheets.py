@@ -1,4 +1,4 @@
-"""The pictures of `python -m dino_jax.visualize`, each from a model and some images."""
+"""The pictures of `dino-jax visualize`, each from a model and some images."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""python -m dino_jax.data.building.build: any source to ArrayRecord shards."""
+"""dino-jax build: any source to ArrayRecord shards."""
 
 import contextlib
 import functools

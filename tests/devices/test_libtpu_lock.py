@@ -18,9 +18,9 @@ def test_lock_file_that_is_not_there_or_left_over_is_fine(tmp_path):
 def test_lock_file_of_a_running_process_names_it(tmp_path):
     path = tmp_path / "lock"
     path.touch()
-    result = judge_lock(path, [Holder(4711, "python -m dino_jax.train")], writable=True)
+    result = judge_lock(path, [Holder(4711, "dino-jax train")], writable=True)
     assert not result.free
-    assert "4711 (python -m dino_jax.train)" in result.text
+    assert "4711 (dino-jax train)" in result.text
     assert "kill -TERM 4711" in result.fix
 
 

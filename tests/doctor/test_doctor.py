@@ -1,4 +1,4 @@
-"""The report, and `python -m dino_jax.doctor` in one and in two processes."""
+"""The report, and `dino-jax doctor` in one and in two processes."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluation linear and logreg: classifiers on frozen features."""
+"""dino-jax evaluate linear and logreg: classifiers on frozen features."""
 
 import numpy as np
 import pytest

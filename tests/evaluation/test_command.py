@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluation: from a checkpoint and images to PROTOCOL.json."""
+"""dino-jax evaluate: from a checkpoint and images to PROTOCOL.json."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluation copy_detection, on a small data set in the layout of Copydays."""
+"""dino-jax evaluate copy_detection, on a small data set in the layout of Copydays."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluation depth, on a small data set in the layout of NYU Depth V2."""
+"""dino-jax evaluate depth, on a small data set in the layout of NYU Depth V2."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""python -m dino_jax.evaluation video_segmentation, on small videos in the layout of DAVIS."""
+"""dino-jax evaluate video_segmentation, on small videos in the layout of DAVIS."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m dino_jax.plan` as a user starts it; with the real TPU compiler if it is installed."""
+"""`dino-jax plan` as a user starts it; with the real TPU compiler if it is installed."""
 
 import importlib.util
 import json

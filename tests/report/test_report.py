@@ -1,4 +1,4 @@
-"""python -m dino_jax.report: one offline page of one run or several."""
+"""dino-jax report: one offline page of one run or several."""
 
 import json
 import re

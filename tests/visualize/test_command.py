@@ -1,4 +1,4 @@
-"""python -m dino_jax.visualize, with a backbone whose features are known."""
+"""dino-jax visualize, with a backbone whose features are known."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@ kind         reads                                            labels
 folder       a folder, any depth                              first-level folders
 list         a text file of paths                             after a tab in the line
 glob         all files that match a pattern                   first-level folders
-arrayrecord  what `python -m dino_jax.data.building.build` has written stored
+arrayrecord  what `dino-jax build` has written stored
 tar          webdataset shards                                .cls or .json members
 parquet      image columns as of Hugging Face                 a column
 tfds         a data set prepared by TensorFlow Datasets       its class label

@@ -1,4 +1,4 @@
-"""Shards of `python -m dino_jax.data.building.build`: the fastest source, one read per image."""
+"""Shards of `dino-jax build`: the fastest source, one read per image."""
 
 from typing import Any
 

@@ -16,7 +16,7 @@ class ParquetSource:
 
     A row is read with its whole row group, of which the last two stay in memory: reading in order
     is fast, but a shuffled stream reads a row group (often 100 images) for each image. Build
-    ArrayRecord shards from large sets: `python -m dino_jax.data.building.build`.
+    ArrayRecord shards from large sets: `dino-jax build`.
     """
 
     def __init__(self, path: str, image_column: str, label_column: str):

@@ -1,4 +1,4 @@
-"""The format that `python -m dino_jax.data.building.build` writes.
+"""The format that `dino-jax build` writes.
 
 A data set is a folder of ArrayRecord shards (one record per group, uncompressed: images already
 are) and dataset.json, which holds what is known once: class names, records per shard, mean and

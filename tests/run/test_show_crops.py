@@ -1,4 +1,4 @@
-"""python -m dino_jax.data.show: the crops of a config as one picture."""
+"""dino-jax show: the crops of a config as one picture."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def _run(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "dino_jax.data.show", *arguments],
+        [sys.executable, "-m", "dino_jax", "show", *arguments],
         cwd=REPOSITORY,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
