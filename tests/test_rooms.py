@@ -27,6 +27,18 @@ FLOORS = (
     {"train"},
     {"__main__"},
 )
+# Rooms that know even less than their floor allows: names of what they may import.
+KNOWN = {
+    "config": (),
+    "processes": (),
+    "workdir": ("config",),
+    "devices": (),
+    "optim": ("config",),
+    "data": ("commands", "config", "workdir"),
+    "models": ("config", "devices.kernels"),  # no mesh
+    "objectives": ("config", "optim"),
+    "report": ("commands", "workdir"),
+}
 LOOSE = {"__init__", "__main__", "train"}  # files beside the rooms
 # Input workers and readers of a report start without jax; imports inside functions are not meant.
 WITHOUT_JAX = ("config", "data", "report", "commands.command_line", "workdir.paths")
@@ -95,6 +107,19 @@ def find_climbs(modules: Modules) -> list[str]:
     )
 
 
+def find_strangers(modules: Modules) -> list[str]:
+    """Imports of a room that it is not to know."""
+    return sorted(
+        what
+        for room, _, what in find_arrows(modules)
+        if room in KNOWN and not _is_known(what.rpartition(" ")[2], KNOWN[room])
+    )
+
+
+def _is_known(imported: str, known: tuple[str, ...]) -> bool:
+    return any(f"{imported}.".startswith(f"{name}.") for name in known)
+
+
 def find_jax(modules: Modules, starts: tuple[str, ...]) -> list[str]:
     """Chains of imports from modules that start without jax to jax."""
     waiting = [(name, name) for name in modules if name.startswith(tuple(starts))]
@@ -124,6 +149,11 @@ def test_every_room_has_one_floor():
 def test_imports_only_go_down():
     climbs = find_climbs(read_modules(PACKAGE))
     assert not climbs, "not down:\n" + "\n".join(climbs)
+
+
+def test_some_rooms_know_even_less():
+    strangers = find_strangers(read_modules(PACKAGE))
+    assert not strangers, "not to be known there:\n" + "\n".join(strangers)
 
 
 def test_only_the_story_of_a_training_lies_beside_the_rooms():
@@ -184,6 +214,16 @@ def test_an_import_that_goes_up_is_found(house, file, line, found):
     with (house / file).open("a") as opened:
         opened.write(line + "\n")
     assert find_climbs(read_modules(house)) == found
+
+
+def test_what_a_room_is_not_to_know_is_found(house):
+    (house / "models").mkdir()
+    text = "from dino_jax.devices.kernels.tiles import x\nfrom dino_jax.devices import sharding\n"
+    (house / "models/vit.py").write_text(text)
+    (house / "devices/kernels").mkdir(parents=True)
+    (house / "devices/kernels/tiles.py").touch()
+    found = find_strangers(read_modules(house))
+    assert found == ["models.vit imports devices.sharding"]
 
 
 def test_rooms_of_one_floor_that_import_each_other_are_found(house):
