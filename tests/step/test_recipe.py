@@ -244,7 +244,7 @@ def test_the_sizes_of_the_specification_have_their_parameters():
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
     docstring = CONFIGS[name].read_text().split('"""')[1]
-    assert f"--config=configs/{name}.py" in docstring
+    assert f"--config={name} " in docstring
     assert f"--workdir=runs/{name}" in docstring
     for words in ("Paper: ", "Expected", "Hardware and time: ", "dino-jax train"):
         assert words in docstring
