@@ -111,7 +111,7 @@ class _CropBatch:
             "unreadable": np.full(len(pairs), READABLE, np.int32),
         }
         for row, (position, index) in enumerate(pairs.tolist()):
-            used, image, label = read_readable(self.source, index, self.max_pixels)
+            used, frames, label = read_readable(self.source, index, self.max_pixels)
             if label < 0:
                 raise ValueError(
                     f"{self.source.name(used)} has no label; every training image needs a class"
@@ -119,6 +119,6 @@ class _CropBatch:
             if used != index:
                 batch["unreadable"][row] = index
             rng = generator_of(self.seed, position)
-            batch["image"][row] = random_crop(image, rng, size, self.resampling)
+            batch["image"][row] = random_crop(frames[0], rng, size, self.resampling)
             batch["label"][row] = label
         return batch

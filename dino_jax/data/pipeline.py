@@ -177,7 +177,7 @@ def build_eval_stream(
 
 
 def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int, str]:
-    """Reads and decodes one image of a source.
+    """Reads and decodes one image of a source, or the first frame of a clip.
 
     Returns:
       [H, W, 3] uint8, the label, and the name inside the source.
@@ -185,21 +185,50 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
     Raises:
       UnreadableImageError: if the file can't be read or decoded; the message names it.
     """
+    frames, label, name = read_frames(source, index, max_pixels, most=1)
+    return frames[0], label, name
+
+
+def read_frames(
+    source: ImageSource, index: int, max_pixels: int, most: int | None = None
+) -> tuple[list[np.ndarray], int, str]:
+    """Reads and decodes the frames of one clip of a source; a still image is one frame.
+
+    Args:
+      source: of images or clips.
+      index: in the source.
+      max_pixels: larger frames are unreadable.
+      most: frames to decode, from the first one on; None for all.
+
+    Returns:
+      Frames [H, W, 3] uint8, the label, and the name inside the source.
+
+    Raises:
+      UnreadableImageError: if a frame can't be read or decoded; the message names the clip.
+    """
     try:
         record = source[index]
-        image = record["image"]
-        if not isinstance(image, np.ndarray):
-            image = decode_image(image, max_pixels)
+        stored = record["image"]
+        stored = stored[:most] if isinstance(stored, list) else [stored]
+        frames = [
+            frame if isinstance(frame, np.ndarray) else decode_image(frame, max_pixels)
+            for frame in stored
+        ]
     except (OSError, UnreadableImageError) as error:
         raise UnreadableImageError(f"{source.name(index)}: {error}") from error
-    return image, record["label"], record["name"]
+    if not frames:
+        raise UnreadableImageError(f"{source.name(index)}: the clip has no frames")
+    return frames, record["label"], record["name"]
 
 
-def read_readable(source: ImageSource, index: int, max_pixels: int) -> tuple[int, np.ndarray, int]:
+def read_readable(
+    source: ImageSource, index: int, max_pixels: int
+) -> tuple[int, list[np.ndarray], int]:
     """Reads and decodes image `index`, or the next one of the source that can be read.
 
     Returns:
-      The index of the image that was read, its pixels [H, W, 3] uint8, and its label.
+      The index of the image that was read, its frames, [H, W, 3] uint8 each (one for a still
+      image), and its label.
 
     Raises:
       ValueError: if 100 images in a row are unreadable.
@@ -208,8 +237,8 @@ def read_readable(source: ImageSource, index: int, max_pixels: int) -> tuple[int
     for offset in range(min(MAX_REPLACEMENTS, len(source))):
         used = (index + offset) % len(source)
         try:
-            image, label, _ = read_image(source, used, max_pixels)
-            return used, image, label
+            frames, label, _ = read_frames(source, used, max_pixels)
+            return used, frames, label
         except UnreadableImageError as error:
             failure = error
     raise ValueError(
@@ -275,10 +304,10 @@ class _TrainBatch:
         self.multi_crop.begin(batch, generator_of(self.step_seed, step))
         unreadable = np.full(len(pairs), READABLE, np.int64)
         for row, (position, index) in enumerate(pairs.tolist()):
-            used, image, _ = read_readable(self.source, index, self.max_pixels)
+            used, frames, _ = read_readable(self.source, index, self.max_pixels)
             if used != index:
                 unreadable[row] = index
-            self.multi_crop.fill(batch, row, image, generator_of(self.image_seed, position))
+            self.multi_crop.fill(batch, row, frames, generator_of(self.image_seed, position))
         return unreadable
 
     def _draw_masks(self, pairs: np.ndarray) -> Batch:

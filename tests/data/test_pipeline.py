@@ -12,12 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import quickstart
 from dino_jax.data.masking import Masking
-from dino_jax.data.multi_crop import MultiCrop
+from dino_jax.data.multi_crop import MultiCrop, build_multi_crop
 from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
 from dino_jax.data.sources import FolderSource
+from dino_jax.step.photometric import apply_photometric
 from tests.crops import OFFICIAL
 
 CROP = dataclasses.replace(OFFICIAL, group="global", count=2, size=(6, 6), scale=(0.4, 1.0))
@@ -104,6 +107,49 @@ def test_batches_have_the_promised_shapes_and_dtypes():
         "unreadable": ((8,), np.int64),
     }
     assert (batch["unreadable"] == -1).all()
+
+
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_a_config_alone_adds_a_group_of_crops(backend):
+    config = quickstart.get_config()
+    config.augment.backend = backend
+    three = _take(_stream(NoiseSource(20), build_multi_crop(config.augment)), 2)
+    config.augment.crops.anchor = ConfigDict(config.augment.crops.global_1.to_dict())
+    config.augment.crops.anchor.update(group="gram_anchor", size=(64, 64), box_of="global_1")
+    four = _take(_stream(NoiseSource(20), build_multi_crop(config.augment)), 2)
+    assert four[0]["gram_anchor_crops"].shape == (8, 1, 64, 64, 3)
+    added = {name for name in four[0] if name.startswith("gram_anchor_")}
+    assert len(added) == {"host": 1, "device": 3}[backend]
+    others = [{name: batch[name] for name in batch if name not in added} for batch in four]
+    _assert_equal(others, three)
+    recolored = apply_photometric(four[0])
+    assert recolored["gram_anchor_crops"].shape == (8, 1, 64, 64, 3)
+    assert not any(name.endswith(("_photometric", "_jitter_order")) for name in recolored)
+
+
+class ClipSource(ArraySource):
+    """Clips of three plain frames of gray level index, 100 + index and 200 + index."""
+
+    def __getitem__(self, index):
+        frames = [np.full((8, 8, 3), level + index, np.uint8) for level in (0, 100, 200)]
+        return {"image": frames, "label": index % 2, "name": str(index)}
+
+
+def test_the_views_of_a_clip_come_from_the_frames_that_they_name():
+    first, third = PLAIN.crops["global"], dataclasses.replace(PLAIN.crops["global"], frame=2)
+    (batch,) = _take(_stream(ClipSource(8), MultiCrop({"first": first, "third": third})), 1)
+    levels = batch["global_crops"][:, :, 0, 0, 0]
+    assert sorted(levels[:, 0].tolist()) == list(range(8))
+    np.testing.assert_array_equal(levels[:, 1], levels[:, 0] + 200)
+    (stills,) = _take(_stream(ArraySource(8), MultiCrop({"first": first, "third": third})), 1)
+    levels = stills["global_crops"][:, :, 0, 0, 0]
+    np.testing.assert_array_equal(levels[:, 1], levels[:, 0])
+
+
+def test_evaluations_show_the_first_frame_of_a_clip():
+    stream = build_eval_stream(ClipSource(3), image_size=8, batch_size=3, max_pixels=100)
+    (batch,) = list(stream)
+    assert batch["image"][:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("multi_crop", BACKENDS, ids=lambda multi_crop: multi_crop.backend)

@@ -15,12 +15,13 @@ class Record(TypedDict):
     """One entry of a source.
 
     Attributes:
-      image: an encoded file, or [H, W, 3] uint8.
+      image: an encoded file or [H, W, 3] uint8, or a list of such: the frames of one clip in their
+        order, of which crops choose (`CropConfig.frame`) and evaluations take the first.
       label: class index, or -1.
       name: the image's name inside its source, such as "cat/1.jpg"; need not be unique.
     """
 
-    image: bytes | np.ndarray
+    image: bytes | np.ndarray | list[bytes | np.ndarray]
     label: int
     name: str
 
