@@ -86,11 +86,12 @@ def get_config() -> ConfigDict:
     crops.global_1 = crop("global", 1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
     crops.global_2 = crop("global", 1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
     crops.local = crop("local", 8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
-    # Patches of the global crops that the student does not see (DINOv2).
+    # Masked patches of the crops of the group "global".
     config.masking = ConfigDict(
         dict(
+            kind="block",  # block (DINOv2) | random (MAE: probability 1, the same share in all)
             probability=0.0,  # share of the crops with a mask; 0: no masks
-            ratio=(0.1, 0.5),  # share of patches that is masked in such a crop
+            ratio=(0.1, 0.5),  # share of patches that is masked in such a crop; random: the second
             hide=True,  # False: the student sees them; masks only say which ones iBOT compares
             group_size=32,  # images that share one draw; divides the images per device
         )

@@ -1,13 +1,14 @@
 """Images in, uint8 multi-crop batches out; NumPy, numba and grain, no jax.
 
-sources/       encoded images from folders, lists, shards, TFDS, scikit-learn's digits, mixtures
+sources/       encoded images from folders, lists, shards, TFDS, the digits, mixtures
 decode.py      bytes -> RGB uint8, or one error for everything that is no readable image
 augment.py     what is random about a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit
 photometric.py what recolor.py, or dino_jax.step.photometric on the device, is told
-multi_crop.py  the global and local crops of one image
-masking.py     which patches the student does not see
+multi_crop.py  the crops of one image or clip, by groups: the section config.augment
+masking.py     which patches are masked: the section config.masking; block_masking.py,
+               random_masking.py, mask_indices.py
 slots.py       memory that workers fill over and over
 worker_process.py  workers end with their parent and leave signals to it
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream

@@ -1,103 +1,58 @@
-"""Block-wise masks for masked image modelling (BEiT, arXiv:2106.08254, Algorithm 1), as in DINOv2.
+"""Which patches of an image are masked: the section `config.masking`, and its kinds."""
 
-Some of the global crops of a group of images are masked, each with another share of its patches.
-The draws come from Python's `random.Random` in the order of the official code, so that they are the
-official ones for the same seed. A group is what a device is there; here its size is explicit, so
-that the masks of a run do not depend on hosts, devices or workers.
-"""
-
-import itertools
 import math
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from dino_jax.config.section import option, suggest
+from dino_jax.data.block_masking import BlockMasking
 from dino_jax.data.multi_crop import Group
+from dino_jax.data.random_masking import RandomMasking
 
 MASKED_GROUP = "global"  # of the crops (config.augment.crops.NAME.group) that get masks
-# Official; blocks that must not exceed fewer patches than these may be smaller.
-MIN_BLOCK_PATCHES = 4
-MIN_BLOCK_ASPECT = 0.3  # height / width, up to its inverse
-BLOCK_TRIES = 10  # places tried for a block before the mask is left as it is
 
 
 @dataclass(frozen=True)
-class Masking:
-    """The masks of a run, a pure function of (seed, step, group); picklable.
+class MaskingConfig:
+    """Masked patches of the crops of the group "global"."""
 
-    Attributes:
-      grid: (rows, columns) of patches of a global crop.
-      crops: global crops per image.
-      group_size: images that share one draw of masked crops and ratios.
-      probability: share of a group's crops that are masked, in [0, 1].
-      ratio: (lowest, highest) share of patches masked in a masked crop.
-    """
+    kind: str = option("block", "block (BEiT, DINOv2) | random (MAE)")
+    probability: float = option(
+        0.0, "share of the crops with a mask; 0: no masks; random: 1", at_least=0, at_most=1
+    )
+    ratio: tuple[float, float] = option(
+        (0.1, 0.5),
+        "(lowest, highest) share of patches masked in such a crop; random: the second one in all",
+        at_least=0,
+        at_most=1,
+    )
+    group_size: int = option(
+        32, "images that share one draw; divides the images per device", at_least=1
+    )
 
-    grid: tuple[int, int]
-    crops: int
-    group_size: int
-    probability: float
-    ratio: tuple[float, float]
 
-    def __post_init__(self):
-        low, high = self.ratio
-        if min(self.grid) < 1 or self.crops < 1 or self.group_size < 1:
-            raise ValueError(
-                f"masks need at least one patch, crop and image; got a grid of {self.grid}, "
-                f"{self.crops} crops and group_size {self.group_size}"
-            )
-        if not 0 <= self.probability <= 1 or not 0 <= low <= high <= 1:
-            raise ValueError(
-                f"masking.probability ({self.probability}) must be in [0, 1] and masking.ratio "
-                f"({self.ratio}) rise within [0, 1]"
-            )
-        if self.bound == 0:
-            raise ValueError(
-                f"masking.probability ({self.probability}) of {self.group_size} images x "
-                f"{self.crops} crops at masking.ratio ({self.ratio}) masks no patch of a grid of "
-                f"{self.grid}; raise one of them or masking.group_size"
-            )
+class Masking(Protocol):
+    """The masks of a run, a pure function of (seed, step, group of images); picklable."""
 
     @property
-    def bound(self) -> int:
-        """U: no group has more masked patches than this."""
-        ratios = _ratios(self.group_size * self.crops, self.probability, self.ratio)
-        return sum(int(math.prod(self.grid) * high) for high in ratios[1:])
+    def group_size(self) -> int:
+        """Images per group."""
+        ...
 
     def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Shapes and dtypes of what whole groups of `images` images together get."""
-        groups = images // self.group_size
-        return {
-            "masks": ((images, self.crops, math.prod(self.grid)), np.dtype(bool)),
-            "mask_indices": ((groups, self.bound), np.dtype(np.int32)),
-            "mask_weight": ((groups, self.bound), np.dtype(np.float32)),
-        }
+        ...
 
     def __call__(self, seed: int, step: int, group: int) -> dict[str, np.ndarray]:
-        """Draws the masks of images group * group_size, … of the global batch of a step.
+        """The entries of `layout` for one group of the global batch of a step."""
+        ...
 
-        Args:
-          seed: of the run, >= 0.
-          step: of the run, >= 0.
-          group: index within the global batch, >= 0.
 
-        Returns:
-          "masks": [group_size, G, N] bool; "mask_indices", "mask_weight": [1, U] of `index_masks`.
-        """
-        state = np.random.SeedSequence(seed, spawn_key=(step, group)).generate_state(4)
-        masks = sample_masks(
-            random.Random(int.from_bytes(state.tobytes(), "little")),
-            images=self.group_size,
-            crops=self.crops,
-            grid=self.grid,
-            probability=self.probability,
-            ratio=self.ratio,
-        )
-        indexed = index_masks(masks, self.bound)
-        return {"masks": masks, **{name: array[None] for name, array in indexed.items()}}
+# By kind; each takes grid, crops, group_size, probability and ratio.
+MASKINGS: dict[str, Callable[..., Masking]] = {"block": BlockMasking, "random": RandomMasking}
 
 
 def build_masking(
@@ -106,17 +61,26 @@ def build_masking(
     """Builds the masks of `config.masking`; None if its probability is 0.
 
     Args:
-      config: ConfigDict with group_size, probability and ratio.
+      config: the section.
       groups: of crops.
       patch_size: of the backbone, in pixels.
       batch_size: images per pass: no draw is for images of two passes.
 
     Raises:
-      ValueError: if a value is out of range, nothing would be masked, `group_size` does not fit
-        the batch, or there are no crops to mask.
+      ValueError: if the kind is unknown, nothing would be masked, `group_size` does not fit the
+        batch, or there are no crops to mask.
     """
     if config.probability == 0:
         return None
+    if config.kind not in MASKINGS:
+        raise ValueError(
+            f"config.masking.kind is {config.kind!r}; {suggest(config.kind, MASKINGS)}"
+        )
+    if not 0 <= config.probability <= 1:
+        raise ValueError(f"config.masking.probability ({config.probability}) must be in [0, 1]")
+    low, high = config.ratio
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"config.masking.ratio ({low}, {high}) must rise within [0, 1]")
     if MASKED_GROUP not in groups:
         raise ValueError(
             f"config.masking.probability ({config.probability}) masks crops of the group "
@@ -125,125 +89,15 @@ def build_masking(
         )
     if config.group_size < 1 or batch_size % config.group_size:
         raise ValueError(
-            f"masking.group_size ({config.group_size}) must divide the {batch_size} images of a "
-            f"pass; try --config.masking.group_size={math.gcd(batch_size, config.group_size)}"
+            f"config.masking.group_size ({config.group_size}) must divide the {batch_size} images "
+            f"of a pass; try --config.masking.group_size={math.gcd(batch_size, config.group_size)}"
         )
     masked = groups[MASKED_GROUP]
     height, width = masked.size
-    grid = (height // patch_size, width // patch_size)
-    return Masking(
-        grid, len(masked.crops), config.group_size, config.probability, tuple(config.ratio)
+    return MASKINGS[config.kind](
+        grid=(height // patch_size, width // patch_size),
+        crops=len(masked.crops),
+        group_size=config.group_size,
+        probability=config.probability,
+        ratio=(low, high),
     )
-
-
-def sample_masks(
-    rng: random.Random,
-    *,
-    images: int,
-    crops: int,
-    grid: tuple[int, int],
-    probability: float,
-    ratio: tuple[float, float],
-) -> np.ndarray:
-    """Masks `int(images * crops * probability)` crops of a group, the others not at all.
-
-    The masked crops have ratios from equal intervals of `ratio`, one each; which crop gets which
-    mask is shuffled over the whole group, so the views of an image are not related.
-
-    Args:
-      rng: source of randomness; random.Random(s) gives the draws of the official code after
-        random.seed(s).
-      images: B, images of the group.
-      crops: G, global crops per image.
-      grid: (rows, columns) of patches, N = rows * columns.
-      probability: share of crops that are masked.
-      ratio: (lowest, highest) share of patches masked in a masked crop.
-
-    Returns:
-      [B, G, N] bool, True where masked; rows of patches one after the other.
-    """
-    tokens = math.prod(grid)
-    ratios = _ratios(images * crops, probability, ratio)
-    masks = []
-    for low, high in itertools.pairwise(ratios):
-        share = min(low + (high - low) * np.float32(rng.random()), high)
-        masks.append(sample_block_mask(rng, grid, int(tokens * share)).reshape(tokens))
-    masks += [np.zeros(tokens, bool)] * (images * crops - len(masks))
-    rng.shuffle(masks)
-    # The official list is crop-major: all images' first crops, then all their second crops.
-    return np.stack(masks).reshape(crops, images, tokens).swapaxes(0, 1)
-
-
-def sample_block_mask(rng: random.Random, grid: tuple[int, int], count: int) -> np.ndarray:
-    """Places rectangles until `count` patches are masked or none fits any more.
-
-    Args:
-      rng: source of randomness.
-      grid: (rows, columns) of patches.
-      count: patches to mask; a few less come out where the last ones cannot be placed.
-
-    Returns:
-      [rows, columns] bool.
-    """
-    mask = np.zeros(grid, bool)
-    left = count
-    while left > 0:
-        added = _add_block(rng, mask, min(left, grid[0] // 2 * grid[1]))
-        if not added:
-            break
-        left -= added
-    return mask
-
-
-def index_masks(masks: np.ndarray, bound: int) -> dict[str, np.ndarray]:
-    """Lists the masked patches of a group in arrays whose shape does not depend on the draw.
-
-    Args:
-      masks: [B, G, N] bool.
-      bound: U, at least the number of masked patches.
-
-    Returns:
-      "mask_indices": [U] int32, indices into the B * G * N patches of the group, ascending, padded
-      with 0; "mask_weight": [U] float32, 1 / (masked patches of the same crop), 0 for padding.
-
-    Raises:
-      ValueError: if more than `bound` patches are masked.
-    """
-    indices = np.flatnonzero(masks)
-    if len(indices) > bound:
-        raise ValueError(f"{len(indices)} patches are masked, more than the bound of {bound}")
-    per_crop = masks.sum(axis=-1, dtype=np.float32).ravel()
-    padding = (0, bound - len(indices))
-    return {
-        "mask_indices": np.pad(indices.astype(np.int32), padding),
-        "mask_weight": np.pad(1 / per_crop[indices // masks.shape[-1]], padding),
-    }
-
-
-def _add_block(rng: random.Random, mask: np.ndarray, most: int) -> int:
-    """Masks one rectangle with 1 to `most` patches not masked yet; returns how many, 0 if none."""
-    rows, columns = mask.shape
-    log_aspect = math.log(MIN_BLOCK_ASPECT)
-    for _ in range(BLOCK_TRIES):
-        area = rng.uniform(MIN_BLOCK_PATCHES, most)
-        aspect = math.exp(rng.uniform(log_aspect, -log_aspect))
-        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if height >= rows or width >= columns:
-            continue
-        top, left = rng.randint(0, rows - height), rng.randint(0, columns - width)
-        block = mask[top : top + height, left : left + width]
-        added = block.size - int(np.count_nonzero(block))
-        if 0 < added <= most:
-            block[:] = True
-            return added
-    return 0
-
-
-def _ratios(crops: int, probability: float, ratio: tuple[float, float]) -> np.ndarray:
-    """float32 bounds of the intervals of ratios, one more than masked crops, as torch.linspace."""
-    count = int(crops * probability)
-    low, high = np.asarray(ratio, np.float32)
-    step = (high - low) / np.float32(max(count, 1))
-    index = np.arange(count + 1, dtype=np.float32)
-    # Counted from the nearer end, which decides where int(N * ratio) is cut.
-    return np.where(index < (count + 1) // 2, low + step * index, high - step * (count - index))

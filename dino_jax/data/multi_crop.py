@@ -311,12 +311,12 @@ def _cut(
     parameters: Sequence[CropParameters],
 ) -> np.ndarray:
     """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
-    of_crop = np.array([crop.config.frame % frames for crop in group.crops])
-    if (of_crop == of_crop[0]).all():  # without a copy: what still images need
-        return _resize(columns[int(of_crop[0])], parameters, group.size)
+    of_crop = [crop.config.frame % frames for crop in group.crops]
+    if len(set(of_crop)) == 1:  # without a copy: what still images need
+        return _resize(columns[of_crop[0]], parameters, group.size)
     crops = np.empty((len(parameters), 3, *group.size), np.uint8)
-    for frame in set(of_crop.tolist()):
-        rows = np.flatnonzero(of_crop == frame)
+    for frame in set(of_crop):
+        rows = [row for row, other in enumerate(of_crop) if other == frame]
         crops[rows] = _resize(columns[frame], [parameters[row] for row in rows], group.size)
     return crops
 

@@ -35,7 +35,7 @@ def batch_layout(multi_crop: MultiCrop, masking: Masking | None, images: int) ->
 
     Args:
       multi_crop: the augmentation.
-      masking: of the global crops, if any; its groups must divide `images`.
+      masking: of the crops, if any; its groups must divide `images`.
       images: b.
     """
     masks = masking.layout(images) if masking else {}
@@ -76,7 +76,7 @@ def build_train_stream(
       threads: threads that build whole batches ahead, in this process or in each worker; 0 builds
         them when asked. One is right with workers: threads share Python's lock.
       max_pixels: larger images count as unreadable.
-      masking: of the global crops, if any; its groups must divide b.
+      masking: of the crops, if any; its groups must divide b.
 
     Yields:
       The entries of `batch_layout`: those of `MultiCrop.layout`, "unreadable": [b] int64 source
@@ -90,8 +90,8 @@ def build_train_stream(
     check_division(batch_size, host, hosts)
     if masking and batch_size // hosts % masking.group_size:
         raise ValueError(
-            f"masking.group_size ({masking.group_size}) must divide the {batch_size // hosts} "
-            "images that each host reads per step"
+            f"config.masking.group_size ({masking.group_size}) must divide the "
+            f"{batch_size // hosts} images that each host reads per step"
         )
     if batch_size > len(source):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Memory that worker processes share with the trainer and fill over and over.
 
-Grain moves every batch through shared memory of its own. To the system each of its pages is new,
-and on a virtual machine making them can take a quarter of the time of a worker.
+Grain moves every batch through new shared memory. Faulting in fresh pages for every batch can cost
+a quarter of a worker's time on virtual machines.
 """
 
 import ctypes

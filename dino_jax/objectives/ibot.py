@@ -58,7 +58,7 @@ class IbotObjective:
     """Masked image modelling with the teacher's patches as targets, as in DINOv2.
 
     The batch brings "masks" [B, G, N] (which the student's backbone has applied), "mask_indices"
-    and "mask_weight" [B / g, U], see `dino_jax.data.masking`. The head may be that of DINO: without
+    and "mask_weight" [B / g, U], see `data.mask_indices`. The head may be that of DINO: without
     BatchNorm in it two calls give what one call with all tokens gives in the official code.
 
     Attributes:

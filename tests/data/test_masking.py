@@ -10,14 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from dino_jax.data.augment import CropConfig
-from dino_jax.data.masking import (
-    Masking,
-    build_masking,
-    index_masks,
-    sample_block_mask,
-    sample_masks,
-)
+from dino_jax.data.block_masking import BlockMasking, sample_block_mask, sample_masks
+from dino_jax.data.mask_indices import index_masks
+from dino_jax.data.masking import MASKINGS, MaskingConfig, build_masking
 from dino_jax.data.multi_crop import MultiCrop
+from dino_jax.data.random_masking import RandomMasking
 
 GROUPS = MultiCrop({"crop": CropConfig(count=2, size=(64, 72))}).groups
 OFFICIAL = dict(probability=0.5, ratio=(0.1, 0.5))
@@ -25,7 +22,7 @@ STATISTICS = json.loads((Path(__file__).parent.parent / "golden/v2/c_mask_stats.
 
 
 def make_config(**changes):
-    return ConfigDict(dict(group_size=8, **OFFICIAL) | changes)
+    return ConfigDict(dict(kind="block", group_size=8, **OFFICIAL) | changes)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +50,7 @@ def test_a_group_equals_the_official_collate_of_the_same_seed(golden, side):
     crop_major = masks.swapaxes(0, 1).reshape(16, -1)
     np.testing.assert_array_equal(crop_major, recorded["collated_masks"])
 
-    bound = Masking((side, side), 2, 8, **OFFICIAL).bound
+    bound = BlockMasking((side, side), 2, 8, **OFFICIAL).bound
     assert bound == recorded["upperbound"]
     indexed = index_masks(masks, bound)
     valid = indexed["mask_weight"] > 0
@@ -68,7 +65,7 @@ def test_a_group_equals_the_official_collate_of_the_same_seed(golden, side):
 
 @pytest.mark.parametrize(("images", "side", "bound"), [(32, 16, 2496), (64, 14, 3771)])
 def test_the_bound_is_the_official_one(images, side, bound):
-    assert Masking((side, side), 2, images, **OFFICIAL).bound == bound
+    assert BlockMasking((side, side), 2, images, **OFFICIAL).bound == bound
 
 
 @pytest.mark.parametrize("case", sorted(STATISTICS))
@@ -90,7 +87,7 @@ def test_sizes_and_places_of_masks_have_the_recorded_statistics(golden, case):
 
 
 def test_half_of_the_crops_of_a_group_are_masked_and_the_count_stays_below_the_bound():
-    masking = Masking((16, 16), 2, 32, **OFFICIAL)
+    masking = BlockMasking((16, 16), 2, 32, **OFFICIAL)
     for step in range(20):
         drawn = masking(0, step, 0)
         per_crop = drawn["masks"].sum(-1)
@@ -101,7 +98,7 @@ def test_half_of_the_crops_of_a_group_are_masked_and_the_count_stays_below_the_b
 
 
 def test_arrays_of_a_group_have_fixed_shapes_and_dtypes():
-    masking = Masking((4, 6), 2, 3, **OFFICIAL)
+    masking = BlockMasking((4, 6), 2, 3, **OFFICIAL)
     for step in range(3):
         drawn = masking(7, step, 1)
         shapes = {name: (array.shape, array.dtype.name) for name, array in drawn.items()}
@@ -113,7 +110,7 @@ def test_arrays_of_a_group_have_fixed_shapes_and_dtypes():
 
 
 def test_the_weights_of_a_masked_crop_sum_to_one_and_only_padding_weighs_nothing():
-    drawn = Masking((16, 16), 2, 8, **OFFICIAL)(0, 0, 0)
+    drawn = BlockMasking((16, 16), 2, 8, **OFFICIAL)(0, 0, 0)
     indices, weights = drawn["mask_indices"][0], drawn["mask_weight"][0]
     count = drawn["masks"].sum()
     assert 0 < count < len(weights)
@@ -123,7 +120,7 @@ def test_the_weights_of_a_masked_crop_sum_to_one_and_only_padding_weighs_nothing
 
 
 def test_masks_are_a_pure_function_of_seed_step_and_group():
-    masking = Masking((8, 8), 2, 4, **OFFICIAL)
+    masking = BlockMasking((8, 8), 2, 4, **OFFICIAL)
     again = pickle.loads(pickle.dumps(masking))
     masks = [masking(*key)["masks"] for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
     random.seed(5)
@@ -149,7 +146,7 @@ def test_a_config_without_masks_gives_none():
         is None
     )
     built = build_masking(make_config(), groups=GROUPS, patch_size=16, batch_size=16)
-    assert built == Masking((4, 4), 2, 8, 0.5, (0.1, 0.5))
+    assert built == BlockMasking((4, 4), 2, 8, 0.5, (0.1, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -158,7 +155,17 @@ def test_a_config_without_masks_gives_none():
         ({"group_size": 5}, r"group_size \(5\) must divide the 16 images of a pass; try .*=1"),
         ({"group_size": 0}, r"group_size \(0\) must divide the 16"),
         ({"probability": 1.5}, r"probability \(1.5\) must be in \[0, 1\]"),
-        ({"ratio": (0.5, 0.1)}, r"ratio \(\(0.5, 0.1\)\) rise within"),
+        ({"ratio": (0.5, 0.1)}, r"ratio \(0.5, 0.1\) must rise within"),
+        ({"kind": "blok"}, r"config\.masking\.kind is 'blok'; did you mean 'block'"),
+        ({"kind": "random"}, r"probability \(0.5\) must be 1.0 for kind 'random'"),
+        (
+            {"kind": "random", "probability": 1.0, "ratio": (0.0, 0.99)},
+            r"ratio \(\(0.0, 0.99\)\) keeps 0 of the 16 patches",
+        ),
+        (
+            {"kind": "random", "probability": 1.0, "ratio": (0.0, 0.0)},
+            "keeps 16 of the 16 patches",
+        ),
         ({"group_size": 1, "probability": 0.4}, "masks no patch of a grid of"),
     ],
 )
@@ -171,3 +178,51 @@ def test_without_a_group_to_mask_masks_are_an_error():
     groups = MultiCrop({"view": CropConfig(group="views")}).groups
     with pytest.raises(ValueError, match=r"crops of the group 'global', config\.augment"):
         build_masking(make_config(), groups=groups, patch_size=16, batch_size=16)
+
+
+MAE = dict(probability=1.0, ratio=(0.75, 0.75))
+
+
+def test_random_masks_keep_the_same_number_of_patches_everywhere():
+    masking = RandomMasking((14, 14), 2, 8, **MAE)
+    drawn = masking(0, 0, 0)
+    layout = masking.layout(8)
+    assert {name: (array.shape, array.dtype) for name, array in drawn.items()} == layout
+    visible, masks = drawn["visible"], drawn["masks"]
+    assert visible.shape == (8, 2, 49)
+    assert (np.diff(visible, axis=-1) > 0).all()
+    for image, crop in np.ndindex(8, 2):
+        np.testing.assert_array_equal(np.flatnonzero(~masks[image, crop]), visible[image, crop])
+    np.testing.assert_array_equal(drawn["mask_indices"][0], np.flatnonzero(masks))
+    np.testing.assert_array_equal(drawn["mask_weight"], np.float32(1 / 147))
+
+
+def test_every_patch_is_kept_equally_often():
+    masking = RandomMasking((4, 4), 1, 1000, **MAE)
+    kept = 1 - masking(3, 5, 0)["masks"].mean(axis=(0, 1))
+    # 5 standard deviations of the mean of 1000 draws with p = 1/4.
+    np.testing.assert_allclose(kept, 0.25, atol=5 * (0.25 * 0.75 / 1000) ** 0.5)
+
+
+@pytest.mark.parametrize(("patches", "share", "kept"), [(196, 0.75, 49), (100, 0.9, 9)])
+def test_the_number_of_visible_patches_is_cut_off_as_in_the_official_code(patches, share, kept):
+    assert RandomMasking((1, patches), 1, 1, 1.0, (share, share)).visible == kept
+
+
+def test_random_masks_depend_on_seed_step_and_image_but_not_on_the_group_size():
+    four, two = (RandomMasking((8, 8), 2, size, **MAE) for size in (4, 2))
+    whole = pickle.loads(pickle.dumps(four))(0, 0, 1)["visible"]
+    halves = [two(0, 0, group)["visible"] for group in (2, 3)]
+    np.testing.assert_array_equal(whole, np.concatenate(halves))
+    for other in (four(1, 0, 1), four(0, 1, 1), four(0, 0, 0)):
+        assert (other["visible"] != whole).any()
+
+
+def test_the_kinds_are_a_table_that_takes_others(monkeypatch):
+    monkeypatch.setitem(MASKINGS, "mine", lambda **options: options)
+    config = MaskingConfig(kind="mine", probability=0.5, group_size=4)
+    built = build_masking(config, groups=GROUPS, patch_size=16, batch_size=16)
+    assert built == dict(grid=(4, 4), crops=2, group_size=4, probability=0.5, ratio=(0.1, 0.5))
+    config = MaskingConfig(kind="random", probability=1.0, ratio=(0.0, 0.75), group_size=4)
+    built = build_masking(config, groups=GROUPS, patch_size=16, batch_size=16)
+    assert built == RandomMasking((4, 4), 2, 4, 1.0, (0.0, 0.75))

@@ -16,9 +16,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart
-from dino_jax.data.masking import Masking
+from dino_jax.data.block_masking import BlockMasking
 from dino_jax.data.multi_crop import MultiCrop, build_multi_crop
 from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
+from dino_jax.data.random_masking import RandomMasking
 from dino_jax.data.sources import FolderSource
 from dino_jax.step.photometric import apply_photometric
 from tests.crops import OFFICIAL
@@ -461,9 +462,10 @@ def test_workers_end_with_their_parent_and_print_nothing(tmp_path, number, code)
             process.kill()
 
 
+@pytest.mark.parametrize(("kind", "probability"), [(BlockMasking, 0.5), (RandomMasking, 1.0)])
 @pytest.mark.parametrize("hosts", [1, 2])
-def test_masks_are_those_of_the_groups_of_the_global_batch(hosts):
-    masking = Masking(grid=(4, 4), crops=2, group_size=2, probability=0.5, ratio=(0.1, 0.5))
+def test_masks_are_those_of_the_groups_of_the_global_batch(hosts, kind, probability):
+    masking = kind((4, 4), crops=2, group_size=2, probability=probability, ratio=(0.1, 0.5))
     options = dict(masking=masking, hosts=hosts, start_step=3)
     hosts_batches = [
         _take(_stream(NoiseSource(20), host=host, **options), 2) for host in range(hosts)
@@ -479,6 +481,6 @@ def test_masks_are_those_of_the_groups_of_the_global_batch(hosts):
 
 
 def test_groups_of_masks_that_no_host_holds_whole_are_a_clear_error():
-    masking = Masking(grid=(4, 4), crops=2, group_size=8, probability=0.5, ratio=(0.1, 0.5))
+    masking = BlockMasking(grid=(4, 4), crops=2, group_size=8, probability=0.5, ratio=(0.1, 0.5))
     with pytest.raises(ValueError, match=r"group_size \(8\) must divide the 4 images"):
         _stream(NoiseSource(20), masking=masking, hosts=2)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.data.masking import Masking, index_masks
+from dino_jax.data.block_masking import BlockMasking
+from dino_jax.data.mask_indices import index_masks
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.ibot import IbotObjective, gather_patches
 from dino_jax.optim.schedules import Constant
@@ -54,7 +55,7 @@ def test_loss_gradient_and_center_equal_official(golden, name):
 
 
 def test_groups_of_images_give_the_mean_over_crops_of_the_mean_over_their_masked_patches():
-    masking = Masking((4, 4), 2, 3, 0.5, (0.2, 0.5))
+    masking = BlockMasking((4, 4), 2, 3, 0.5, (0.2, 0.5))
     drawn = [masking(0, 0, group) for group in range(2)]
     batch = {name: np.concatenate([group[name] for group in drawn]) for name in drawn[0]}
     rng = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from dino_jax.data.masking import Masking
+from dino_jax.data.block_masking import BlockMasking
 from dino_jax.devices.sharding import batch_sharding, make_mesh
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective
@@ -14,7 +14,7 @@ from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import run
 
 IMAGES, GLOBALS, VIEWS, PROTOTYPES = 16, 2, 5, 24
-MASKING = Masking((4, 4), GLOBALS, 4, 0.5, (0.2, 0.5))
+MASKING = BlockMasking((4, 4), GLOBALS, 4, 0.5, (0.2, 0.5))
 MESHES = {"1x1": (1, 1), "4x1": (4, 1), "2x2": (4, 2)}
 COMMON = ("head", PROTOTYPES, 0.1, Constant(0.07))
 OBJECTIVES = {

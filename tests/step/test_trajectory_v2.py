@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import digits_dinov2
-from dino_jax.data.masking import index_masks
+from dino_jax.data.mask_indices import index_masks
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import from_torch, to_torch
 from tests.plain_dinov2 import PlainDinoV2

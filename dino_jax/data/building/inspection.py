@@ -11,7 +11,7 @@ from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError, decode_image
 from dino_jax.data.sources import ImageSource
-from dino_jax.data.sources.record_format import encode_image
+from dino_jax.data.sources.record_format import encode_image, still_image
 
 DIGEST_BYTES = 32  # SHA-256
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in Pillow's messages; differs from run to run
@@ -66,7 +66,7 @@ def inspect_image(source: ImageSource, index: int, max_pixels: int, moments: boo
       moments: whether to compute mean and mean square.
     """
     try:
-        image = source[index]["image"]
+        image = still_image(source[index])
         data = encode_image(image)
         pixels = image if isinstance(image, np.ndarray) else decode_image(image, max_pixels)
     except (OSError, UnreadableImageError) as error:

@@ -53,7 +53,7 @@ def shard_name(shard: int, shards: int) -> str:
 def encode_record(record: Record) -> bytes:
     """One record as bytes; names that are no UTF-8 keep their bytes."""
     packer = msgpack.Packer(unicode_errors="surrogateescape")
-    return packer.pack({**record, "image": encode_image(record["image"])})
+    return packer.pack({**record, "image": encode_image(still_image(record))})
 
 
 def decode_record(data: bytes) -> Record:
@@ -66,6 +66,20 @@ def decode_record(data: bytes) -> Record:
     if not isinstance(record, dict) or record.keys() != Record.__annotations__.keys():
         raise ValueError(f"the record is none of {FORMAT!r}")
     return {"image": record["image"], "label": record["label"], "name": record["name"]}
+
+
+def still_image(record: Record) -> bytes | np.ndarray:
+    """The image of a record.
+
+    Raises:
+      OSError: if it is a clip: shards hold still images.
+    """
+    image = record["image"]
+    if isinstance(image, list):
+        raise OSError(
+            f"{record['name']} is a clip of {len(image)} frames; shards hold still images"
+        )
+    return image
 
 
 def encode_image(image: bytes | np.ndarray) -> bytes:

@@ -6,7 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dino_jax.data.sources.base import ImageSource
-from dino_jax.data.sources.record_format import WRITE_OPTIONS, encode_image, encode_record
+from dino_jax.data.sources.record_format import (
+    WRITE_OPTIONS,
+    encode_image,
+    encode_record,
+    still_image,
+)
 from dino_jax.workdir.paths import written_whole
 
 
@@ -44,7 +49,7 @@ def _encoded_records(
 ) -> Iterator[bytes]:
     for index, digest in zip(indices, digests, strict=True):
         record = source[index]
-        image = encode_image(record["image"])
+        image = encode_image(still_image(record))
         if hashlib.sha256(image).digest() != digest.tobytes():
             raise OSError(
                 f"{source.name(index)} has changed since it was scanned; build into an empty folder"
