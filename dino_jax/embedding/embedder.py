@@ -11,8 +11,7 @@ from jax.sharding import Mesh
 
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.embedding.projection import Projection
-from dino_jax.models.backbone import Features
-from dino_jax.models.network import Network
+from dino_jax.models.network import Network, last_outputs
 from dino_jax.weights.model import Model
 
 TOKENS = ("cls", "mean", "both")
@@ -92,13 +91,3 @@ def take_tokens(
     names = ("cls", "mean") if tokens == "both" else (tokens,)
     parts = [kinds[name](output).astype(jnp.float32) for output in outputs for name in names]
     return jnp.concatenate(parts, axis=-1)
-
-
-def last_outputs(
-    network: Network, variables: Any, images: jax.Array, layers: int
-) -> tuple[Features, ...]:
-    """{"cls": [B, D], "patches": [B, N, D], …} after each of the last blocks."""
-    apply: Any = network.apply
-    if layers == 1:
-        return (apply(variables, images),)
-    return apply(variables, images, tuple(range(-layers, 0)), method="intermediate")

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dino_jax.embedding.embedder import last_outputs
 from dino_jax.models.backbone import Features
-from dino_jax.models.network import Network
+from dino_jax.models.network import Network, last_outputs
 
 LinearFeatures = Callable[[Sequence[Features], int, bool], jax.Array]
 

@@ -12,10 +12,9 @@ import optax
 from jax.sharding import Mesh
 
 from dino_jax.devices.sharding import replicated
-from dino_jax.embedding.embedder import last_outputs
 from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
 from dino_jax.evaluation.linear_features import LinearFeatures, unpool_outputs
-from dino_jax.models.network import Network
+from dino_jax.models.network import Network, last_outputs
 
 MOMENTUM = 0.9
 WEIGHT_STD = 0.01  # of the first weights, in both papers

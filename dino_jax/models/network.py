@@ -99,6 +99,16 @@ class Network(nn.Module):
             outputs[name] = head(outputs[head.of])
 
 
+def last_outputs(
+    network: Network, variables: Any, images: jax.Array, layers: int
+) -> tuple[Features, ...]:
+    """{"cls": [B, D], "patches": [B, N, D], …} after each of the last blocks."""
+    apply: Any = network.apply
+    if layers == 1:
+        return (apply(variables, images),)
+    return apply(variables, images, tuple(range(-layers, 0)), method="intermediate")
+
+
 def __getattr__(name: str) -> Any:
     """`build_network` where version 0.1 had it."""
     if name != "build_network":
