@@ -18,5 +18,6 @@ from configs import quickstart
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.distill.path = "runs/quickstart"
+    config.evaluations.knn.of = ("teacher", "student", "frozen_teacher")
     config.network.backbone.update(embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0)
     return config

@@ -46,14 +46,19 @@ def get_config() -> ConfigDict:
     )
     config.teacher.momentum = 0.99
 
-    config.knn.update(
-        every_epochs=4.0,
+    config.image_size = 32
+    test = vits16_vanilla.images("digits", "test")
+    for name in ("knn", "proxies", "agreement"):
+        config.evaluations[name].batch_size = 256
+    for name in ("knn", "proxies"):
+        config.evaluations[name].every_epochs = 4.0
+    for name in ("proxies", "agreement"):
+        config.evaluations[name].images = test
+    config.evaluations.knn.update(
+        of=("teacher", "student"),
         train=vits16_vanilla.images("digits", "train"),
-        test=vits16_vanilla.images("digits", "test"),
-        image_size=32,
-        batch_size=256,
+        test=test,
         k=(10,),
-        networks=("teacher", "student"),
         raw_pixels=True,
     )
     config.runtime.update(workers=0, save_every_steps=200)

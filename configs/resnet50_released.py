@@ -8,8 +8,9 @@ split over 32 or more TPU chips: take --config.batch_size=4096 there.
 
 Command:
   dino-jax train --config=resnet50_released --workdir=runs/resnet50_released \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

@@ -7,8 +7,9 @@ Hardware and time: officially an unknown number of V100, 6 images each. Not yet 
 
 Command:
   dino-jax train --config=vitb8_released --workdir=runs/vitb8_released \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,9 @@ chip (--config.batch_size=768).
 
 Command:
   dino-jax train --config=vitg14 --workdir=runs/vitg14 \
-    --config.data.path=/data/imagenet22k --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet22k \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

@@ -9,8 +9,9 @@ compiler the step needs 11.2 GiB per chip on v6e-64 (--config.runtime.fsdp=8) at
 
 Command:
   dino-jax train --config=vitl14 --workdir=runs/vitl14 \
-    --config.data.path=/data/imagenet22k --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet22k \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,8 @@ Hardware and time: not yet run on a TPU. A crop has 1369 patches: plan with a sm
 Command:
   dino-jax train --config=vitl14_518 --workdir=runs/vitl14_518 \
     --config.init_from.path=runs/vitl14 --config.data.path=/data/imagenet22k \
-    --config.knn.train.path=/data/imagenet/train --config.knn.test.path=/data/imagenet/val
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict
@@ -28,6 +29,7 @@ def get_config() -> ConfigDict:
     for name in ("dino", "ibot"):
         config.objectives[name].warmup_teacher_temperature_epochs = 30 * shorter
     config.optimizer.update(lr=1e-4, warmup_epochs=80 * shorter, freeze_last_layer_epochs=0.0)
-    config.knn.image_size = 518
-    config.knn.batch_size = 128
+    config.image_size = 518
+    for name in ("knn", "proxies", "agreement"):
+        config.evaluations[name].batch_size = 128
     return config

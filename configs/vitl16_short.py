@@ -8,8 +8,9 @@ Hardware and time: officially 32 A100 of 80 GB, about a day. Not yet run here on
 
 Command:
   dino-jax train --config=vitl16_short --workdir=runs/vitl16_short \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

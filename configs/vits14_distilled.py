@@ -11,7 +11,8 @@ Hardware and time: officially 4,500 A100 hours. Not yet run on a TPU.
 Command:
   dino-jax train --config=vits14_distilled --workdir=runs/vits14_distilled \
     --config.distill.path=runs/vitg14 --config.data.path=/data/imagenet22k \
-    --config.knn.train.path=/data/imagenet/train --config.knn.test.path=/data/imagenet/val
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict
@@ -23,5 +24,6 @@ def get_config() -> ConfigDict:
     config = vitg14.get_config()
     config.distill.path = "runs/vitg14"
     config.masking.hide = False
+    config.evaluations.knn.of = ("teacher", "frozen_teacher")
     config.network.backbone.update(size="small", ffn="mlp", drop_path_rate=0.0)
     return config

@@ -6,8 +6,9 @@ Hardware and time: officially 16 V100, 2.6 days. Not yet run here on a TPU.
 
 Command:
   dino-jax train --config=vits16_boosted --workdir=runs/vits16_boosted \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

@@ -9,7 +9,7 @@ Hardware and time: planned for 64 images per v5e chip or 128 per v6e chip. Not y
 
 Command (50,000 photos in one folder, no labels):
   dino-jax train --config=vits16_small_data --workdir=runs/vits16_small_data \
-    --config.data.path=/data/photos --config.knn.every_epochs=0.0
+    --config.data.path=/data/photos
 """
 
 from ml_collections import ConfigDict

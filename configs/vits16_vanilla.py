@@ -7,9 +7,12 @@ Hardware and time: officially 8 V100, 1.75 days. Not yet run here on a TPU.
 
 Command:
   dino-jax train --config=vits16_vanilla --workdir=runs/vits16_vanilla \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
+
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -65,6 +68,18 @@ def images(kind: str, split: str):
             weight=1.0,  # as a part of a mixture
         )
     )
+
+
+def evaluation(kind: str, **options: Any):
+    """What every evaluation has, and the options of its kind."""
+    common = dict(
+        kind=kind,  # knn | proxies | agreement
+        every_epochs=10.0,  # 0: never by itself
+        of=(),  # roles that are measured; (): the evaluated one
+        image_size=placeholder(int),  # side in pixels; None: config.image_size
+        batch_size=512,
+    )
+    return ConfigDict(common | options)
 
 
 def get_config() -> ConfigDict:
@@ -204,37 +219,52 @@ def get_config() -> ConfigDict:
     config.max_skipped_in_a_row = 10  # steps that are not finite before the run stops
     config.max_unreadable_share = 0.05  # of the images seen, before the run stops
 
-    config.knn = ConfigDict(
-        dict(
-            every_epochs=10.0,  # 0: never
-            measure="knn",  # knn (needs labels) | proxies (of `test`, without labels) | both
-            train=images("folder", "train"),
-            test=images("folder", "validation"),
-            max_train_images=50_000,
-            max_test_images=10_000,
-            image_size=224,
-            batch_size=512,
-            k=(10, 20),
-            temperature=0.07,
-            networks=("teacher",),
-            raw_pixels=False,  # also print what the pixels themselves reach
-        )
+    # What is measured while the model is trained, by name; an evaluation whose images have no path
+    # is left out.
+    config.image_size = 224  # side in pixels at which images are evaluated and embedded
+    config.evaluations = ConfigDict()
+    # Accuracy of held-out images by their nearest training images: the only use of labels.
+    config.evaluations.knn = evaluation(
+        "knn",
+        train=images("folder", "train"),
+        test=images("folder", "validation"),
+        max_train_images=50_000,
+        max_test_images=10_000,
+        k=(10, 20),
+        temperature=0.07,
+        raw_pixels=False,  # also measure what the pixels themselves reach
+    )
+    # Without labels: the effective rank of the first role's features, and how far both agree.
+    config.evaluations.proxies = evaluation(
+        "proxies",
+        of=("teacher", "student"),
+        images=images("folder", "validation"),
+        max_images=10_000,
+        k=10,
+    )
+    # Without labels: the neighbours that images have kept since the start, for the guard.
+    config.evaluations.agreement = evaluation(
+        "agreement",
+        every_epochs=0.0,
+        images=images("folder", "validation"),
+        max_images=10_000,
+        k=10,
     )
 
     # The same few images at every evaluation: attention, patch PCA and nearest training images.
     config.probes = ConfigDict(
         dict(
             count=8,  # 0: none
-            source="test",  # test (config.knn.test) | train (config.data)
+            evaluation="knn",  # whose held-out images are shown; "", or if it has none: config.data
             neighbours=5,  # shown for each probe
             gallery=1000,  # training images that they are chosen from
         )
     )
-    # What to do when the teacher gets worse than the model of init_from (docs/continuing.md).
+    # What to do when the run gets worse than the model of init_from (docs/continuing.md).
     config.guard = ConfigDict(
         dict(
             action="none",  # none | warn | stop | roll_back
-            measure="knn",  # knn (accuracy) | agreement (common neighbours, no labels); in [0, 1]
+            evaluation="knn",  # knn (accuracy) | agreement (no labels), or another one; in [0, 1]
             margin=0.05,  # how far it may fall below that of the model of init_from; agreement: 0.5
             every_epochs=1.0,
             lr_factor=0.1,  # roll_back: of the learning rates, each time

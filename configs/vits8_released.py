@@ -7,8 +7,9 @@ Hardware and time: officially 64 V100, 16 images each. Not yet run here on a TPU
 
 Command:
   dino-jax train --config=vits8_released --workdir=runs/vits8_released \
-    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train \
-    --config.knn.test.path=/data/imagenet/val
+    --config.data.path=/data/imagenet/train \
+    --config.evaluations.knn.train.path=/data/imagenet/train \
+    --config.evaluations.knn.test.path=/data/imagenet/val
 """
 
 from ml_collections import ConfigDict

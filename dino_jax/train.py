@@ -45,8 +45,9 @@ from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
 from dino_jax.run.first_step import FirstStep
+from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
-from dino_jax.run.journal import Journal, build_instruments
+from dino_jax.run.journal import Journal
 from dino_jax.run.profile import check_profile
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.run.runtime import RuntimeConfig
@@ -79,7 +80,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         recipe = build_recipe(lowered, len(source), distillation.network)
         train_step = recipe.make_step(runtime.log_every_steps, mesh, runtime.gradient_dtype)
         multi_crop = build_multi_crop(config.augment)
-        instruments = build_instruments(config, recipe, mesh, source)
+        instruments = build_instruments(config, recipe, mesh, source, workdir)
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 
@@ -133,7 +134,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
                 *distillation.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             )
-            journal.begin(lines, state, resumed, frozen)
+            journal.begin(lines, state, resumed, {"frozen_teacher": frozen} if frozen else {})
             save_clock = SaveClock(runtime.save_every_minutes, agreement)
             for step in range(start + 1, recipe.total_steps + 1):
                 with user_errors(), journal.waiting():

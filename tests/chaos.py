@@ -41,7 +41,8 @@ CONFIG = SMALL | {
     "epochs": STEPS / 2,
     "runtime.save_every_steps": SAVE_EVERY,
     "runtime.keep_checkpoints": 3,
-    "knn.every_epochs": 0.0,
+    "evaluations.knn.every_epochs": 0.0,
+    "evaluations.proxies.every_epochs": 0.0,
 }
 
 

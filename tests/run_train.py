@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 ROOT = Path(__file__).parent.parent
 QUICKSTART = "--config=configs/quickstart.py"
 STEPS = 8
+FEWER = {"evaluations.knn.max_train_images": 200, "evaluations.knn.max_test_images": 100}
 SMALL = {
     "batch_size": 16,
     "steps_per_epoch": 2,
@@ -31,7 +32,8 @@ SMALL = {
     "network.heads.dino.bottleneck_dim": 16,
     # Else Adam turns rounding errors of zero gradients into whole steps.
     "optimizer.adamw.eps": 1e-3,
-    "knn.every_epochs": 0.0,
+    "evaluations.knn.every_epochs": 0.0,
+    "evaluations.proxies.every_epochs": 0.0,
     "runtime.log_every_steps": 1,
     "runtime.save_every_steps": 1,
 }

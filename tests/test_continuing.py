@@ -14,7 +14,8 @@ from tests.run_train import ROOT, SMALL, overrides, read_metrics, run
 SMALLER = {name: value for name, value in SMALL.items() if name != "epochs"}
 # Few steps: the teacher must follow the student at once. Digits that are known well enough.
 QUICK = {"teacher.momentum": 0.5, "teacher.momentum_end": 0.5, "batch_size": 64}
-QUICK |= {"optimizer.adamw.eps": 1e-8, "knn.max_train_images": 400, "knn.max_test_images": 200}
+QUICK |= {"optimizer.adamw.eps": 1e-8}
+QUICK |= {"evaluations.knn.max_train_images": 400, "evaluations.knn.max_test_images": 200}
 
 
 def commands():
@@ -34,7 +35,8 @@ def run_small(index: int, folder: Path):
     arguments = [argument.replace("runs/", f"{folder}/") for argument in commands()[index]]
     changes = SMALLER | QUICK | {"runtime.compilation_cache": folder / "compiled"}
     if index == 0:
-        changes |= {"epochs": 75.0, "optimizer.warmup_epochs": 5.0, "knn.every_epochs": 25.0}
+        changes |= {"epochs": 75.0, "optimizer.warmup_epochs": 5.0}
+        changes |= {"evaluations.knn.every_epochs": 25.0}
     finished = run(*arguments, *overrides(changes))
     (workdir,) = (Path(a.partition("=")[2]) for a in arguments if a.startswith("--workdir"))
     return finished, workdir

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from tests.run_train import (
+    FEWER,
     QUICKSTART,
     SMALL,
     STEPS,
@@ -36,8 +37,8 @@ def test_a_process_that_waits_for_others_in_vain_says_so_and_ends_with_75(tmp_pa
 def test_sigterm_during_the_first_evaluation_and_compilation_saves_one_step_everywhere(
     processes, tmp_path
 ):
-    config = SMALL | {"knn.every_epochs": 2.0, "runtime.save_every_steps": 100}
-    config |= {"knn.max_train_images": 200, "knn.max_test_images": 100, "probes.count": 0}
+    config = SMALL | {"evaluations.knn.every_epochs": 2.0, "runtime.save_every_steps": 100}
+    config |= FEWER | {"probes.count": 0}
     arguments = [QUICKSTART, f"--workdir={tmp_path}", *overrides(config)]
     with Job(*arguments, processes=processes, devices=1) as job:
         first, last = job.processes[0], job.processes[-1]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dino_jax.workdir.json_lines import read_json_lines
 from tests.run_train import (
+    FEWER,
     QUICKSTART,
     SMALL,
     STEPS,
@@ -26,9 +27,9 @@ from tests.run_train import (
     tolerance,
 )
 
-KNN = {"knn.every_epochs": 2.0, "knn.max_train_images": 200, "knn.max_test_images": 100}
+KNN = {"evaluations.knn.every_epochs": 2.0, **FEWER}
 KNN |= {"probes.count": 2, "probes.gallery": 40}
-TWENTY = {"epochs": 10.0, "knn.every_epochs": 5.0, "runtime.save_every_steps": 1000}
+TWENTY = {"epochs": 10.0, "evaluations.knn.every_epochs": 5.0, "runtime.save_every_steps": 1000}
 TWENTY |= {"runtime.save_every_minutes": 0.005}
 # What jax' communication prints, pieces of several threads in any order.
 GLOO = re.compile(
@@ -238,8 +239,8 @@ def test_a_broken_image_is_named_counted_and_replaced(small, tmp_path):
     broken = folder / "07.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     data = {"data.kind": "folder", "data.path": folder, "batch_size": 10, "epochs": 3.0}
-    data |= {"steps_per_epoch": 0, "knn.every_epochs": 0.0, "runtime.log_every_steps": 2}
-    data |= {"max_unreadable_share": 0.2}
+    data |= {"steps_per_epoch": 0, "evaluations.knn.every_epochs": 0.0}
+    data |= {"max_unreadable_share": 0.2, "runtime.log_every_steps": 2}
     code, out, err = run(*small(tmp_path / "run", **data))
     assert (code, err) == (0, "")
     # Every epoch of 2 steps shows every image once.
@@ -270,8 +271,9 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
 
 
 def test_a_run_without_labels_stops_at_a_failure_if_asked(small, tmp_path):
-    changes = {"teacher.momentum": 1.0, "teacher.momentum_end": 1.0, "knn.measure": "proxies"}
-    changes |= {"knn.every_epochs": 1.0, "runtime.stop_on_collapse": True}
+    changes = {"teacher.momentum": 1.0, "teacher.momentum_end": 1.0}
+    changes |= {"evaluations.knn.every_epochs": 0.0, "evaluations.proxies.every_epochs": 1.0}
+    changes |= {"runtime.stop_on_collapse": True}
     code, out, err = run(*small(tmp_path, **changes))
     assert code == 1 and "Traceback" not in err
     message = "stopped: The teacher stands still at step 4 (config.runtime.stop_on_collapse): "

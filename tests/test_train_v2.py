@@ -68,7 +68,7 @@ def test_two_processes_equal_one(alone, tmp_path):
 
 
 def test_a_resnet_trains_and_is_evaluated(tmp_path):
-    changes = SMALL | {"knn.every_epochs": 2.0, "knn.networks": "('teacher',)"}
+    changes = SMALL | {"evaluations.knn.every_epochs": 2.0, "evaluations.knn.of": "('teacher',)"}
     for name in ("embed_dim", "depth", "drop_path_rate"):  # of a ViT
         del changes[f"network.backbone.{name}"]
     command = ["--config=configs/digits_resnet.py", f"--workdir={tmp_path}", *overrides(changes)]

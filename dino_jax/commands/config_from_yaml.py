@@ -114,8 +114,9 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
         f"Batch: {images} images x {gpus} GPUs; masks, KoLeo and drop path in groups as on one "
         f"GPU.\n\nCommand:\n"
         "  dino-jax train --config=THIS_FILE --workdir=runs/NAME \\\n"
-        "    --config.data.path=/data/imagenet/train --config.knn.train.path=/data/imagenet/train "
-        "\\\n    --config.knn.test.path=/data/imagenet/val\n"
+        "    --config.data.path=/data/imagenet/train \\\n"
+        "    --config.evaluations.knn.train.path=/data/imagenet/train \\\n"
+        "    --config.evaluations.knn.test.path=/data/imagenet/val\n"
     )
     return write_config(translate(values, gpus), docstring), notes
 

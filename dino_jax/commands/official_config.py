@@ -146,6 +146,7 @@ def translate(values: Values, gpus: int) -> Sections:
         center_momentum=0.9,
         sinkhorn_iterations=3,
     )
+    evaluation_epochs = v["evaluation.eval_period_iterations"] / v["train.OFFICIAL_EPOCH_LENGTH"]
     sections: Sections = {
         "": dict(
             seed=v["train.seed"],
@@ -218,9 +219,8 @@ def translate(values: Values, gpus: int) -> Sections:
             momentum=v["teacher.momentum_teacher"],
             momentum_end=v["teacher.final_momentum_teacher"],
         ),
-        "knn": dict(
-            every_epochs=v["evaluation.eval_period_iterations"] / v["train.OFFICIAL_EPOCH_LENGTH"]
-        ),
+        "evaluations.knn": dict(every_epochs=evaluation_epochs),
+        "evaluations.proxies": dict(every_epochs=evaluation_epochs),
         "runtime": dict(workers=v["train.num_workers"]),
     }
     if v["ibot.loss_weight"] > 0:

@@ -7,6 +7,8 @@ of today lacks needs nothing here: it has its default.
 from collections.abc import Callable
 from typing import Any
 
+from dino_jax.config import upgrade_evaluations
+
 FORMAT = 1
 
 Plain = dict[str, Any]
@@ -76,7 +78,12 @@ def _heads(config: Plain) -> Plain:
 
 
 # One function per section that has changed; each gets and gives the whole config.
-SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (_optimizer, _augment, _heads)
+SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (
+    *upgrade_evaluations.SECTIONS,  # first: they read other sections as 0.1 wrote them
+    _optimizer,
+    _augment,
+    _heads,
+)
 
 # STEPS[i] turns form i into form i + 1.
 STEPS: tuple[Callable[[Plain], Plain], ...] = (from_0_1,)

@@ -102,8 +102,8 @@ class Relabelled:
 
 def _config(arguments: argparse.Namespace, part: str) -> dict[str, Any]:
     if arguments.data.endswith(".py"):
-        knn: Any = load_config(arguments.data).knn
-        return knn[part].to_dict()
+        knn: Any = load_config(arguments.data).evaluations.knn
+        return {"train": knn.train, "test": knn.test}[part].to_dict()
     split = getattr(arguments, f"{part}_split") or SPLITS.get(arguments.kind, "")
     return part_config(arguments, _path(arguments, part), split)
 
@@ -119,7 +119,7 @@ def _path(arguments: argparse.Namespace, part: str) -> str:
     if not arguments.data:
         raise ValueError(
             "which images? Pass --data=FOLDER with the folders train and val in it, --train=PATH "
-            "and --test=PATH, --data=CONFIG.py (its config.knn.train and test), or --kind=digits"
+            "and --test=PATH, --data=CONFIG.py (its config.evaluations.knn), or --kind=digits"
         )
     root = epath.Path(arguments.data).expanduser()
     for name in names:

@@ -2,20 +2,26 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 @dataclasses.dataclass
 class Best:
-    """The best teacher so far by k-NN accuracy, or without labels by RankMe (arXiv:2210.02885).
+    """The best network so far by k-NN accuracy, or without labels by RankMe (arXiv:2210.02885).
+
+    The accuracy of the role with the first k decides, without it the student's, without both
+    RankMe: what decides less is ignored once there is what decides more.
 
     Attributes:
-      step: of that evaluation, None before the first one.
+      role: that stands for the run.
+      step: of the best evaluation, None before the first one.
       metric: by which it was chosen, such as "knn10/teacher" or "proxy/rankme".
       value: of the metric.
     """
 
+    role: str = "teacher"
     step: int | None = None
     metric: str = ""
     value: float = -math.inf
@@ -23,13 +29,16 @@ class Best:
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Takes the metrics of a step; whether they are an evaluation and at least as good.
 
-        That of step 0 does not count: a random initialisation is no checkpoint.
+        That of step 0 does not count: a random initialisation is not worth a checkpoint.
         """
-        metric = deciding_metric(metrics)
+        metric = self._deciding(metrics)
         value = metrics[metric] if metric else None
-        if step == 0 or value is None or not value >= self.value:
+        if step == 0 or value is None or math.isnan(value):
             return False
-        self.step, self.metric, self.value = step, str(metric), value
+        ours, theirs = self._rank(metric), self._rank(self.metric)
+        if ours > theirs or (ours == theirs and value < self.value):
+            return False
+        self.step, self.metric, self.value = step, metric, value
         return True
 
     def describe(self, kept: Sequence[int]) -> str:
@@ -42,13 +51,15 @@ class Best:
             return "no evaluation, so no advice which checkpoint to use"
         lost = "" if self.step in kept else ", but there is no checkpoint of it"
         unit = " %" if self.metric.startswith("knn") else ""
-        return f"best teacher: step {self.step}, {self.metric} {self.value:.3g}{unit}{lost}"
+        return f"best {self.role}: step {self.step}, {self.metric} {self.value:.3g}{unit}{lost}"
 
+    def _deciding(self, metrics: Mapping[str, Any]) -> str:
+        """The metric that decides most, "" for none."""
+        known = [name for name in metrics if self._rank(name) < self._rank("")]
+        return min(known, key=self._rank, default="")
 
-def deciding_metric(metrics: Mapping[str, Any]) -> str | None:
-    """The k-NN accuracy of the teacher with the first k, else the student's, else RankMe."""
-    judged = ("/teacher", "/student")
-    names = [name for name in metrics if name.startswith("knn") and name.endswith(judged)]
-    names = [name for name in names if name.endswith("/teacher")] or names
-    names += [name for name in metrics if name == "proxy/rankme"]
-    return names[0] if names else None
+    def _rank(self, metric: str) -> int:
+        """How much a metric decides: 0 most of all."""
+        deciding = (rf"knn\d+/{re.escape(self.role)}", r"knn\d+/student", "proxy/rankme")
+        found = (i for i, name in enumerate(deciding) if re.fullmatch(name, metric))
+        return next(found, len(deciding))

@@ -1,21 +1,30 @@
-"""Guards a run that continues from other weights: its teacher must not get worse than they were.
+"""Guards a run that continues from other weights: it must not get worse than they were.
 
-The measure of the first teacher is kept in `workdir/guard.json`. At every multiple of
-`guard.every_epochs`, and at the end, the teacher is measured again; more than `guard.margin` below,
-the run warns, stops, or rolls back (roll_back.py).
+What `guard.evaluation` measures of the first network is kept in `workdir/guard.json`. At every
+multiple of `guard.every_epochs`, and at the end, the network is measured again; more than
+`guard.margin` below, the run warns, stops, or rolls back (roll_back.py).
 """
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from dino_jax.commands.command_line import user_errors
-from dino_jax.evaluation.reference import MEASURES, Measure, Reference
+from dino_jax.config.section import option
+from dino_jax.evaluation.online.base import Context, Guarding, Metrics, Reference, Variables
+from dino_jax.evaluation.online.build import (
+    EVALUATIONS,
+    Scheduled,
+    check_named,
+    has_images,
+    image_options,
+)
 from dino_jax.run.roll_back import (
     RollBackRequest,
     rate_factor,
@@ -24,63 +33,81 @@ from dino_jax.run.roll_back import (
 )
 from dino_jax.run.screen import Progress
 from dino_jax.run.watch import LostRunError
-from dino_jax.step.recipe import Recipe
 from dino_jax.workdir.layout import GUARD_JSON
 
-ACTIONS = ("none", "warn", "stop", "roll_back")
 
-Metrics = dict[str, float]
+@dataclass(frozen=True)
+class GuardConfig:
+    """What to do when the evaluated network gets worse than the model of `config.init_from`."""
+
+    action: Literal["none", "warn", "stop", "roll_back"] = option("none", "on a worse network")
+    evaluation: str = option("knn", "name in config.evaluations: what is compared, in [0, 1]")
+    margin: float = option(
+        0.05, "how far it may fall below the start; agreement: 0.5", at_least=0, below=1
+    )
+    every_epochs: float = option(1.0, "between two checks", above=0)
+    lr_factor: float = option(0.1, "roll_back: of the learning rates, each time", above=0, below=1)
+    max_roll_backs: int = option(2, "roll_back: then stop", at_least=0)
 
 
 class WorseThanStartError(LostRunError):
-    """The teacher is worse than the model that the run started from."""
+    """The network is worse than the model that the run started from."""
 
 
 class Guard:
-    """Compares the teacher of a run with the model that the run started from.
+    """Compares the evaluated network of a run with the model that the run started from.
 
     Attributes:
       every_steps: between two checks; 0 without a guard.
     """
 
-    def __init__(self, whole_config: Any, recipe: Recipe, mesh: Mesh):
-        """Opens what the measure needs; a guard whose action is "none" does nothing.
+    def __init__(
+        self,
+        config: Any,
+        context: Context,
+        evaluations: Mapping[str, Scheduled],
+        steps_per_epoch: int,
+        total_steps: int,
+    ):
+        """A guard whose action is "none" does nothing.
 
         Args:
-          whole_config: with the sections `guard`, `knn` and `init_from`.
-          recipe: of the run.
-          mesh: of the devices.
-
-        Raises:
-          ValueError: if a value is unknown or out of range, there is nothing to compare with, or
-            the measure cannot be made with `config.knn`.
+          config: the whole config, checked by `check_guard`.
+          context: of the run.
+          evaluations: of the run, by name.
+          steps_per_epoch: of the run.
+          total_steps: of the run.
         """
-        config = whole_config.guard
-        check_guard(whole_config)
-        self._config, self._total_steps = config, recipe.total_steps
-        self._measure: Measure | None = None
+        self._config, self._role, self._total_steps = config.guard, context.evaluated, total_steps
+        self._compared: Scheduled | None = None
         self.every_steps = 0
-        if config.action != "none":
-            self.every_steps = math.ceil(config.every_epochs * recipe.steps_per_epoch)
-            self._measure = MEASURES[config.measure](whole_config, recipe.network, mesh)
+        if config.guard.action != "none":
+            self.every_steps = math.ceil(config.guard.every_epochs * steps_per_epoch)
+            self._compared = evaluations[config.guard.evaluation]
+            self._measure = cast(Guarding, self._compared.evaluation)
         self._reference: Reference = {}
 
     def start(
-        self, folder: epath.Path, teacher: Any, resumed: bool, known: Metrics, progress: Progress
+        self,
+        folder: epath.Path,
+        networks: Mapping[str, Variables],
+        resumed: bool,
+        known: Metrics,
+        progress: Progress,
     ) -> Metrics:
-        """Measures the first teacher, or reads in a resumed run what was measured then.
+        """Measures the first network, or reads in a resumed run what was measured then.
 
         Args:
           folder: workdir.
-          teacher: variables of the first state.
+          networks: variables of the first state by role.
           resumed: whether the state comes from a checkpoint of the workdir.
-          known: what was measured of this teacher already.
+          known: what was measured of this state already.
           progress: the screen.
 
         Returns:
           The numbers of step 0; {} in a resumed run.
         """
-        if self._measure is None:
+        if self._compared is None:
             return {}
         self._folder, self._progress = folder, progress
         record = read_guard(folder)
@@ -90,13 +117,14 @@ class Guard:
             metrics = {}
         else:
             with progress.pause("guard"):
-                self._reference = self._measure.reference(teacher, known)
+                own = self._compared.own(known)
+                self._reference = self._measure.reference(networks[self._role], own)
             write_guard(folder, record | {"reference": self._reference})
-            metrics = {f"guard/{self._measure.name}": self._reference["value"]}
+            metrics = {f"guard/{self._measure.guarded}": self._reference["value"]}
         self._roll_backs = len(record["roll_backs"])
         config = self._config
         progress.say(
-            f"guard       {self._measure.name} of the imported model "
+            f"guard       {self._measure.guarded} of the imported model "
             f"{self._reference['value']:.4f}; every {self.every_steps} steps, below "
             f"{self._limit():.4f}: {config.action}"
         )
@@ -105,20 +133,20 @@ class Guard:
             progress.say(f"            roll-backs {self._roll_backs}: learning rates x {factor:g}")
         return metrics
 
-    def measure(self, step: int, teacher: Any, known: Metrics) -> Metrics:
-        """The measure of the teacher after `step`, if a check is due, else {}.
+    def measure(self, step: int, networks: Mapping[str, Variables], known: Metrics) -> Metrics:
+        """The measure of the evaluated network after `step`, if a check is due, else {}.
 
         Args:
           step: finished updates.
-          teacher: its variables.
-          known: what was measured of this teacher already.
+          networks: variables by role.
+          known: what was measured of this state already.
         """
-        if self._measure is None or (step % self.every_steps and step != self._total_steps):
+        if self._compared is None or (step % self.every_steps and step != self._total_steps):
             return {}
-        jax.block_until_ready(teacher)
+        variables = jax.block_until_ready(networks[self._role])
         with self._progress.pause("guard"), user_errors():
-            value = self._measure.value(teacher, self._reference, known)
-        return {f"guard/{self._measure.name}": _same_everywhere(value)}
+            value = self._measure.value(variables, self._reference, self._compared.own(known))
+        return {f"guard/{self._measure.guarded}": _same_everywhere(value)}
 
     def judge(self, step: int, measured: Metrics) -> bool:
         """Acts on what `measure` gave, once it is in the log.
@@ -131,7 +159,7 @@ class Guard:
           Whether a check was passed, so that this step is worth a checkpoint.
 
         Raises:
-          WorseThanStartError: if the teacher is too bad and the run shall end.
+          WorseThanStartError: if the network is too bad and the run shall end.
           RollBackRequest: if the run shall go back.
         """
         if not measured:
@@ -164,32 +192,35 @@ class Guard:
         )
 
 
-def check_guard(whole_config: Any) -> None:
-    """Checks the values of `config.guard`.
+def check_guard(config: Any) -> None:
+    """Checks that there is something to compare, and something to compare with.
+
+    Args:
+      config: the whole config.
 
     Raises:
-      ValueError: if one is unknown or out of range, or the run starts from random numbers.
+      ValueError: if not.
     """
-    config = whole_config.guard
-    for name, known in (("action", ACTIONS), ("measure", sorted(MEASURES))):
-        if config[name] not in known:
-            raise ValueError(f"unknown guard.{name} {config[name]!r}; known: {list(known)}")
-    if config.action == "none":
+    guard, where = config.guard, "config.guard.evaluation"
+    if guard.action == "none":
         return
-    if not whole_config.init_from.path:
+    if not config.init_from.path:
         raise ValueError(
-            f"guard.action is {config.action!r}, but there is no model to compare with: set "
-            "config.init_from.path, or guard.action='none'"
+            f"config.guard.action is {guard.action!r}, but there is no model to compare with: set "
+            "config.init_from.path, or config.guard.action='none'"
         )
-    if not config.every_epochs > 0 or not 0 <= config.margin < 1:
+    check_named(where, guard.evaluation, config)
+    entry = config.evaluations[guard.evaluation]
+    if not EVALUATIONS[entry.kind].GUARDS:
+        fitting = sorted(kind for kind, module in EVALUATIONS.items() if module.GUARDS)
         raise ValueError(
-            f"guard.every_epochs ({config.every_epochs}) must be positive and guard.margin "
-            f"({config.margin}) in [0, 1)"
+            f"{where} ({guard.evaluation!r}) is of kind {entry.kind!r}, which has no single number "
+            f"to compare; kinds that have one: {fitting}"
         )
-    if not 0 < config.lr_factor < 1 or config.max_roll_backs < 0:
+    if not has_images(entry):
         raise ValueError(
-            f"guard.lr_factor ({config.lr_factor}) must be between 0 and 1 and "
-            f"guard.max_roll_backs ({config.max_roll_backs}) at least 0"
+            f"{where} ({guard.evaluation!r}) has no images; add "
+            f"{image_options(guard.evaluation, config)}, or choose another evaluation"
         )
 
 

@@ -2,20 +2,19 @@
 
 import contextlib
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 from etils import epath
-from jax.sharding import Mesh
 
 from dino_jax.data.sources import ImageSource
-from dino_jax.evaluation.online import OnlineEvaluation
+from dino_jax.evaluation.online.base import Metrics
 from dino_jax.run.best import Best
 from dino_jax.run.diagnosis_log import DiagnosisLog
 from dino_jax.run.first_step import FirstStep
-from dino_jax.run.guard import Guard
+from dino_jax.run.instruments import Instruments
 from dino_jax.run.metrics_file import MetricsWriter
 from dino_jax.run.profile import Profile
 from dino_jax.run.screen import Progress
@@ -25,64 +24,9 @@ from dino_jax.run.watch import Watch
 from dino_jax.run.writers import open_writers
 from dino_jax.step.recipe import Recipe
 from dino_jax.step.train_state import TrainState, Variables
-from dino_jax.visualize.probes import Probes
 from dino_jax.workdir.config_json import config_to_json
 from dino_jax.workdir.json_lines import read_json_lines
 from dino_jax.workdir.layout import METRICS_JSONL
-
-Metrics = dict[str, float]
-FROZEN_TEACHER = "frozen_teacher"  # in the names of metrics
-
-
-class Instruments(NamedTuple):
-    """What looks at the networks of a run from time to time.
-
-    Attributes:
-      evaluation: how good the features are; None: never.
-      frozen_evaluation: the same of the frozen teacher of a distillation, None for none.
-      every_steps: between two evaluations; 0: never.
-      probes: images that are looked at in every evaluation, None for none.
-      guard: against a teacher that gets worse than the model that it started from.
-    """
-
-    evaluation: OnlineEvaluation | None
-    frozen_evaluation: OnlineEvaluation | None
-    every_steps: int
-    probes: Probes | None
-    guard: Guard
-
-
-def build_instruments(config: Any, recipe: Recipe, mesh: Mesh, source: ImageSource) -> Instruments:
-    """Opens what the evaluations need.
-
-    Args:
-      config: the whole config.
-      recipe: of the run.
-      mesh: of the devices.
-      source: of the training images.
-
-    Raises:
-      ValueError: if a value of the config is unknown, out of range or does not fit the images.
-      OSError: if images are not there.
-    """
-    every_steps = math.ceil(config.knn.every_epochs * recipe.steps_per_epoch)
-    shown = every_steps and config.probes.count
-    return Instruments(
-        OnlineEvaluation(config, recipe.network, mesh) if every_steps else None,
-        _judge_of_frozen_teacher(config, recipe, mesh) if every_steps else None,
-        every_steps,
-        Probes(config, recipe.network, mesh, source) if shown else None,
-        Guard(config, recipe, mesh),
-    )
-
-
-def _judge_of_frozen_teacher(config: Any, recipe: Recipe, mesh: Mesh) -> OnlineEvaluation | None:
-    """k-NN of the frozen teacher of a distillation; without labels nothing is to be compared."""
-    if recipe.frozen_teacher is None or config.knn.measure == "proxies":
-        return None
-    config = config.copy_and_resolve_references()
-    config.knn.update(networks=("teacher",), measure="knn")
-    return OnlineEvaluation(config, recipe.frozen_teacher, mesh)
 
 
 class Journal:
@@ -112,7 +56,7 @@ class Journal:
         best: Best,
         first_step: FirstStep,
     ):
-        """Goes on with what an earlier start wrote up to `start_step`.
+        """Continues what an earlier start wrote up to `start_step`.
 
         Args:
           folder: workdir.
@@ -120,8 +64,8 @@ class Journal:
           config: the whole config.
           recipe: of the run.
           source: of the training images.
-          instruments: for the evaluations.
-          best: learns which teacher is the best so far.
+          instruments: that look at the networks.
+          best: learns which checkpoint is the best so far.
           first_step: of this process; closed with this journal.
 
         Raises:
@@ -180,7 +124,11 @@ class Journal:
         self._open.__exit__(*error)
 
     def begin(
-        self, lines: Iterable[str], state: TrainState, resumed: bool, frozen: Variables | None
+        self,
+        lines: Iterable[str],
+        state: TrainState,
+        resumed: bool,
+        frozen: Mapping[str, Variables],
     ) -> None:
         """Says what the run is, and evaluates the first networks of a new one.
 
@@ -188,19 +136,21 @@ class Journal:
           lines: for the screen.
           state: before the first step.
           resumed: whether it comes from a checkpoint of the workdir.
-          frozen: variables of the frozen teacher of a distillation.
+          frozen: variables of the frozen roles.
         """
-        for line in lines:
+        for line in (*lines, *self._instruments.lines):
             self.progress.say(line)
+        self._frozen = frozen
+        networks = self._networks(state)
+        record = {} if resumed else self._evaluate(0, networks)
         guard = self._instruments.guard
-        record = {} if resumed else self._evaluate(0, state) | self._evaluate_frozen(frozen)
-        record |= guard.start(self._folder, state.teacher, resumed, record, self.progress)
+        record |= guard.start(self._folder, networks, resumed, record, self.progress)
         if record:
             self._writer.write(0, record)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Goes around everything that makes the next batch."""
+        """Context for loading the next batch."""
         with self._throughput.batch(), self._first_step.batch():
             yield
 
@@ -238,39 +188,46 @@ class Journal:
           Whether this step is worth a checkpoint.
 
         Raises:
-          LostRunError: if the run is not worth going on with.
+          LostRunError: if the run is not worth continuing.
           RollBackRequest: if it shall go back.
         """
-        every, guard = self._instruments.every_steps, self._instruments.guard
-        last = step == self._recipe.total_steps
-        record: Metrics = {}
-        if last or step % self._config.runtime.log_every_steps == 0:
-            record |= self._log(step)
-        if every and (last or step % every == 0):
-            self._watch.wait()
-            record |= self._evaluate(step, state)
-        measured = guard.measure(step, state.teacher, record)
-        record |= measured
-        if record:
-            self._writer.write(step, record)
-            self._diagnosis.add(step, record)
-        if every and step % every == 0:
-            self._showcase.update_report()
-        good, improved = guard.judge(step, measured), self._best.add(step, record)
+        networks = self._networks(state)
+        record = self._log(step) | self._evaluate(step, networks)
+        checked = self._instruments.guard.measure(step, networks, record)
+        self._write(step, record | checked)
+        good = self._instruments.guard.judge(step, checked)
+        improved = self._best.add(step, record)
         return good or improved
 
     def finish(self, kept: Sequence[int]) -> None:
-        """Waits for the last step and names the best teacher.
+        """Waits for the last step and names the best network.
 
         Args:
           kept: steps of the checkpoints on disk.
         """
         self._watch.wait()
-        if self._instruments.evaluation:
+        if self._instruments.evaluations:
             self.progress.say(self._best.describe(kept))
 
+    def _networks(self, state: TrainState) -> dict[str, Variables]:
+        """Variables by role."""
+        return {"student": state.student, "teacher": state.teacher, **self._frozen}
+
+    def _is_last(self, step: int) -> bool:
+        return step == self._recipe.total_steps
+
+    def _write(self, step: int, record: Metrics) -> None:
+        """Writes and diagnoses the numbers of a step, then draws the report with them."""
+        if record:
+            self._writer.write(step, record)
+            self._diagnosis.add(step, record)
+        if self._instruments.show_pictures(step, self._is_last(step)):
+            self._showcase.update_report()
+
     def _log(self, step: int) -> Metrics:
-        """Prints one line about finished step `step`; returns all numbers since the line before."""
+        """If a line is due, prints it; returns all numbers since the line before."""
+        if step % self._config.runtime.log_every_steps and not self._is_last(step):
+            return {}
         record = self._watch.catch_up() | self._recipe.schedule_values(step)
         columns = {"loss": record["loss"]}
         for name in self._recipe.objectives:
@@ -280,30 +237,23 @@ class Journal:
         lap = self.progress.log(step, {**columns, "lr": record["lr"]})
         return record | self._throughput.describe(lap)
 
-    def _evaluate(self, step: int, state: TrainState) -> Metrics:
-        """Prints and returns how good the features are; the first time also the pixels."""
-        evaluation = self._instruments.evaluation
-        if evaluation is None:
-            return {}
-        with self.progress.pause("evaluation"):
-            results = evaluation.raw_pixels() if step == 0 else {}
-            results |= evaluation({"student": state.student, "teacher": state.teacher})
-            self._say(results, "before training" if step == 0 else f"step {step}")
-        self._showcase.look(step, state.teacher)
-        return results
-
-    def _evaluate_frozen(self, frozen: Variables | None) -> Metrics:
-        """Prints and returns what the student of a distillation may hope for."""
-        evaluation = self._instruments.frozen_evaluation
-        if evaluation is None:
-            return {}
-        with self.progress.pause("evaluation"):
-            found = evaluation({"teacher": frozen})
-            results = {name.replace("teacher", FROZEN_TEACHER): x for name, x in found.items()}
-            self._say(results, "the whole run")
+    def _evaluate(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
+        """Prints and returns what the evaluations that are due find, and looks at the probes."""
+        last = self._is_last(step)
+        due = self._instruments.due(step, last)
+        shown = self._instruments.show_pictures(step, last)
+        if due or shown:
+            self._watch.wait()
+        results: Metrics = {}
+        for evaluation in due:
+            with self.progress.pause("evaluation"):
+                results |= evaluation(step, networks)
+        self._say(results, f"step {step}" if step else "before training")
+        if shown:
+            self._showcase.look(step, networks[self._instruments.evaluated])
         return results
 
     def _say(self, results: Metrics, when: str) -> None:
         for name, value in results.items():
-            shown = f"{value:.1f} %" if name.startswith("knn") else f"{value:.3g}"
+            shown = f"{value:.1f} %" if re.search(r"(^|/)knn\d", name) else f"{value:.3g}"
             self.progress.say(f"{name}: {shown} ({when})")

@@ -1,22 +1,33 @@
 """The same few images at every evaluation: attention, patch features and nearest neighbours."""
 
 import math
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from dino_jax.data.pipeline import build_eval_stream
-from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.config.section import option
+from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import replicated, shard_batch
-from dino_jax.models.network import Network
+from dino_jax.evaluation.online.base import Context, Images, check_size
+from dino_jax.evaluation.online.build import check_named, held_out_images
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
 
-SOURCES = ("test", "train")
+
+@dataclass(frozen=True)
+class ProbesConfig:
+    """The same few images at every evaluation: attention, patch PCA, nearest training images."""
+
+    count: int = option(8, "images; 0: none", at_least=0)
+    evaluation: str = option(
+        "knn", "name in config.evaluations whose held-out images are shown; '': training images"
+    )
+    neighbours: int = option(5, "shown for each image", at_least=1)
+    gallery: int = option(1000, "training images that they are chosen from", at_least=1)
 
 
 class Look(NamedTuple):
@@ -45,29 +56,36 @@ class Probes:
       images: [P, S, S, 3] uint8.
     """
 
-    def __init__(self, config: Any, network: Network, mesh: Mesh, train: ImageSource):
+    def __init__(self, config: Any, context: Context, train: ImageSource):
         """Reads the probe images; every process reads all of them.
 
+        An evaluation without images has none to show: then they are training images.
+
         Args:
-          config: the whole config, with the sections `probes` and `knn`.
-          network: whose variables will be shown.
-          mesh: of the devices.
+          config: the whole config.
+          context: of the run; the evaluated network looks at the images.
           train: the training images.
 
         Raises:
-          ValueError: if a value of `config.probes` is out of range or no probe can be read.
+          ValueError: as `check_probes`, and if no probe can be read.
           OSError: if the files of the source are not there.
         """
-        check_probes(config.probes)
-        self._mesh, self._network, self._neighbours = mesh, network, config.probes.neighbours
-        held_out = config.probes.source == "test"
-        self.train, self.source = train, build_source(config.knn.test) if held_out else train
-        size, limit = config.knn.image_size, config.max_pixels
-        self.indices, self.images = _read(self.source, config.probes.count, size, limit)
+        check_probes(config, context)
+        probes, limit = config.probes, context.max_pixels
+        self._mesh, self._network = context.mesh, context.networks[context.evaluated]
+        self._neighbours = probes.neighbours
+        held_out = held_out_images(probes.evaluation, config) if probes.evaluation else None
+        self.train, self.source = train, context.open_source(*held_out) if held_out else train
+        self.indices, self.images = _read(self.source, probes.count, context.image_size, limit)
         self._gallery = Gallery(
-            train, network, mesh, count=config.probes.gallery, image_size=size, max_pixels=limit
+            train,
+            self._network,
+            self._mesh,
+            count=probes.gallery,
+            image_size=context.image_size,
+            max_pixels=limit,
         )
-        self._see = jax.jit(self._forward, out_shardings=replicated(mesh))
+        self._see = jax.jit(self._forward, out_shardings=replicated(self._mesh))
 
     def look(self, variables: Any) -> Look:
         """Looks at the probes; all processes take part and get the same.
@@ -96,17 +114,21 @@ class Probes:
         return {name: x.astype(jnp.float32) for name, x in seen.items()}
 
 
-def check_probes(config: Any) -> None:
-    """Checks the values of `config.probes` before a run starts.
+def check_probes(config: Any, context: Context) -> None:
+    """Checks what needs no images.
+
+    Args:
+      config: the whole config.
+      context: of the run.
 
     Raises:
-      ValueError: if one is out of range or unknown.
+      ValueError: if the evaluation is unknown, or the images are smaller than a patch.
     """
-    for name in ("count", "neighbours", "gallery"):
-        if config[name] < 1:
-            raise ValueError(f"probes.{name} must be at least 1, got {config[name]}")
-    if config.source not in SOURCES:
-        raise ValueError(f"unknown probes.source {config.source!r}; known: {list(SOURCES)}")
+    if not config.probes.count:
+        return
+    if config.probes.evaluation:
+        check_named("config.probes.evaluation", config.probes.evaluation, config)
+    check_size("config.image_size", context.image_size, context, [context.evaluated])
 
 
 def _read(
@@ -114,20 +136,11 @@ def _read(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices [P] and pixels [P, S, S, 3] of evenly spaced images, those that can be read."""
     count = min(count, len(source))
-    stream = build_eval_stream(
-        source,
-        image_size=image_size,
-        batch_size=count,
-        max_pixels=max_pixels,
-        host=0,
-        hosts=1,
-        max_images=count,
-    )
-    (batch,) = stream
+    (batch,) = Images(source, count, image_size, count, max_pixels).stream(host=0, hosts=1)
     valid = batch["valid"]
     if not valid.any():
         raise ValueError(
             f"none of the {count} probe images can be read; choose others with "
-            "--config.probes.source, or --config.probes.count=0 for none"
+            "--config.probes.evaluation, or --config.probes.count=0 for none"
         )
     return (np.arange(count) * len(source) // count)[valid], batch["image"][valid]

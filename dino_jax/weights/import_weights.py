@@ -86,7 +86,7 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
     )
     config = {
         "network": network.config,
-        "knn": {"image_size": network.image_size},  # where `dino_jax.load` looks it up in a run
+        "image_size": network.image_size,
         "imported": {"file": source, "licence": network.licence, "lines": network.lines},
     }
     # Last: a folder without it is no model yet.

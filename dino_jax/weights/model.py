@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from dino_jax.config.upgrade import upgrade
 from dino_jax.data.decode import MAX_PIXELS, decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.backbone import Features
@@ -125,7 +126,7 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
     config = json.loads(file.read_text())
     network = build_network(dataclasses.replace(read_network_config(config), heads={}))
     teacher, step = checkpointing.read_teacher(workdir, step)
-    title, size = f"teacher of step {step} of {workdir}", config["knn"]["image_size"]
+    title, size = f"teacher of step {step} of {workdir}", upgrade(config)["image_size"]
     return Model(title, network, take_part(teacher, BACKBONE), size)
 
 

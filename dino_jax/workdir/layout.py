@@ -5,6 +5,7 @@ metrics.jsonl                 a line of numbers per logged step, docs/metrics.md
 diagnosis.jsonl               a line per change of the diagnosis
 checkpoints/200/              the state after 200 updates, see `checkpointing`
 checkpoints_unreadable/       checkpoints that could not be read, moved out of the way
+first_neighbours/NAME.json    the first model's neighbours, of an evaluation of kind agreement
 guard.json                    the guard's reference and roll-backs, only with `config.guard`
 bad_images.txt                training images that could not be read
 report.html                   the report
@@ -28,6 +29,7 @@ METRICS_JSONL = "metrics.jsonl"
 DIAGNOSIS_JSONL = "diagnosis.jsonl"
 CHECKPOINTS = "checkpoints"
 UNREADABLE_CHECKPOINTS = "checkpoints_unreadable"
+FIRST_NEIGHBOURS = "first_neighbours"
 GUARD_JSON = "guard.json"
 BAD_IMAGES_TXT = "bad_images.txt"
 REPORT_HTML = "report.html"

@@ -51,8 +51,25 @@ WRONG_CONFIGS = {
         "config.runtime.gradient_dtype is 'float16'; did you mean 'bfloat16'?",
     ),
     "k-NN without labels": (
-        {"knn.every_epochs": 1.0, "knn.train.kind": "folder", "knn.train.path": "{unlabeled}"},
-        "config.knn.train has no labels",
+        {
+            "evaluations.knn.every_epochs": 1.0,
+            "evaluations.knn.train.kind": "folder",
+            "evaluations.knn.train.path": "{unlabeled}",
+        },
+        "config.evaluations.knn.train has no labels",
+    ),
+    "evaluation of no folder": (
+        {
+            "evaluations.proxies.every_epochs": 1.0,
+            "evaluations.proxies.images.kind": "folder",
+            "evaluations.proxies.images.path": "{empty}/missing",
+        },
+        "config.evaluations.proxies.images: image folder",
+    ),
+    "half of an evaluation": (
+        {"evaluations.knn.every_epochs": 1.0, "evaluations.knn.train.kind": "folder"},
+        "config.evaluations.knn has only a part of its images; add labelled training images "
+        "(--config.evaluations.knn.train.path=FOLDER)",
     ),
 }
 # Whole command lines.

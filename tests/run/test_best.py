@@ -28,6 +28,24 @@ def test_lines_without_an_evaluation_and_numbers_that_are_not_finite_do_not_coun
     assert best.describe([]) == "no evaluation, so no advice which checkpoint to use"
 
 
+def test_an_accuracy_decides_also_when_the_effective_rank_is_measured_more_often():
+    best = Best()
+    assert best.add(10, {"proxy/rankme": 120.0})
+    assert best.add(20, {"proxy/rankme": 110.0, "knn10/teacher": 60.0})
+    assert not best.add(30, {"proxy/rankme": 130.0})
+    assert (best.step, best.metric, best.value) == (20, "knn10/teacher", 60.0)
+
+
+def test_accuracies_of_a_second_evaluation_do_not_count():
+    assert not Best().add(10, {"knn_flowers/knn10/teacher": 90.0})
+
+
+def test_another_role_can_stand_for_the_run():
+    best = Best(role="student")
+    best.add(10, {"knn10/teacher": 99.0, "knn10/student": 55.0})
+    assert best.describe([10]) == "best student: step 10, knn10/student 55 %"
+
+
 def test_a_best_step_without_a_checkpoint_is_named_as_such():
     best = Best()
     best.add(10, {"knn10/student": 55.25})

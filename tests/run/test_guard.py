@@ -2,6 +2,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 
 from configs import quickstart
 from dino_jax.commands.command_line import UsageError
+from dino_jax.config.section import section
 from dino_jax.devices.sharding import make_mesh
-from dino_jax.evaluation import reference
+from dino_jax.evaluation.online.build import EVALUATIONS, Scheduled
 from dino_jax.processes.agreement import Alone
-from dino_jax.run import guard as guard_module
 from dino_jax.run import roll_back as roll_back_module
-from dino_jax.run.guard import Guard, WorseThanStartError
+from dino_jax.run.guard import Guard, GuardConfig, WorseThanStartError, check_guard
+from dino_jax.run.instruments import make_context
 from dino_jax.run.roll_back import (
     RollBackRequest,
     read_guard,
@@ -29,6 +31,8 @@ from dino_jax.workdir import checkpointing
 from dino_jax.workdir.paths import absolute_path
 from tests.run_train import SMALL, checkpoint_steps, read_metrics, read_state
 
+NETWORKS = {"student": {}, "teacher": {}}
+
 
 def make_config(**changes):
     """A run of 4 epochs of 2 steps; the guard looks every 2 steps."""
@@ -41,43 +45,45 @@ def make_config(**changes):
 
 
 class Scripted:
-    """A measure whose values are given: the first one is that of the imported model."""
+    """An evaluation whose values are given: the first one is that of the imported model."""
 
-    name = "quality"
+    guarded = "quality"
 
     def __init__(self, values):
         self._values = iter(values)
 
-    def reference(self, teacher, known):
+    def reference(self, variables, known):
         return {"value": next(self._values)}
 
-    def value(self, teacher, reference, known):
+    def value(self, variables, reference, known):
         return next(self._values)
 
 
 @pytest.fixture
-def started(monkeypatch, tmp_path):
+def started(tmp_path):
     """Starts a guard with the given measurements, in a new run or a resumed one."""
 
     def start(values, resumed=False, **changes):
-        monkeypatch.setitem(guard_module.MEASURES, "knn", lambda *_: Scripted(values))
         config = make_config(**changes)
-        guard = Guard(config, build_recipe(config, 1438), make_mesh(1))
+        recipe = build_recipe(config, 1438)
+        context = make_context(config, recipe, make_mesh(1), str(tmp_path))
+        evaluations = {"knn": Scheduled(Scripted(values), 0, "")}
+        guard = Guard(config, context, evaluations, recipe.steps_per_epoch, recipe.total_steps)
         folder = absolute_path(tmp_path)
-        return guard, guard.start(folder, {}, resumed, {}, Progress(0, 8, 16))
+        return guard, guard.start(folder, NETWORKS, resumed, {}, Progress(0, 8, 16))
 
     return start
 
 
 def check(guard, step):
-    measured = guard.measure(step, {}, {})
+    measured = guard.measure(step, NETWORKS, {})
     return guard.judge(step, measured) if measured else None
 
 
 def test_without_an_action_nothing_is_measured(started):
     guard, metrics = started([], **{"guard.action": "none"})
     assert (metrics, guard.every_steps) == ({}, 0)
-    assert guard.measure(2, {}, {}) == {} and not guard.judge(2, {})
+    assert guard.measure(2, NETWORKS, {}) == {} and not guard.judge(2, {})
 
 
 def test_the_first_teacher_is_measured_and_later_ones_at_multiples_and_at_the_end(started, capsys):
@@ -86,10 +92,10 @@ def test_the_first_teacher_is_measured_and_later_ones_at_multiples_and_at_the_en
     assert "quality of the imported model 0.9000; every 2 steps, below 0.8500: stop" in (
         capsys.readouterr().out
     )
-    assert [guard.measure(step, {}, {}) for step in (1, 3)] == [{}, {}]
-    assert guard.measure(2, {}, {}) == {"guard/quality": 0.86}
+    assert [guard.measure(step, NETWORKS, {}) for step in (1, 3)] == [{}, {}]
+    assert guard.measure(2, NETWORKS, {}) == {"guard/quality": 0.86}
     assert guard.judge(2, {"guard/quality": 0.86})
-    assert guard.measure(5, {}, {}) == {"guard/quality": 0.95}
+    assert guard.measure(5, NETWORKS, {}) == {"guard/quality": 0.95}
 
 
 def test_a_resumed_run_compares_with_what_was_measured_at_the_start(started, capsys):
@@ -148,44 +154,57 @@ def test_every_roll_back_of_the_workdir_lowers_the_learning_rates(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"guard.action": "go"}, r"unknown guard.action 'go'; known: \['none', 'warn', 'stop', "),
-        ({"guard.measure": "loss"}, r"unknown guard.measure 'loss'; known: \['agreement', 'knn'\]"),
         ({"init_from.path": ""}, r"no model to compare with: set config\.init_from\.path"),
-        ({"guard.margin": 1.5}, r"guard.margin \(1.5\) in \[0, 1\)"),
-        ({"guard.every_epochs": 0.0}, r"guard.every_epochs \(0.0\) must be positive"),
-        ({"guard.lr_factor": 1.0}, r"guard.lr_factor \(1.0\) must be between 0 and 1"),
-        ({"guard.max_roll_backs": -1}, r"guard.max_roll_backs \(-1\) at least 0"),
+        ({"guard.evaluation": "knnn"}, r"is 'knnn', .* no such name; did you mean 'knn'\?"),
+        ({"guard.evaluation": "proxies"}, r"'proxies'.* no single number .*\['agreement', 'knn'\]"),
         (
-            {"guard.measure": "agreement", "knn.max_test_images": 10},
-            r"config.knn.k\[0\] \(10\) neighbours need more than the 10 images of config.knn.test",
+            {"evaluations.knn.train.kind": "folder", "evaluations.knn.test.kind": "folder"},
+            r"guard\.evaluation \('knn'\) has no images; .*evaluations\.knn\.train\.path=FOLDER",
         ),
     ],
 )
-def test_values_that_make_no_sense_are_named(changes, message):
+def test_values_that_do_not_fit_are_named(changes, message):
     config = make_config(**changes)
     with pytest.raises(ValueError, match=message):
-        Guard(config, build_recipe(config, 1438), make_mesh(1))
+        check_guard(config)
+    config.guard.action = "none"
+    check_guard(config)
 
 
-def test_measures_of_real_networks():
-    config = make_config(**{"knn.max_train_images": 200, "knn.max_test_images": 100})
-    recipe, mesh = build_recipe(config, 1438), make_mesh(1)
-    init = jax.jit(lambda key: recipe.init(key).teacher)
-    first, other = init(jax.random.key(0)), init(jax.random.key(1))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"action": "go"},
+            r"guard\.action is 'go'; known: \['none', 'roll_back', 'stop', 'warn'\]",
+        ),
+        ({"margin": 1.5}, r"guard\.margin must be at least 0 and below 1"),
+        ({"every_epochs": 0.0}, r"guard\.every_epochs must be above 0"),
+        ({"lr_factor": 1.0}, r"guard\.lr_factor must be above 0 and below 1"),
+        ({"max_roll_backs": -1}, r"guard\.max_roll_backs must be at least 0"),
+    ],
+)
+def test_options_out_of_range_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        section("config.guard", changes, GuardConfig)
 
-    agreement = reference.NeighbourAgreement(config, recipe.network, mesh)
-    kept = json.loads(json.dumps(agreement.reference(first, {})))
-    assert kept["value"] == 1.0 == agreement.value(first, kept, {})
-    assert np.shape(kept["neighbours"]) == (100, 10)
-    assert 10 / 99 < agreement.value(other, kept, {}) < 0.9
-    with pytest.raises(ValueError, match="no longer those of the start: 99 then, 100 now"):
-        agreement.value(first, {"neighbours": kept["neighbours"][:99]}, {})
 
-    accuracy = reference.KnnAccuracy(config, recipe.network, mesh)
-    assert accuracy.name == "knn10/teacher"
-    assert accuracy.reference(first, {"knn10/teacher": 12.5}) == {"value": 0.125}
-    value = accuracy.value(first, {}, {})
-    assert 0.1 < value < 0.9 and value == round(value * 100) / 100  # of 100 images
+def test_the_base_config_has_the_defaults_and_a_guard_that_does_nothing():
+    guard = section("config.guard", quickstart.get_config().guard, GuardConfig)
+    assert guard == GuardConfig() and guard.action == "none"
+
+
+def test_the_guard_takes_what_its_evaluation_has_just_measured(tmp_path):
+    class Known(Scripted):
+        def reference(self, variables, known):
+            return {"value": known["quality"] / 100}
+
+    config = make_config()
+    context = make_context(config, build_recipe(config, 1438), make_mesh(1), str(tmp_path))
+    guard = Guard(config, context, {"knn": Scheduled(Known([]), 0, "mine/")}, 2, 8)
+    known = {"quality": 10.0, "mine/quality": 90.0}
+    metrics = guard.start(absolute_path(tmp_path), NETWORKS, False, known, Progress(0, 8, 16))
+    assert metrics == {"guard/quality": 0.9}
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +223,7 @@ def source(tmp_path_factory):
 class Distance:
     """1 - the largest change of a parameter of the backbone."""
 
-    name = "quality"
+    guarded = "quality"
 
     def reference(self, teacher, known):
         return {"value": 1.0, "first": self._parameters(teacher).tolist()}
@@ -220,7 +239,10 @@ class Distance:
 @pytest.fixture
 def guarded(source, monkeypatch):
     """Runs with roll-backs; steps 3 and 4 move the teacher by more than the allowed 0.05."""
-    monkeypatch.setitem(guard_module.MEASURES, "knn", lambda *_: Distance())
+    distance = SimpleNamespace(
+        IMAGES={}, GUARDS=True, check=lambda *_: None, build=lambda *_: Distance()
+    )
+    monkeypatch.setitem(EVALUATIONS, "knn", distance)
 
     def run(workdir):
         config = make_config(

@@ -11,13 +11,15 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart
+from dino_jax.config.section import section
 from dino_jax.data.sources import build_source
 from dino_jax.devices.sharding import make_mesh
+from dino_jax.evaluation.online.base import Context
 from dino_jax.models.build import build_network
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import number_rows
-from dino_jax.visualize.probes import Probes
+from dino_jax.visualize.probes import Probes, ProbesConfig
 from dino_jax.workdir.layout import drawn_steps, probe_image, step_folder
 
 
@@ -32,8 +34,18 @@ def config():
 
 def build(config, devices=None):
     network = build_network(config.network)
-    probes = Probes(config, network, make_mesh(1, devices), build_source(config.data))
-    return network, probes
+    context = Context(
+        networks={"teacher": network},
+        frozen=frozenset(),
+        evaluated="teacher",
+        image_size=config.image_size,
+        max_pixels=config.max_pixels,
+        mesh=make_mesh(1, devices),
+        folder=epath.Path("/nowhere"),
+    )
+    source = build_source(config.data)
+    context.share(config.data, source)
+    return network, Probes(config, context, source)
 
 
 def init(network, size=32, seed=0):
@@ -87,7 +99,7 @@ def test_every_mesh_sees_the_same(config, seen):
 
 def test_a_training_image_is_not_its_own_neighbour(config):
     config = ConfigDict(config.to_dict())
-    config.probes.update(source="train", count=5, gallery=5)
+    config.probes.update(evaluation="", count=5, gallery=5)
     network, probes = build(config)
     look = probes.look(init(network))
     assert look.nearest.shape == (5, 4)
@@ -98,8 +110,23 @@ def test_a_training_image_is_not_its_own_neighbour(config):
 def test_probes_are_held_out_images_or_training_images(config):
     assert len(build(config)[1].source) == 359
     config = ConfigDict(config.to_dict())
-    config.probes.source = "train"
+    config.probes.evaluation = ""
     assert len(build(config)[1].source) == 1438
+
+
+def test_an_evaluation_that_was_left_out_has_no_probes_so_they_are_training_images(config):
+    config = ConfigDict(config.to_dict())
+    for entry in (config.evaluations.knn.train, config.evaluations.knn.test):
+        entry.update(kind="folder", path="")
+    probes = build(config)[1]
+    assert probes.source is probes.train
+
+
+def test_images_that_are_also_trained_on_are_not_their_own_neighbours(config):
+    config = ConfigDict(config.to_dict())
+    config.evaluations.knn.test = config.data
+    probes = build(config)[1]
+    assert probes.source is probes.train
 
 
 def test_a_resnet_has_no_attention_but_patches(config):
@@ -113,19 +140,27 @@ def test_a_resnet_has_no_attention_but_patches(config):
     assert look.patches.shape == (3, 4, 4, 32)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (dict(count=0), r"probes.count must be at least 1, got 0"),
-        (dict(gallery=0), r"probes.gallery must be at least 1"),
-        (dict(source="web"), r"unknown probes.source 'web'; known: \['test', 'train'\]"),
-    ],
-)
-def test_values_that_do_not_fit_are_errors(config, changes, message):
+def test_values_that_do_not_fit_are_errors(config):
     config = ConfigDict(config.to_dict())
-    config.probes.update(changes)
-    with pytest.raises(ValueError, match=message):
+    config.probes.evaluation = "kn"
+    with pytest.raises(ValueError, match=r"probes\.evaluation is 'kn', .*did you mean 'knn'\?"):
         build(config)
+    config.probes.evaluation, config.image_size = "", 4
+    with pytest.raises(
+        ValueError, match=r"config\.image_size \(4\) is smaller than one patch of 8"
+    ):
+        build(config)
+    for changes, message in [
+        (dict(count=-1), r"config\.probes\.count must be at least 0"),
+        (dict(gallery=0), r"config\.probes\.gallery must be at least 1"),
+        (dict(source="test"), r"config\.probes has no 'source'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            section("config.probes", changes, ProbesConfig)
+
+
+def test_the_base_config_has_the_defaults():
+    assert section("config.probes", quickstart.get_config().probes, ProbesConfig) == ProbesConfig()
 
 
 def test_rows_are_numbered_over_all_hosts():

@@ -62,6 +62,9 @@ def student_config() -> ConfigDict:
     return config
 
 
+KNN = {"evaluations.knn.every_epochs": 2.0}
+
+
 @pytest.fixture(scope="module")
 def frozen():
     """The teacher's module and variables with statistics that no batch has."""
@@ -289,7 +292,7 @@ def runs(tmp_path_factory):
     teacher, student = (tmp_path_factory.mktemp(name) for name in ("teacher", "student"))
     code, _, err = run("--config=configs/quickstart.py", f"--workdir={teacher}", *overrides(SMALL))
     assert (code, err) == (0, "")
-    code, out, err = run(*student_arguments(teacher, student, **{"knn.every_epochs": 2.0}))
+    code, out, err = run(*student_arguments(teacher, student, **KNN))
     assert (code, err) == (0, "")
     assert f"distill     from the teacher of step 8 of {teacher}, frozen" in out
     return teacher, student
@@ -315,14 +318,14 @@ def test_a_run_measures_its_frozen_teacher_once_and_keeps_the_ema_of_its_student
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_four_devices_equal_one(runs, tmp_path, fsdp):
-    changes = {"knn.every_epochs": 2.0, "runtime.fsdp": fsdp}
+    changes = KNN | {"runtime.fsdp": fsdp}
     code, _, err = run(*student_arguments(runs[0], tmp_path, **changes), devices=4)
     assert (code, err) == (0, "")
     check_same(tmp_path, runs[1])
 
 
 def test_two_processes_equal_one(runs, tmp_path):
-    command = student_arguments(runs[0], tmp_path, **{"knn.every_epochs": 2.0})
+    command = student_arguments(runs[0], tmp_path, **KNN)
     first, second = run_processes(*command, processes=2, devices=2)
     assert (first.code, second.code) == (0, 0), (first.err, second.err)
     check_same(tmp_path, runs[1])
@@ -334,7 +337,7 @@ def test_a_second_start_goes_on_with_the_same_teacher(runs, tmp_path):
     for step in checkpoint_steps(tmp_path)[1:]:
         shutil.rmtree(tmp_path / "checkpoints" / str(step))
     start = checkpoint_steps(tmp_path)[0]
-    code, out, err = run(*student_arguments(teacher, tmp_path, **{"knn.every_epochs": 2.0}))
+    code, out, err = run(*student_arguments(teacher, tmp_path, **KNN))
     assert (code, err) == (0, "")
     assert start < 8 and f"resumed at step {start}" in out
     assert read_metrics(tmp_path) == read_metrics(student)

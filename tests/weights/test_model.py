@@ -1,6 +1,7 @@
 """dino_jax.load: a trained backbone from a workdir or an official file."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -97,6 +98,14 @@ def test_a_run_gives_its_teacher(workdir):
     network = build_network(config.network)
     for key, value in jax.jit(network.apply)(state.teacher, PIXELS).items():
         np.testing.assert_allclose(model(PIXELS)[key], value, rtol=0, atol=1e-5)
+
+
+def test_a_folder_of_version_0_1_says_elsewhere_how_large_its_images_are(workdir, tmp_path):
+    shutil.copytree(workdir[0], tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["knn"] = {"image_size": config.pop("image_size") + 8}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert dino_jax.load(tmp_path).image_size == 40
 
 
 def test_paths_pillow_images_and_arrays_are_the_same_image(workdir, tmp_path):

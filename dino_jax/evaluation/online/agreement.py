@@ -1,0 +1,129 @@
+"""Share of the nearest neighbours of an image that it had when the run started; no labels.
+
+Neighbours by cosine similarity of the cls tokens (mutual k-NN alignment, arXiv:2405.07987, Section
+3). "agreementK/ROLE" is 1 for the first model itself, k / (N - 1) for one that has nothing to do
+with it. It measures change, not quality: training towards better features lowers it too, but far
+less than destroying them. The neighbours in the first model are kept in
+`workdir/first_neighbours/NAME.json`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from dino_jax.commands.command_line import user_errors
+from dino_jax.config.section import option
+from dino_jax.data.sources import SourceConfig
+from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
+from dino_jax.evaluation.online.base import (
+    HELD_OUT,
+    Context,
+    EvaluationConfig,
+    Images,
+    Metrics,
+    Reference,
+    Variables,
+    check_common,
+    check_neighbours,
+)
+from dino_jax.workdir.layout import FIRST_NEIGHBOURS
+from dino_jax.workdir.paths import write_atomically
+
+IMAGES = {"images": "any images"}
+GUARDS = True
+
+
+@dataclass(frozen=True)
+class Config(EvaluationConfig):
+    kind: str = option("agreement", "neighbours kept since the start; needs no labels")
+    every_epochs: float = option(0.0, "between two measurements; 0: the guard's only", at_least=0)
+    images: SourceConfig = option(HELD_OUT, "any images; labels are not read")
+    max_images: int = option(10_000, "more are left out, evenly", at_least=1)
+    k: int = option(10, "neighbours that are compared", at_least=1)
+
+
+def check(where: str, config: Any, context: Context) -> None:
+    """Checks what needs no images; raises ValueErrors as `check_common`."""
+    check_common(where, config, context)
+
+
+def build(where: str, config: Any, context: Context) -> "Agreement":
+    """Opens the images.
+
+    Args:
+      where: name of the section, for messages.
+      config: of the evaluation.
+      context: of the run.
+
+    Raises:
+      ValueError: if there are too few images.
+      OSError: if there are none.
+    """
+    images = context.open_images(f"{where}.images", config.images, config, config.max_images)
+    check_neighbours(where, config.k, images, "images")
+    return Agreement(where, config, context, images)
+
+
+class Agreement:
+    """See the top of this file."""
+
+    def __init__(self, where: str, config: Any, context: Context, images: Images):
+        """Knows no first model yet."""
+        self._where, self._k = where, config.k
+        self._context, self._images = context, images
+        self._roles = context.roles(config)
+        self._file = context.folder / FIRST_NEIGHBOURS / f"{where.rpartition('.')[2]}.json"
+        self.guarded = f"agreement{self._k}/{context.evaluated}"
+
+    def __call__(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
+        now = {role: self._neighbours(role, networks[role]) for role in self._roles}
+        if step == 0:
+            _write(self._file, now)
+        with user_errors():
+            before = now if step == 0 else _read(self._file)
+            shared = {role: self._shared(before[role], now[role]) for role in now}
+        return {f"agreement{self._k}/{role}": share for role, share in shared.items()}
+
+    def reference(self, variables: Variables, known: Metrics) -> Reference:
+        del known
+        neighbours = self._neighbours(self._context.evaluated, variables)
+        return {"value": 1.0, "neighbours": neighbours.tolist()}
+
+    def value(self, variables: Variables, reference: Reference, known: Metrics) -> float:
+        if self.guarded in known:
+            return known[self.guarded]
+        now = self._neighbours(self._context.evaluated, variables)
+        return self._shared(np.asarray(reference["neighbours"]), now)
+
+    def _neighbours(self, role: str, variables: Variables) -> np.ndarray:
+        """[N, k]"""
+        features = self._context.features(role, variables, self._images).features
+        return nearest_neighbours(features, self._k)
+
+    def _shared(self, before: np.ndarray, now: np.ndarray) -> float:
+        if before.shape != now.shape:
+            raise ValueError(
+                f"the readable images of {self._where}.images are no longer those of the start: "
+                f"{len(before)} then, {len(now)} now"
+            )
+        return shared_neighbours(before, now)
+
+
+def _write(file: epath.Path, neighbours: Mapping[str, np.ndarray]) -> None:
+    if jax.process_index() == 0:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps({role: x.tolist() for role, x in neighbours.items()}))
+
+
+def _read(file: epath.Path) -> dict[str, np.ndarray]:
+    if not file.exists():
+        raise ValueError(
+            f"{file} is missing, so the neighbours in the first model are unknown; start again in "
+            "a new workdir"
+        )
+    return {role: np.asarray(rows) for role, rows in json.loads(file.read_text()).items()}

@@ -1,0 +1,260 @@
+"""What the kinds of evaluation have in common."""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from dino_jax.config.section import option, suggest
+from dino_jax.data.pipeline import Batch, build_eval_stream
+from dino_jax.data.sources import ImageSource, SourceConfig, build_source
+from dino_jax.evaluation.features import (
+    Extract,
+    LabeledFeatures,
+    extract_features,
+    make_extractor,
+)
+from dino_jax.models.network import Network
+
+HELD_OUT = SourceConfig(split="validation")
+Metrics = dict[str, float]
+Variables = Any
+Reference = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What every kind has; a kind adds its images and numbers."""
+
+    kind: str = option("", "what is measured")
+    every_epochs: float = option(10.0, "between two measurements; 0: never by itself", at_least=0)
+    of: tuple[str, ...] = option((), "roles that are measured; (): config.evaluated")
+    image_size: int | None = option(None, "side in pixels; None: config.image_size", at_least=1)
+    batch_size: int = option(512, "images at once, over all devices", at_least=1)
+
+
+class Evaluation(Protocol):
+    """Measures networks."""
+
+    def __call__(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
+        """Measures; all processes take part and get the same.
+
+        Args:
+          step: finished updates, 0 before the first one.
+          networks: variables of all roles of the run.
+        """
+        ...
+
+
+class Guarding(Evaluation, Protocol):
+    """An evaluation that can guard a run: it compares one network with how that started.
+
+    Attributes:
+      guarded: name of the number that is compared, such as "knn10/teacher".
+    """
+
+    guarded: str
+
+    def reference(self, variables: Variables, known: Metrics) -> Reference:
+        """What must be kept of the first model, as JSON; its "value" is its measure.
+
+        Args:
+          variables: of the evaluated network.
+          known: what this evaluation has just measured of it, if anything.
+        """
+        ...
+
+    def value(self, variables: Variables, reference: Reference, known: Metrics) -> float:
+        """The measure of a later model, in [0, 1]; 1 is best.
+
+        Raises:
+          ValueError: if the reference was made from other images.
+        """
+        ...
+
+
+class Images(NamedTuple):
+    """Images of a source, as an evaluation reads them.
+
+    Attributes:
+      source: of the images.
+      count: how many are taken, evenly spaced.
+      image_size: side in pixels, see `pipeline.resize_for_evaluation`.
+      batch_size: over all processes.
+      max_pixels: larger images count as unreadable.
+    """
+
+    source: ImageSource
+    count: int
+    image_size: int
+    batch_size: int
+    max_pixels: int
+
+    def stream(self, host: int, hosts: int) -> Iterator[Batch]:
+        """The batches of one of several processes, in order."""
+        return build_eval_stream(
+            self.source,
+            image_size=self.image_size,
+            batch_size=self.batch_size,
+            max_pixels=self.max_pixels,
+            host=host,
+            hosts=hosts,
+            max_images=self.count,
+        )
+
+
+@dataclass(frozen=True)
+class Context:
+    """The run in which networks are evaluated. Making it opens nothing.
+
+    Attributes:
+      networks: modules by role; roles with the same module share its compiled program.
+      frozen: roles whose variables never change.
+      evaluated: the role that stands for the run.
+      image_size: side in pixels at which images are evaluated, unless an evaluation has its own.
+      max_pixels: larger images count as unreadable.
+      mesh: of the devices.
+      folder: workdir.
+    """
+
+    networks: Mapping[str, Network]
+    frozen: frozenset[str]
+    evaluated: str
+    image_size: int
+    max_pixels: int
+    mesh: Mesh
+    folder: epath.Path
+    _sources: list[tuple[Any, ImageSource]] = field(default_factory=list, repr=False)
+
+    def roles(self, config: Any) -> tuple[str, ...]:
+        """The roles of an evaluation."""
+        return tuple(config.of) or (self.evaluated,)
+
+    def share(self, config: Any, source: ImageSource) -> None:
+        """Lets evaluations use a source that is open already."""
+        self._sources.append((config, source))
+
+    def open_source(self, where: str, config: Any) -> ImageSource:
+        """Opens a source, once for all evaluations that share it.
+
+        Args:
+          where: name of its section, for messages.
+          config: of the source.
+
+        Raises:
+          ValueError: as `build_source`, with the name of the section.
+          OSError: likewise.
+        """
+        for known, source in self._sources:
+            if known == config:
+                return source
+        try:
+            source = build_source(config)
+        except OSError as error:
+            raise OSError(f"{where}: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        self._sources.append((config, source))
+        return source
+
+    def open_images(self, where: str, images: Any, config: Any, most: int) -> Images:
+        """Opens some images of an evaluation.
+
+        Args:
+          where: name of the images' section, for messages.
+          images: that section.
+          config: of the evaluation.
+          most: how many images, at most.
+
+        Raises:
+          ValueError: as `open_source`.
+          OSError: as `open_source`.
+        """
+        source = self.open_source(where, images)
+        size = config.image_size or self.image_size
+        count = min(most, len(source))
+        return Images(source, count, size, config.batch_size, self.max_pixels)
+
+    def features(self, role: str, variables: Variables, images: Images) -> LabeledFeatures:
+        """Features of images in a network; all processes take part and get the same."""
+        stream = images.stream(jax.process_index(), jax.process_count())
+        return extract_features(self._extractors[role], variables, stream, self.mesh)
+
+    @functools.cached_property
+    def _extractors(self) -> dict[str, Extract]:
+        extractors: dict[str, Extract] = {}
+        for role, network in self.networks.items():
+            same = [other for other in extractors if self.networks[other] is network]
+            extractors[role] = extractors[same[0]] if same else make_extractor(network, self.mesh)
+        return extractors
+
+
+def check_common(where: str, config: Any, context: Context) -> None:
+    """Checks what needs no images of the options that every kind has.
+
+    Args:
+      where: name of the section, for messages.
+      config: of the evaluation.
+      context: of the run.
+
+    Raises:
+      ValueError: if a role is unknown, or a size does not fit devices or networks.
+    """
+    devices, batch_size = context.mesh.size, config.batch_size
+    if batch_size % devices:
+        raise ValueError(
+            f"{where}.batch_size ({batch_size}) must be a multiple of the {devices} devices; try "
+            f"--{where}.batch_size={max(batch_size // devices, 1) * devices}"
+        )
+    for role in context.roles(config):
+        if role not in context.networks:
+            raise ValueError(
+                f"{where}.of {tuple(config.of)} has the role {role!r}, which config.roles lacks; "
+                f"{suggest(role, context.networks)}"
+            )
+    own = config.image_size
+    name = f"{where}.image_size" if own else "config.image_size"
+    check_size(name, own or context.image_size, context, context.roles(config))
+
+
+def check_size(name: str, size: int, context: Context, roles: Iterable[str]) -> None:
+    """Checks that images have at least one patch.
+
+    Args:
+      name: of the option.
+      size: its value, side in pixels.
+      context: of the run.
+      roles: whose networks look at the images.
+
+    Raises:
+      ValueError: if they have none.
+    """
+    patch_size = max(context.networks[role].backbone.patch_size for role in roles)
+    if size < patch_size:
+        raise ValueError(
+            f"{name} ({size}) is smaller than one patch of {patch_size} pixels; try "
+            f"--{name}={patch_size}"
+        )
+
+
+def check_neighbours(where: str, k: int, images: Images, section: str) -> None:
+    """Checks that every image has more others than neighbours are compared.
+
+    Args:
+      where: name of the evaluation's section, for messages.
+      k: number of neighbours.
+      images: that are compared with each other.
+      section: name of the images' section in that of the evaluation.
+
+    Raises:
+      ValueError: if there are too few images.
+    """
+    if images.count <= k:
+        raise ValueError(
+            f"{where}.k ({k}) neighbours of every image are compared, but {where}.{section} has "
+            f"{images.count} images; add images or try --{where}.k={max(images.count - 1, 1)}"
+        )

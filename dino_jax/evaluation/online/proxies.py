@@ -1,0 +1,94 @@
+"""Quality of the features of held-out images without any labels.
+
+Of the first role: "proxy/rankme", the effective rank of its features (arXiv:2210.02885), and
+"proxy/stability", the mean share of the k nearest neighbours of an image that it had at the
+measurement before; absent at the first one of a start. Of both roles, if there are two:
+"proxy/agreement", the mean share of these neighbours that an image has in both networks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dino_jax.config.section import option
+from dino_jax.data.sources import SourceConfig
+from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
+from dino_jax.evaluation.online.base import (
+    HELD_OUT,
+    Context,
+    EvaluationConfig,
+    Images,
+    Metrics,
+    Variables,
+    check_common,
+    check_neighbours,
+)
+from dino_jax.step.health import effective_rank
+
+IMAGES = {"images": "held-out images"}
+GUARDS = False
+
+
+@dataclass(frozen=True)
+class Config(EvaluationConfig):
+    kind: str = option("proxies", "effective rank and agreement; needs no labels")
+    images: SourceConfig = option(HELD_OUT, "held-out images; labels are not read")
+    max_images: int = option(10_000, "more are left out, evenly", at_least=1)
+    k: int = option(10, "neighbours that are compared", at_least=1)
+
+
+def check(where: str, config: Any, context: Context) -> None:
+    """Checks what needs no images; raises ValueErrors as `check_common`, and for too many roles."""
+    check_common(where, config, context)
+    if len(context.roles(config)) > 2:
+        raise ValueError(
+            f"{where}.of {tuple(config.of)} must name one role, or two that are compared"
+        )
+
+
+def build(where: str, config: Any, context: Context) -> "Proxies":
+    """Opens the images.
+
+    Args:
+      where: name of the section, for messages.
+      config: of the evaluation.
+      context: of the run.
+
+    Raises:
+      ValueError: if there are too few images.
+      OSError: if there are none.
+    """
+    images = context.open_images(f"{where}.images", config.images, config, config.max_images)
+    check_neighbours(where, config.k, images, "images")
+    return Proxies(config, context, images)
+
+
+class Proxies:
+    """See the top of this file."""
+
+    def __init__(self, config: Any, context: Context, images: Images):
+        """Has seen no networks yet."""
+        self._k, self._context, self._images = config.k, context, images
+        self._roles = context.roles(config)
+        self._before: np.ndarray | None = None
+
+    def __call__(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
+        del step
+        first, *others = (
+            self._context.features(role, networks[role], self._images).features
+            for role in self._roles
+        )
+        neighbours = nearest_neighbours(first, self._k)
+        rows = first.astype(np.float64)
+        results = {
+            "proxy/rankme": effective_rank(rows.T @ rows, precision=np.finfo(np.float64).eps)
+        }
+        for other in others:
+            theirs = nearest_neighbours(other, self._k)
+            results["proxy/agreement"] = shared_neighbours(neighbours, theirs)
+        if self._before is not None:
+            results["proxy/stability"] = shared_neighbours(neighbours, self._before)
+        self._before = neighbours
+        return results

@@ -1,0 +1,117 @@
+"""What looks at the networks of a run from time to time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jax.sharding import Mesh
+
+from dino_jax.data.sources import ImageSource
+from dino_jax.evaluation.online.base import Context
+from dino_jax.evaluation.online.build import (
+    Scheduled,
+    build_evaluations,
+    check_evaluations,
+    every_steps,
+    left_out,
+)
+from dino_jax.run.guard import Guard, check_guard
+from dino_jax.step.recipe import Recipe
+from dino_jax.visualize.probes import Probes, check_probes
+from dino_jax.workdir.paths import absolute_path
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """Evaluations, pictures and guard of a run.
+
+    Attributes:
+      evaluations: by name.
+      evaluated: the role whose pictures are drawn.
+      show_every_steps: rhythms at which probes and report are drawn: those of all evaluations, also
+        of those that are left out.
+      probes: images that are looked at, None for none.
+      guard: against a network that gets worse than the model that it started from.
+      lines: for the screen.
+    """
+
+    evaluations: Mapping[str, Scheduled]
+    evaluated: str
+    show_every_steps: frozenset[int]
+    probes: Probes | None
+    guard: Guard
+    lines: tuple[str, ...]
+
+    def due(self, step: int, last: bool) -> list[Scheduled]:
+        """The evaluations that measure after a step."""
+        return [found for found in self.evaluations.values() if found.due(step, last)]
+
+    def show_pictures(self, step: int, last: bool) -> bool:
+        """Whether probes and report are drawn after a step."""
+        rhythms = self.show_every_steps
+        return bool(rhythms) and (last or any(step % every == 0 for every in rhythms))
+
+
+def build_instruments(
+    config: Any, recipe: Recipe, mesh: Mesh, source: ImageSource, workdir: str
+) -> Instruments:
+    """Opens what the evaluations need.
+
+    Args:
+      config: the whole config.
+      recipe: of the run.
+      mesh: of the devices.
+      source: of the training images.
+      workdir: of the run.
+
+    Raises:
+      ValueError: as `check_instruments`, and if something does not fit the images.
+      OSError: if images are not there.
+    """
+    check_instruments(config, recipe, mesh)
+    context = make_context(config, recipe, mesh, workdir)
+    context.share(config.data, source)
+    evaluations = build_evaluations(config, context, recipe.steps_per_epoch)
+    rhythms = {every_steps(x, recipe.steps_per_epoch) for _, x in config.evaluations.items()}
+    show = frozenset(rhythms - {0})
+    return Instruments(
+        evaluations=evaluations,
+        evaluated=context.evaluated,
+        show_every_steps=show,
+        probes=Probes(config, context, source) if show and config.probes.count else None,
+        guard=Guard(config, context, evaluations, recipe.steps_per_epoch, recipe.total_steps),
+        lines=tuple(left_out(config)),
+    )
+
+
+def check_instruments(config: Any, recipe: Recipe, mesh: Mesh) -> None:
+    """Checks evaluations, guard and probes without opening any images.
+
+    Args:
+      config: the whole config.
+      recipe: of the run.
+      mesh: of the devices.
+
+    Raises:
+      ValueError: if a name is unknown, or a value does not fit devices or networks.
+    """
+    context = make_context(config, recipe, mesh, workdir="")
+    check_evaluations(config, context)
+    check_guard(config)
+    check_probes(config, context)
+
+
+def make_context(config: Any, recipe: Recipe, mesh: Mesh, workdir: str) -> Context:
+    """What the evaluations of a run know about it; opens nothing."""
+    networks = {"student": recipe.network, "teacher": recipe.network}
+    if recipe.frozen_teacher is not None:
+        networks["frozen_teacher"] = recipe.frozen_teacher
+    return Context(
+        networks=networks,
+        frozen=frozenset(networks) - {"student", "teacher"},
+        evaluated="teacher",
+        image_size=config.image_size,
+        max_pixels=config.max_pixels,
+        mesh=mesh,
+        folder=absolute_path(workdir),
+    )
