@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
-from dino_jax.evaluation.search import QUERY_TILE, find_nearest, local_mesh
+from dino_jax.evaluation.search import QUERY_TILE, Neighbours, find_nearest, local_mesh
 
 WITHOUT_VOTES = np.iinfo(np.int32).max  # rank of a class that no neighbour has
 
@@ -103,11 +103,68 @@ def knn_accuracy(
             f"every k must be between 1 and the number of training images ({len(train_labels)}), "
             f"got {tuple(k)}"
         )
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
     train, test = normalize_rows(train_features), normalize_rows(test_features)
     nearest = find_nearest(train, test, max(k), mesh or local_mesh())
+    return _classify(nearest, train_labels, test_labels, k, temperature, convention)
+
+
+def leave_one_out_accuracy(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    k: Sequence[int],
+    temperature: float,
+    convention: str = "dinov2",
+    mesh: Mesh | None = None,
+) -> dict[int, TopAccuracy]:
+    """As `knn_accuracy`, with every image classified by all others.
+
+    Args:
+      features: [N, D] of any scale.
+      labels: [N] integers >= 0.
+      k: numbers of neighbours, each in [1, N - 1].
+      temperature: of the vote, > 0.
+      convention: how votes are weighted, a key of `WEIGHTS`.
+      mesh: of devices; None: those of this process.
+
+    Raises:
+      ValueError: if labels are missing or a k is out of range.
+    """
+    if len(labels) and labels.min() < 0:
+        raise ValueError("k-NN needs a label for every image; put the images into class folders")
+    if not k or min(k) < 1 or max(k) >= len(labels):
+        raise ValueError(
+            f"every k must be between 1 and the number of other images ({len(labels) - 1}), got "
+            f"{tuple(k)}"
+        )
+    rows = normalize_rows(features)
+    nearest = _without_self(find_nearest(rows, rows, max(k) + 1, mesh or local_mesh()))
+    return _classify(nearest, labels, labels, k, temperature, convention)
+
+
+def _without_self(nearest: Neighbours) -> Neighbours:
+    """The neighbours [N, k] of [N, k + 1], without the row itself.
+
+    A row that is not among its own neighbours has k + 1 equal ones: then the last one goes.
+    """
+    itself = nearest.indices == np.arange(len(nearest.indices))[:, None]
+    itself[~itself.any(axis=1), -1] = True
+    kept = (len(itself), itself.shape[1] - 1)
+    return Neighbours(*(values[~itself].reshape(kept) for values in nearest))
+
+
+def _classify(
+    nearest: Neighbours,
+    train_labels: np.ndarray,
+    test_labels: np.ndarray,
+    k: Sequence[int],
+    temperature: float,
+    convention: str,
+) -> dict[int, TopAccuracy]:
+    """Accuracy of the vote of the neighbours among the training images, for every k."""
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
     found = []
-    for start in range(0, len(test), QUERY_TILE):
+    for start in range(0, len(test_labels), QUERY_TILE):
         tile = slice(start, start + QUERY_TILE)
         found.append(
             _ranks(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from dino_jax.commands.config_file import load_config
 from dino_jax.commands.source_arguments import add_kind_arguments, part_config
-from dino_jax.data.sources import UNLABELED, ImageSource, Record, build_source
+from dino_jax.data.sources import UNLABELED, FolderSource, ImageSource, Record, build_source
 
 FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
 SPLITS = {"tfds": "validation", "digits": "test"}  # of the test images
@@ -61,6 +61,32 @@ def open_labelled(arguments: argparse.Namespace) -> Labelled:
             f"{list(train.class_names[:10])}"
         )
     return Labelled(train, Relabelled(test, train.class_names), train.class_names)
+
+
+def has_parts(arguments: argparse.Namespace) -> bool:
+    """Whether the command line names training and test images, and not one folder of classes."""
+    if arguments.train or arguments.test or arguments.kind != "folder":
+        return True
+    root = epath.Path(arguments.data).expanduser()
+    if not arguments.data or arguments.data.endswith(".py") or not root.is_dir():
+        return True
+    return any((root / name).is_dir() for names in FOLDERS.values() for name in names)
+
+
+def open_classes(folder: str) -> ImageSource:
+    """Opens the images of one folder of class folders.
+
+    Raises:
+      ValueError: if there are fewer than two classes, or other images than theirs.
+      OSError: if there are no such files.
+    """
+    source = FolderSource(folder)
+    if len(source.class_names) < 2:
+        raise ValueError(
+            f"--data={folder} needs the folders train and val, or one folder per class, at least "
+            f"two; classes found: {list(source.class_names)}"
+        )
+    return source
 
 
 def open_part(arguments: argparse.Namespace, part: str) -> ImageSource:

@@ -106,6 +106,32 @@ def test_both_parts_can_be_named_and_a_config_names_them_too(workdir, photos, tm
     assert read(tmp_path / "config/knn.json")["settings"]["train_images"] == 1438
 
 
+def test_a_folder_of_class_folders_is_evaluated_leave_one_out(workdir, photos, tmp_path, capsys):
+    folder = photos / "train"
+    options = ("--k", "1", "3", f"--out={tmp_path}")
+    assert knn(workdir, f"--data={folder}", *options) == 0
+    said = f"{folder} has no train/ and val/: leave-one-out, each of its 24 images is classified by"
+    assert said in capsys.readouterr().out
+    found = read(tmp_path / "knn.json")
+    assert (found["settings"]["split"], found["settings"]["images"]) == ("leave-one-out", 24)
+    paths, labels = files_of(photos, "train")
+    model = dino_jax.load(workdir)
+    rows = np.stack([np.asarray(model([path])["cls"][0], np.float64) for path in paths])
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    similarity = rows @ rows.T - 10 * np.eye(24)
+    wanted = 100 * np.mean(labels[similarity.argmax(axis=1)] == labels)
+    assert found["metrics"]["knn1_top1"] == pytest.approx(wanted)
+
+
+def test_leave_one_out_needs_classes_and_has_no_few_shot_accuracies(workdir, photos, capsys):
+    assert knn(workdir, f"--data={photos}/train/red") == 2
+    assert "one folder per class, at least two; classes found: []" in capsys.readouterr().err
+    assert knn(workdir, f"--data={photos}/train", "--k", "1", "--per-class", "2") == 2
+    assert "--per-class needs test images of their own" in capsys.readouterr().err
+    assert knn(workdir, f"--data={photos}/train", "--k", "24") == 2
+    assert "more than the 23 other images; try --k 23" in capsys.readouterr().err
+
+
 def test_few_shot_averages_draws_of_each_class(workdir, photos, tmp_path):
     options = ("--k", "1", "3", "--per-class", "2", "8", "--tries", "2", f"--out={tmp_path}")
     assert knn(workdir, f"--data={photos}", *options) == 0

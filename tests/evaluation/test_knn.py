@@ -13,6 +13,7 @@ from dino_jax.evaluation.knn import (
     dino_weights,
     dinov2_weights,
     knn_accuracy,
+    leave_one_out_accuracy,
     normalize_rows,
 )
 from dino_jax.evaluation.search import find_nearest, local_mesh
@@ -179,3 +180,25 @@ def test_missing_images_or_labels_are_errors():
     unlabeled = np.full_like(test_labels, -1)
     with pytest.raises(ValueError, match="a label for every image"):
         knn_accuracy(train, train_labels, test, unlabeled, k=(1,), temperature=1.0)
+
+
+def test_leave_one_out_is_k_nn_of_each_image_among_the_others():
+    train, labels, *_ = random_data(3)
+    found = leave_one_out_accuracy(train, labels, k=(1, 5), temperature=TEMPERATURE)
+    for k in (1, 5):
+        hits = []
+        for i in range(len(train)):
+            others = np.arange(len(train)) != i
+            one = (train[others], labels[others], train[[i]], labels[[i]])
+            hits.append(knn_accuracy(*one, k=(k,), temperature=TEMPERATURE)[k].top1)
+        assert found[k].top1 == pytest.approx(np.mean(hits))
+
+
+def test_an_image_is_left_out_also_among_its_copies():
+    features = np.repeat(np.eye(2, 4, dtype=np.float32), 5, axis=0)
+    labels = np.repeat([0, 1], 5)
+    found = leave_one_out_accuracy(features, labels, k=(1, 3), temperature=TEMPERATURE)
+    assert [found[k].top1 for k in (1, 3)] == [100.0, 100.0]
+    for k, message in (((10,), r"other images \(9\)"), ((), "every k must be")):
+        with pytest.raises(ValueError, match=message):
+            leave_one_out_accuracy(features, labels, k=k, temperature=TEMPERATURE)

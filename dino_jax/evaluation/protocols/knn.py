@@ -1,16 +1,38 @@
-"""Weighted k-NN classification by the cls token (arXiv:2104.14294, Section 4.1)."""
+"""Weighted k-NN classification by the cls token (arXiv:2104.14294, Section 4.1).
+
+A folder --data without train/ and val/ that holds one folder per class is evaluated leave-one-out:
+every image is classified by all others.
+"""
 
 import argparse
+from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
-from dino_jax.evaluation.frozen import FrozenFeatures, describe_images, extract_labelled
-from dino_jax.evaluation.knn import WEIGHTS, knn_accuracy
-from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
-from dino_jax.evaluation.reading import add_reading_arguments, reading_of
+from dino_jax.evaluation.features import cls_token
+from dino_jax.evaluation.frozen import (
+    FrozenFeatures,
+    describe_images,
+    extract_labelled,
+    extract_part,
+)
+from dino_jax.evaluation.knn import WEIGHTS, knn_accuracy, leave_one_out_accuracy
+from dino_jax.evaluation.labelled import (
+    add_labelled_arguments,
+    has_parts,
+    open_classes,
+    open_labelled,
+)
+from dino_jax.evaluation.reading import (
+    Reading,
+    add_reading_arguments,
+    name_unreadable,
+    reading_of,
+)
 from dino_jax.evaluation.result import Result
 from dino_jax.weights.model import Model
 
@@ -40,6 +62,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     _check_options(arguments)
     mesh = make_mesh(1)
     reading = reading_of(arguments, model, mesh)
+    if not has_parts(arguments):
+        return _leave_one_out(model, arguments, reading, mesh)
     images = open_labelled(arguments)
     _check_neighbours(arguments.k, len(images.train), "training images")
     features = extract_labelled(model, images, reading, mesh)
@@ -47,20 +71,61 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     accuracies = {"": _classify(features, None, arguments.k, arguments, mesh)}
     for count in arguments.per_class:
         accuracies[f"{count}_per_class_"] = _few_shot(features, count, arguments, mesh)
-    settings = describe_images(images, reading, features) | {
-        "convention": arguments.convention,
-        "temperature": arguments.temperature,
-        "k": arguments.k,
-        "per_class": arguments.per_class,
-        "tries": arguments.tries,
+    settings = describe_images(images, reading, features) | _describe_options(arguments)
+    return Result(_metrics(accuracies, len(images.class_names)), settings)
+
+
+def _leave_one_out(
+    model: Model, arguments: argparse.Namespace, reading: Reading, mesh: Mesh
+) -> Result:
+    """Accuracy when every image of a folder of classes is classified by all others."""
+    if arguments.per_class:
+        raise ValueError(
+            "--per-class needs test images of their own: pass --data=FOLDER with the folders train "
+            "and val in it, or --train=PATH and --test=PATH"
+        )
+    source = open_classes(arguments.data)
+    if not jax.process_index():
+        print(
+            f"{arguments.data} has no train/ and val/: leave-one-out, each of its {len(source):,} "
+            "images is classified by all others",
+            flush=True,
+        )
+    _check_neighbours(arguments.k, len(source) - 1, "other images")
+    found = extract_part(model, source, "", reading, mesh, cls_token)
+    _check_neighbours(arguments.k, len(found.labels) - 1, "other readable images")
+    accuracy = leave_one_out_accuracy(
+        found.features,
+        found.labels,
+        k=arguments.k,
+        temperature=arguments.temperature,
+        convention=arguments.convention,
+        mesh=mesh,
+    )
+    settings = {
+        "image_size": reading.image_size,
+        "classes": len(source.class_names),
+        "images": len(found.labels),
+        "split": "leave-one-out",
+        "unreadable": name_unreadable(source, found.unreadable),
+        **_describe_options(arguments),
     }
-    metrics = {
+    return Result(_metrics({"": accuracy}, len(source.class_names)), settings)
+
+
+def _metrics(accuracies: dict[str, dict[int, TopAccuracy]], classes: int) -> dict[str, float]:
+    """Of every k, under the prefix of its training images."""
+    return {
         name: value
         for prefix, by_k in accuracies.items()
         for k, accuracy in by_k.items()
-        for name, value in accuracy.metrics(f"{prefix}knn{k}_", len(images.class_names)).items()
+        for name, value in accuracy.metrics(f"{prefix}knn{k}_", classes).items()
     }
-    return Result(metrics, settings)
+
+
+def _describe_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    names = ("convention", "temperature", "k", "per_class", "tries")
+    return {name: getattr(arguments, name) for name in names}
 
 
 def draw_few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
