@@ -70,7 +70,9 @@ def has_parts(arguments: argparse.Namespace) -> bool:
     root = epath.Path(arguments.data).expanduser()
     if not arguments.data or arguments.data.endswith(".py") or not root.is_dir():
         return True
-    return any((root / name).is_dir() for names in FOLDERS.values() for name in names)
+    folders = [child.name for child in root.iterdir() if child.is_dir()]
+    parts = {name for names in FOLDERS.values() for name in names}
+    return not folders or not parts.isdisjoint(folders)
 
 
 def open_classes(folder: str) -> ImageSource:

@@ -123,13 +123,22 @@ def test_a_folder_of_class_folders_is_evaluated_leave_one_out(workdir, photos, t
     assert found["metrics"]["knn1_top1"] == pytest.approx(wanted)
 
 
-def test_leave_one_out_needs_classes_and_has_no_few_shot_accuracies(workdir, photos, capsys):
-    assert knn(workdir, f"--data={photos}/train/red") == 2
-    assert "one folder per class, at least two; classes found: []" in capsys.readouterr().err
-    assert knn(workdir, f"--data={photos}/train", "--k", "1", "--per-class", "2") == 2
-    assert "--per-class needs test images of their own" in capsys.readouterr().err
-    assert knn(workdir, f"--data={photos}/train", "--k", "24") == 2
-    assert "more than the 23 other images; try --k 23" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("folder", "options", "message"),
+    [
+        ("one", (), "one folder per class, at least two; classes found: ['red']"),
+        ("train", ("--k", "1", "--per-class", "2"), "--per-class needs test images of their own"),
+        ("train", ("--k", "24"), "more than the 23 other images; try --k 23"),
+    ],
+)
+def test_leave_one_out_needs_classes_and_others(
+    workdir, photos, tmp_path, folder, options, message, capsys
+):
+    shutil.copytree(photos / "train", tmp_path / "train")
+    shutil.copytree(photos / "train/red", tmp_path / "one/red")
+    with pytest.raises(SystemExit, match="2"):
+        knn(workdir, f"--data={tmp_path}/{folder}", *options)
+    assert message in capsys.readouterr().err
 
 
 def test_few_shot_averages_draws_of_each_class(workdir, photos, tmp_path):
