@@ -65,7 +65,6 @@ setup(
         "scikit-learn>=1.6,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
-        "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": TPU,
