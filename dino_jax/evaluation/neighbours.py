@@ -11,34 +11,23 @@ from dino_jax.evaluation.knn import normalize_rows
 TILE = 1024  # images whose similarities with all others are in memory at once
 
 
-def neighbour_agreement(features_a: np.ndarray, features_b: np.ndarray, k: int) -> float:
-    """Mean share of the k nearest neighbours of an image that two networks have in common.
+def shared_neighbours(nearest_a: np.ndarray, nearest_b: np.ndarray) -> float:
+    """Mean share of the nearest neighbours of an image that two networks have in common.
 
     Needs no labels. Two rankings without relation agree in k / (N - 1) of the neighbours. Features
     that are all equal have no order, and then the first images count as the nearest ones: look at
     the effective rank too before agreement is taken for quality.
 
     Args:
-      features_a: [N, D] of any scale; row i is image i.
-      features_b: [N, E] of the same images in the same order.
-      k: number of neighbours, in [1, N - 1].
+      nearest_a: [N, k] from `nearest_neighbours`.
+      nearest_b: [N, k] of the same images in the same order.
 
     Returns:
       In [0, 1].
 
     Raises:
-      ValueError: if the numbers of images differ or k is out of range.
+      ValueError: if the numbers of images differ.
     """
-    if len(features_a) != len(features_b):
-        raise ValueError(
-            f"features of the same images are compared, got {len(features_a)} and "
-            f"{len(features_b)} rows"
-        )
-    return shared_neighbours(nearest_neighbours(features_a, k), nearest_neighbours(features_b, k))
-
-
-def shared_neighbours(nearest_a: np.ndarray, nearest_b: np.ndarray) -> float:
-    """Mean share of common entries in the rows of two [N, k] from `nearest_neighbours`."""
     shared = [np.intersect1d(a, b).size for a, b in zip(nearest_a, nearest_b, strict=True)]
     return float(np.mean(shared)) / nearest_a.shape[1]
 

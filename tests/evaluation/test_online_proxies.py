@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dino_jax.commands.command_line import UsageError
-from dino_jax.evaluation.neighbours import neighbour_agreement
+from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
 from tests.evaluation.online_runs import build, init_two, only, small_config, write_images
 
 
@@ -25,6 +25,11 @@ def features(evaluation, role, variables):
     return evaluation._context.features(role, variables, evaluation._images).features
 
 
+def agreement_of_teachers(evaluation, *teachers):
+    nearest = [nearest_neighbours(features(evaluation, "teacher", x), 5) for x in teachers]
+    return shared_neighbours(*nearest)
+
+
 def test_proxies_need_no_labels_and_one_folder(photos):
     config = of_photos("proxies", photos)
     first, second = init_two(config)
@@ -35,8 +40,9 @@ def test_proxies_need_no_labels_and_one_folder(photos):
     after = evaluation(10, {"student": first, "teacher": second})
     # The student is the earlier teacher.
     assert after["proxy/stability"] == after["proxy/agreement"] < 1
-    ours, theirs = (features(evaluation.evaluation, "teacher", x) for x in (first, second))
-    assert after["proxy/agreement"] == pytest.approx(neighbour_agreement(ours, theirs, 5))
+    wanted = agreement_of_teachers(evaluation.evaluation, first, second)
+    assert after["proxy/agreement"] == pytest.approx(wanted)
+    theirs = features(evaluation.evaluation, "teacher", second)
     singular = np.linalg.svd(theirs.astype(np.float64), compute_uv=False)
     shares = singular / singular.sum()
     wanted = np.exp(-np.sum(shares * np.log(shares)))
@@ -68,9 +74,7 @@ def test_agreement_is_that_with_the_first_model_also_in_a_resumed_run(photos, tm
     begun = evaluation(0, {"teacher": first, "student": first})
     assert begun == {"agreement5/teacher": 1.0, "agreement5/student": 1.0}
     now = evaluation(10, {"teacher": other, "student": first})
-    wanted = neighbour_agreement(
-        *(features(evaluation.evaluation, "teacher", x) for x in (first, other)), 5
-    )
+    wanted = agreement_of_teachers(evaluation.evaluation, first, other)
     assert now == {"agreement5/teacher": pytest.approx(wanted), "agreement5/student": 1.0}
     resumed = build(config, tmp_path)["agreement"]
     assert resumed(10, {"teacher": other, "student": first}) == now
