@@ -250,6 +250,29 @@ def test_a_broken_image_is_named_counted_and_replaced(small, tmp_path):
     assert (tmp_path / "run" / "bad_images.txt").read_text() == f"{broken}\n"
 
 
+def test_a_run_with_a_folder_of_images_alone_starts_and_shows_them(small, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(20):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+    changes = {"data.kind": "folder", "data.path": folder, "evaluations.proxies.every_epochs": 2.0}
+    for part in ("knn.train", "knn.test", "proxies.images"):
+        changes[f"evaluations.{part}.kind"] = "folder"
+    code, out, err = run(*small(tmp_path / "run", **changes))
+    assert (code, err) == (0, "")
+    left_out = [line for line in out.splitlines() if line.startswith("evaluation  ")]
+    assert left_out[0].startswith(
+        "evaluation  knn is left out: it needs labelled training images (-"
+    )
+    assert left_out[1:] == [
+        "evaluation  proxies is left out: it needs held-out images "
+        "(--config.evaluations.proxies.images.path=FOLDER)"
+    ]
+    steps = {path.name for path in (tmp_path / "run/probes").iterdir()} - {"images"}
+    assert steps == {"0", "4", "8"}  # the rhythm of the evaluations
+
+
 def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
     # The update of step 1 makes all parameters huge; no loss after it is finite.
     lost = {"optimizer.lr": 1e30, "optimizer.warmup_epochs": 0.0, "max_skipped_in_a_row": 3}

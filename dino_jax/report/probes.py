@@ -111,7 +111,7 @@ def read_frames(run: Run) -> list[Frame]:
 
 
 def thin_frames(frames: Sequence[Frame], most: int) -> list[Frame]:
-    """At most so many, evenly spaced, with the first and the last."""
+    """At most `most` of them, evenly spaced, with the first and the last."""
     if len(frames) <= most:
         return list(frames)
     return [frames[place * (len(frames) - 1) // (most - 1)] for place in range(most)]

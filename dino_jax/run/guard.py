@@ -159,8 +159,8 @@ class Guard:
           Whether a check was passed, so that this step is worth a checkpoint.
 
         Raises:
-          WorseThanStartError: if the network is too bad and the run shall end.
-          RollBackRequest: if the run shall go back.
+          WorseThanStartError: if the network is too bad and the run must end.
+          RollBackRequest: if the run must go back.
         """
         if not measured:
             return False

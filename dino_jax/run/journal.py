@@ -189,7 +189,7 @@ class Journal:
 
         Raises:
           LostRunError: if the run is not worth continuing.
-          RollBackRequest: if it shall go back.
+          RollBackRequest: if it must go back.
         """
         networks = self._networks(state)
         record = self._log(step) | self._evaluate(step, networks)

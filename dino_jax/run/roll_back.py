@@ -3,7 +3,7 @@
 A roll-back is a resume: the checkpoints after the last good check are removed, the roll-back is
 noted in `workdir/guard.json`, and the run starts again from what is left, with learning rates
 multiplied by `guard.lr_factor` for every note. So the step stays the only clock, metrics.jsonl has
-every step once, and a run that is killed anywhere in between goes on as if nothing had happened:
+every step once, and a run that is killed anywhere in between continues as if nothing had happened:
 until the note is written, it fails the same check again.
 """
 
@@ -37,7 +37,7 @@ class RollBackRequest(Exception):
 
 
 def rate_factor(config: Any, roll_backs: int) -> float:
-    """What learning rates are multiplied by; `config` is the section `guard`."""
+    """The factor of the learning rates; `config` is the section `guard`."""
     return config.lr_factor**roll_backs
 
 
@@ -76,7 +76,7 @@ def roll_back(request: RollBackRequest) -> int:
     run fails the same check again and comes back here.
 
     Returns:
-      The step to go on from; 0 for the imported model itself.
+      The step to continue from; 0 for the imported model itself.
     """
     folder = request.folder
     steps = checkpointing.checkpoint_steps(folder)

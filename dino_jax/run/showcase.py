@@ -1,7 +1,7 @@
 """What a run shows of itself while it trains: crops, probes and the report.
 
-Only process 0 writes. An error there is a line on the screen, not the end of the run; an error of
-the devices, such as too little memory for the attention, is one, and comes before the first step.
+Only process 0 writes. Drawing errors are reported and ignored; running out of device memory is not,
+and shows before the first step.
 """
 
 from collections.abc import Iterator
@@ -81,11 +81,11 @@ class Showcase:
 
     @contextmanager
     def _harmless(self, what: str) -> Iterator[None]:
-        """Counts as a pause; an error is said and forgotten."""
+        """Counts as a pause; errors are reported, then ignored."""
         with self._progress.pause(what):
             try:
                 yield
-            except Exception as error:  # whatever it is, the run is worth more
+            except Exception as error:  # of any kind: the run is worth more
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
                 self._progress.say(f"no {what} this time: {reason}")
 

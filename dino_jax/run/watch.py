@@ -19,7 +19,7 @@ RUN_AHEAD = 2  # steps that the host may be ahead of the devices before it looks
 
 
 class LostRunError(Exception):
-    """A run that is not worth going on with: the message says why and what to change."""
+    """A run that is not worth continuing: the message says why and what to change."""
 
     exit_code = 1
 
@@ -111,7 +111,8 @@ class Watch:
             raise UnreadableImagesError(
                 f"{100 * share:.1f} % of the images so far could not be read "
                 f"(config.max_unreadable_share = {self._max_unreadable_share}); they are listed in "
-                f"{self._bad_images.path}. Mend or remove them, or allow more."
+                f"{self._bad_images.path}. Fix or remove them, or raise "
+                "config.max_unreadable_share."
             )
 
     def _check_skipped(self, step: int) -> None:
@@ -134,7 +135,7 @@ class BadImages:
     """Names of the images that could not be read, each once, in workdir/bad_images.txt."""
 
     def __init__(self, folder: epath.Path, source: ImageSource):
-        """Goes on with the list of an earlier start, if there is one."""
+        """Continues the list of an earlier start, if there is one."""
         self.path = folder / BAD_IMAGES_TXT
         self._source = source
         self._names = self.path.read_text().splitlines() if self.path.exists() else []

@@ -122,7 +122,7 @@ def every_steps(entry: Any, steps_per_epoch: int) -> int:
 
 
 def has_images(entry: Any) -> bool:
-    """Whether the config says which images an evaluation shall look at."""
+    """Whether the config says which images an evaluation looks at."""
     return not _missing(entry)
 
 
