@@ -5,7 +5,7 @@
   dino-jax visualize attention       MODEL FOLDER --out=DIR --film [--fps=30]
   dino-jax visualize pca             MODEL IMAGE... --out=DIR
   dino-jax visualize similar_patches MODEL IMAGE... --out=DIR --point=X,Y
-  dino-jax visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5]
+  dino-jax visualize neighbours      MODEL IMAGE... --out=DIR --gallery=FOLDER [--k=5] [--as-seen]
 
 attention        one sheet per image: the image, the mean over the heads of the attention of [CLS],
                  the patches that hold --mass of it, then every head; of a film, or with --film of
@@ -14,7 +14,8 @@ pca              objects, found by the first principal component of the patches 
                  jointly, colored by the components of what is left: equal colors, equal parts
 similar_patches  the patch of the first image below the point (pixels from the upper left corner, at
                  the size that the network sees), and how much each patch of all images is like it
-neighbours       one row per image: the image and its nearest ones in the gallery, with the cosine
+neighbours       one row per image: the photograph and its nearest ones in the gallery, with cosine
+                 and name; --as-seen shows them as the network sees them
 
 MODEL is the workdir of a run (its teacher) or a file of official weights; IMAGE is a file or a
 folder. --size is the short side in pixels that the network sees (0: as it is); both sides are cut
@@ -72,8 +73,8 @@ def draw_similar(model: Model, images: Sequence[Named], arguments: Any) -> dict[
 def draw_neighbours(model: Model, images: Sequence[Named], arguments: Any) -> dict[str, np.ndarray]:
     if not arguments.gallery:
         raise ValueError("neighbours needs --gallery=FOLDER, the images to search in")
-    queries = model.preprocess([image.pixels for image in images])
-    return {"neighbours": neighbours_sheet(model, queries, arguments.gallery, arguments.k)}
+    sheet = neighbours_sheet(model, images, arguments.gallery, arguments.k, arguments.as_seen)
+    return {"neighbours": sheet}
 
 
 def fit(model: Model, images: Sequence[Named], arguments: Any) -> list[np.ndarray]:
@@ -152,6 +153,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
     add("--k", type=int, default=5, help="neighbours: how many")
+    add("--as-seen", action="store_true", help="neighbours: images as the network sees them")
     return parser.parse_args(argv)
 
 

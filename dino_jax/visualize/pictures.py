@@ -21,6 +21,7 @@ HEAT = np.array(
 )
 BACKGROUND = 24  # gray between tiles
 CAPTION = 18  # pixels of a line of text
+PHOTOGRAPH = 160  # pixels of the short side of a photograph that people look at
 SMALLEST_TILE = 96  # pixels; smaller images are enlarged by a whole factor
 
 
@@ -50,6 +51,26 @@ def enlarge_whole(image: np.ndarray) -> np.ndarray:
     """Enlarged by the smallest whole factor that gives SMALLEST_TILE pixels."""
     factor = math.ceil(SMALLEST_TILE / min(image.shape[:2]))
     return enlarge(image, factor * image.shape[0], factor * image.shape[1])
+
+
+def photograph(image: np.ndarray) -> np.ndarray:
+    """A photograph to look at: short side to PHOTOGRAPH pixels, long side cut to twice as many.
+
+    Args:
+      image: [H, W, 3] uint8 of any size.
+    """
+    scale = PHOTOGRAPH / min(image.shape[:2])
+    size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
+    resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    height, width = (min(side, 2 * PHOTOGRAPH) for side in resized.shape[:2])
+    top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
+    return resized[top : top + height, left : left + width]
+
+
+def pad_below(picture: np.ndarray, height: int) -> np.ndarray:
+    """[h, w, 3] to [height, w, 3], with the background below."""
+    missing = height - picture.shape[0]
+    return np.pad(picture, ((0, missing), (0, 0), (0, 0)), constant_values=BACKGROUND)
 
 
 def overlay(image: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> np.ndarray:
@@ -114,7 +135,7 @@ def tile_rows(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
 
 
 def caption(image: np.ndarray, text: str) -> np.ndarray:
-    """The image with a line of text below: [H, W, 3] uint8 to [H + CAPTION, W, 3]."""
+    """The image with a line of text below, cut where it ends: [H, W, 3] to [H + CAPTION, W, 3]."""
     below = Image.new("RGB", (image.shape[1], CAPTION), (BACKGROUND,) * 3)
     font = ImageFont.load_default(CAPTION - 6)
     ImageDraw.Draw(below).text((2, 1), text, (235, 235, 235), font)

@@ -1,6 +1,7 @@
 """The pictures of `dino-jax visualize`, each from a model and some images."""
 
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from dino_jax.visualize.attention import (
 )
 from dino_jax.visualize.foreground import color_objects
 from dino_jax.visualize.gallery import Gallery
+from dino_jax.visualize.inputs import Named
 from dino_jax.visualize.pictures import (
     apply_heat,
     caption,
@@ -25,6 +27,8 @@ from dino_jax.visualize.pictures import (
     enlarge_whole,
     mark_patch,
     overlay,
+    pad_below,
+    photograph,
     tile_rows,
 )
 from dino_jax.visualize.similarity import cosine_map, patch_at
@@ -98,14 +102,17 @@ def similarity_sheet(
     return tile_rows(rows)
 
 
-def neighbours_sheet(model: Model, queries: np.ndarray, gallery: str, k: int) -> np.ndarray:
+def neighbours_sheet(
+    model: Model, queries: Sequence[Named], gallery: str, k: int, as_seen: bool
+) -> np.ndarray:
     """A row per image: itself, and the k images of a folder with the most similar cls token.
 
     Args:
       model: any backbone.
-      queries: [B, S, S, 3] uint8, from `Model.preprocess`.
+      queries: the images.
       gallery: folder.
       k: how many.
+      as_seen: whether images are shown as the network sees them, and not as they are.
 
     Raises:
       OSError: if there is no such folder.
@@ -116,15 +123,21 @@ def neighbours_sheet(model: Model, queries: np.ndarray, gallery: str, k: int) ->
     found = Gallery(
         source, model.network, mesh, count=len(source), image_size=size, max_pixels=MAX_PIXELS
     )
-    indices, cosines = found.nearest(model.variables, np.asarray(model(queries)["cls"]), k)
+    seen = model.preprocess([query.pixels for query in queries])
+    indices, cosines = found.nearest(model.variables, np.asarray(model(seen)["cls"]), k)
+
+    def show(image: np.ndarray) -> np.ndarray:
+        return enlarge_whole(resize_for_evaluation(image, size)) if as_seen else photograph(image)
+
     rows = []
     for query, nearest, values in zip(queries, indices, cosines, strict=True):
-        tiles = [caption(enlarge_whole(query), "query")]
+        pictures, texts = [show(query.pixels)], [f"query {query.name}"]
         for index, cosine in zip(nearest.tolist(), values.tolist(), strict=True):
-            image = read_image(source, index, MAX_PIXELS)[0]
-            small = resize_for_evaluation(image, size)
-            tiles.append(caption(enlarge_whole(small), f"{cosine:.3f}"))
-        rows.append(tiles)
+            pictures.append(show(read_image(source, index, MAX_PIXELS)[0]))
+            texts.append(f"{cosine:.3f} {PurePath(source.name(index)).stem}")
+        height = max(picture.shape[0] for picture in pictures)
+        shown = zip(pictures, texts, strict=True)
+        rows.append([caption(pad_below(picture, height), text) for picture, text in shown])
     return tile_rows(rows)
 
 

@@ -9,7 +9,6 @@ from dino_jax.step.recipe import build_recipe
 
 
 def check(config):
-    config.batch_size = 16
     check_instruments(config, build_recipe(config, 10_000), make_mesh(1))
 
 

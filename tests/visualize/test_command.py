@@ -69,11 +69,29 @@ def test_pca_and_similar_patches_give_a_row_for_every_image(workdir, photos, tmp
 
 def test_neighbours_finds_the_image_itself_first(workdir, photos, tmp_path):
     arguments = (photos / "b.png", f"--out={tmp_path / 'out'}", f"--gallery={photos}", "--k=2")
-    assert run("neighbours", workdir, *arguments) == 0
+    assert run("neighbours", workdir, *arguments, "--as-seen") == 0
     picture = open_picture(tmp_path / "out/neighbours.png")
     assert picture.shape == (96 + 18, 3 * 96 + 2 * 4, 3)
     np.testing.assert_array_equal(picture[:96, :96], picture[:96, 100:196])
     assert (picture[:96, :96] != picture[:96, 200:]).any()
+
+
+def test_neighbours_are_shown_as_photographs_with_names(workdir, tmp_path):
+    gallery, rng = tmp_path / "gallery", np.random.default_rng(0)
+    gallery.mkdir()
+    for name, (height, width) in {"wide": (300, 900), "high": (400, 200), "b": (40, 60)}.items():
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(gallery / f"{name}.png")
+    out = tmp_path / "out"
+    arguments = (gallery / "b.png", f"--out={out}", f"--gallery={gallery}", "--k=3")
+    assert run("neighbours", workdir, *arguments) == 0
+    picture = open_picture(out / "neighbours.png")
+    # 160 pixels of the short side; 900 x 300 is cut to 320 x 160.
+    assert picture.shape == (320 + 18, 240 + 240 + 320 + 160 + 3 * 4, 3)
+    np.testing.assert_array_equal(picture[:160, :240], picture[:160, 244:484])
+    assert (picture[160:320, :240] == 24).all()
+    texts = picture[320:]
+    assert (texts[:, :240] != 24).any() and (texts[:, 244:484] != 24).any()
 
 
 @pytest.mark.parametrize(
