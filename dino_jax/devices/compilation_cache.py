@@ -7,7 +7,7 @@ def use_compilation_cache(folder: str) -> None:
     """Keeps all compiled programs in `folder`, local or gs://; "" keeps none.
 
     Programs that compile in less than a second (jax's own bound) are kept as well: a run has dozens
-    of them, and a second start is to compile nothing.
+    of them, and a second start should compile nothing.
     """
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)

@@ -2,26 +2,26 @@
 
 import ctypes
 
-# Of mallopt(3), with the numbers of malloc.h.
+# Parameters of mallopt(3), with the numbers of malloc.h.
 _SETTINGS = {
     "M_MMAP_MAX": (-4, 0),  # blocks that the system maps one by one
-    "M_TRIM_THRESHOLD": (-1, -1),  # free memory at the end of the heap that goes back; -1: none
+    "M_TRIM_THRESHOLD": (-1, -1),  # free memory at the end of the heap that is given back; -1: none
     "M_ARENA_MAX": (-8, 1),  # heaps of all threads
 }
 
 
 def keep_freed_memory() -> bool:
-    """Makes glibc's malloc keep freed memory for the next time, instead of giving it to the system.
+    """Makes glibc's malloc keep freed memory for reuse instead of returning it to the system.
 
     A step on CPUs allocates its temporary arrays anew, all at once and hundreds of MB. Unless the
     process keeps them, the system clears every page again in every step: a quarter of the CPU time
-    of a ViT-S/16. The process stays as large as it ever was.
+    of a ViT-S/16. Memory use never falls below its peak.
 
     Must run before jax starts its threads: memory of a thread with a heap of its own is always
     given back.
 
     Returns:
-      Whether malloc has taken the settings. Other C libraries than glibc have no such settings, and
+      Whether malloc has taken the settings. C libraries other than glibc have none of them;
       nothing changes.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

@@ -1,4 +1,4 @@
-"""The lock file with which libtpu keeps a second process away from the chips, and who holds it."""
+"""The lock file by which libtpu keeps a second process away from the chips, and its holder."""
 
 import os
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Holder:
 
 
 def find_holders(path: Path, proc: Path = Path("/proc")) -> list[Holder]:
-    """The processes that have `path` open, as far as this user may see."""
+    """The processes that have `path` open, as far as this user can see them."""
     holders = {}
     for link in proc.glob("[0-9]*/fd/*"):
         try:
@@ -49,8 +49,8 @@ def judge_lock(path: Path, holders: list[Holder], writable: bool) -> LockState:
     """Judges the lock file.
 
     Args:
-      path: of the file.
-      holders: who has it open, without this process.
+      path: path of the file.
+      holders: processes that have it open, without this one.
       writable: whether this user may write it.
     """
     if not path.exists():

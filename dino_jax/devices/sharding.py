@@ -57,7 +57,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def describe_mesh(mesh: Mesh) -> str:
-    """One line for the log."""
+    """Describes the mesh in one line for the log."""
     device = mesh.devices.flat[0]
     return (
         f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} x "
@@ -88,12 +88,12 @@ def split_axis(shape: Sequence[int], degree: int) -> int | None:
 
 
 def split_spec(axis: int | None) -> PartitionSpec:
-    """Of an array that "fsdp" splits along an axis, or of one that is whole everywhere."""
+    """Sharding of an array that "fsdp" splits along an axis, or of one that is whole everywhere."""
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, "fsdp")
 
 
 def with_sharding(abstract: Any, shardings: Any) -> Any:
-    """The shapes of a state, each with the sharding that it shall have."""
+    """The state's abstract arrays with their target shardings."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         abstract,
@@ -102,12 +102,12 @@ def with_sharding(abstract: Any, shardings: Any) -> Any:
 
 
 def jit_step(step: Callable, mesh: Mesh, shardings: Any) -> Any:
-    """Jits `step(state, batch) -> (state, metrics)` so that the new state takes the old one's room.
+    """Jits `step(state, batch) -> (state, metrics)`, donating the old state's buffers to the new.
 
     Args:
       step: the pure function.
-      mesh: that it runs on.
-      shardings: of the state; metrics are on every device.
+      mesh: mesh that it runs on.
+      shardings: shardings of the state; metrics are on every device.
     """
     return jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
 
@@ -117,10 +117,10 @@ def check_batch(config: Any, mesh: Mesh) -> None:
 
     Args:
       config: the whole config.
-      mesh: of the run.
+      mesh: mesh of the run.
 
     Raises:
-      ValueError: if it does not; names values that fit.
+      ValueError: if one does not; the message names values that fit.
     """
     accumulate_steps, batch_size = config.accumulate_steps, config.batch_size
     if accumulate_steps < 1:

@@ -43,7 +43,7 @@ from dino_jax.step.recipe import build_recipe
 
 
 def examine_host(expected: str) -> Iterator[Result]:
-    """What can be checked before jax touches a device."""
+    """Checks that run before jax touches a device."""
     requires = _metadata("dino_jax")
     python = requires["Requires-Python"] if requires else ">=3.11"
     yield machine.check_python(platform.python_version(), python)
@@ -57,7 +57,7 @@ def examine_host(expected: str) -> Iterator[Result]:
 
 
 def examine_devices(expected: str) -> Result:
-    """What jax sees; from here on the lock of libtpu is ours."""
+    """Checks the devices that jax sees; from here on we hold the lock of libtpu."""
     first = jax.devices()[0]
     return machine.check_devices(
         first.platform,
@@ -99,7 +99,7 @@ def examine_run(config: Any, need: float, seconds: float) -> Iterator[Result]:
 
 
 def examine(given: ConfigArguments) -> Iterator[Result]:
-    """What needs devices: all processes come this far or none."""
+    """Checks that need devices: all processes come this far or none."""
     if jax.process_count() > 1:
         yield attempt("clocks", examine_clocks)
     if workdir := given.options.workdir:
@@ -109,7 +109,7 @@ def examine(given: ConfigArguments) -> Iterator[Result]:
 
 
 def begin(expected: str, distributed: bool) -> list[Result]:
-    """The host alone, then joins the others; exits if there is nothing to go on with."""
+    """The host alone, then joins the others; exits if nothing is left to check."""
     results = list(examine_host(expected))
     stages = {"devices": lambda: examine_devices(expected)}
     if distributed:

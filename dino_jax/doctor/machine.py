@@ -58,7 +58,8 @@ def check_packages(
     """The packages against the bounds of setup.py.
 
     Args:
-      requirements: of dino_jax; None if it is not installed, only lies in the current folder.
+      requirements: requirements of dino_jax; None if it is not installed but found in the
+        current folder.
       installed: package name to version.
     """
     if requirements is None:
@@ -76,15 +77,15 @@ def check_jax_parts(
     """jaxlib and libtpu against the jax that is there.
 
     Args:
-      requirements: of jax.
+      requirements: requirements of jax.
       installed: package name to version.
-      platform: that is expected; "tpu" needs libtpu.
+      platform: expected platform; "tpu" needs libtpu.
     """
     misfits = find_misfits(requirements, installed)
     if platform == "tpu" or installed("libtpu"):
         misfits += find_misfits(requirements, installed, extra="tpu")
     if misfits:
-        text = f"jax {installed('jax')} does not go with: " + ", ".join(misfits)
+        text = f"jax {installed('jax')} does not match: " + ", ".join(misfits)
         return Result("jax parts", "FAIL", text, f"pip install 'jax[tpu]=={installed('jax')}'")
     libtpu = installed("libtpu")
     tpu = f"libtpu {libtpu}" if libtpu else "no libtpu, which only TPUs need"
@@ -100,15 +101,15 @@ def expect_platform(devices: Path = Path("/dev")) -> str:
 def check_devices(
     platform: str, kind: str, local: int, total: int, processes: int, expected: str
 ) -> Result:
-    """What jax sees.
+    """Compares the devices that jax sees with the expected platform.
 
     Args:
-      platform: of the devices: cpu, gpu, tpu.
-      kind: such as "TPU v5 lite".
+      platform: platform of the devices: cpu, gpu, tpu.
+      kind: kind of device, such as "TPU v5 lite".
       local: devices of this process.
       total: devices of all processes.
-      processes: how many.
-      expected: platform, "" for any.
+      processes: number of processes.
+      expected: expected platform, "" for any.
     """
     text = f"{total} x {kind}, {local} of them here, {processes} process(es)"
     if expected and platform != expected:
@@ -130,7 +131,7 @@ def check_lock(lock: LockState) -> Result:
 
 
 def check_port(port: int) -> Result:
-    """Whether this host can listen where the processes find each other; process 0 does."""
+    """Whether this host can listen on the port where the processes meet, as process 0 does."""
     try:
         with socket.socket() as probe:
             # Without it a port that was used a minute ago would count as taken.
@@ -148,7 +149,7 @@ def check_port(port: int) -> Result:
 
 
 def check_clocks(times: Sequence[float]) -> Result:
-    """The clocks of all hosts, read at the same moment.
+    """Compares the clocks of all hosts, read at the same moment.
 
     Args:
       times: seconds since 1970, by process.

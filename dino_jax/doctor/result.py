@@ -1,4 +1,4 @@
-"""What a check found: OK, WARN or FAIL, with the fix; and how the processes of a pod share it."""
+"""Results of checks: OK, WARN or FAIL, with the fix; and how the processes of a pod share them."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Result:
 
 
 def attempt(name: str, check: Callable[[], Result]) -> Result:
-    """Runs a check; whatever it raises is a finding too, and the next check follows."""
+    """Runs a check; an exception is a result, too, and the next check follows."""
     try:
         return check()
     except Exception as error:  # cloud storage and device plug-ins raise classes of their own
@@ -44,7 +44,7 @@ def describe_result(result: Result, where: str = "") -> str:
 
 
 def describe_others(gathered: list[list[Result]]) -> list[str]:
-    """What the other processes found wrong, each with the number of its process."""
+    """The problems that other processes found, each with the number of its process."""
     lines = [
         describe_result(result, f"process {process}: ")
         for process, results in enumerate(gathered)

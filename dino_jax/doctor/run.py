@@ -20,7 +20,7 @@ from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.step.recipe import Recipe, build_recipe
 from dino_jax.workdir.paths import absolute_path, is_remote, make_writable
 
-RESERVE = 1.2  # the input should be able to do so much more than is needed
+RESERVE = 1.2  # the input should deliver this many times what is needed
 
 
 def check_workdir(workdir: str) -> Result:
@@ -36,11 +36,11 @@ def check_workdir(workdir: str) -> Result:
 
 
 def check_config(config: Any, images: int) -> Result:
-    """Builds everything of a run that can be wrong, but no arrays.
+    """Builds every part of a run that can be wrong, but no arrays.
 
     Args:
       config: the whole config.
-      images: of the training set.
+      images: number of images of the training set.
     """
     try:
         section("config.runtime", config.runtime, RuntimeConfig)
@@ -65,7 +65,7 @@ def check_data(source: ImageSource, max_pixels: int, samples: int = 8) -> Result
     Args:
       source: the images.
       max_pixels: larger images count as unreadable.
-      samples: how many, at most.
+      samples: largest number to read.
     """
     indices = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
     errors = []
@@ -99,10 +99,10 @@ def measure_rate(
 
     Args:
       batches: the stream, endless.
-      images: per batch.
-      warm_up: batches before the clock starts.
+      images: images per batch.
+      warm_up: number of batches before the clock starts.
       seconds: how long to measure; at least one batch.
-      clock: in seconds.
+      clock: returns seconds.
     """
     for _ in range(warm_up):
         next(batches)
@@ -142,7 +142,7 @@ def check_input(rate: float, need: float, hosts: int) -> Result:
     Args:
       rate: images/s of this host's input alone.
       need: images/s that all devices together will take; 0 if unknown.
-      hosts: how many share the work.
+      hosts: number of hosts that share the work.
     """
     text = f"{rate:,.0f} images/s on this host"
     if not need:
@@ -156,5 +156,5 @@ def check_input(rate: float, need: float, hosts: int) -> Result:
     if rate < share:
         return Result("input", "FAIL", text + ": the devices will wait", fix)
     if rate < RESERVE * share:
-        return Result("input", "WARN", text + ": little reserve", fix)
+        return Result("input", "WARN", text + ": not much reserve", fix)
     return Result("input", "OK", text)

@@ -1,1 +1,1 @@
-"""What a run needs on which TPUs, by the TPU compiler alone: no TPU is needed."""
+"""Memory, time and communication of a run on TPU slices, computed without a TPU."""

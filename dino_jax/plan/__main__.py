@@ -1,4 +1,4 @@
-"""Says before renting what a run needs on TPU slices, and how fast it can be at most.
+"""Tells before renting what a run needs on TPU slices, and how fast it can be at most.
 
   dino-jax plan --config=NAME_OR_FILE --topology=v5e:4x4 [--config.a.b=value …]
 
@@ -37,12 +37,14 @@ def say(line: str) -> None:
 def plan(given: ConfigArguments) -> str:
     """Plans; returns JSON, or prints a table and returns ""."""
     config, options = given.config, given.options
-    places = [open_slice(name) for name in options.topology.split(",")]
-    for place in places:  # all, before the first takes minutes
-        mesh = make_mesh(config.runtime.fsdp, place.devices)
+    slices = [open_slice(name) for name in options.topology.split(",")]
+    for tpu_slice in slices:  # all, before the first takes minutes
+        mesh = make_mesh(config.runtime.fsdp, tpu_slice.devices)
         check_batch(config, mesh)
     supply = known_supply(config.augment)
-    plans = [make_plan(config, options.images, place, options.search, say) for place in places]
+    plans = [
+        make_plan(config, options.images, tpu_slice, options.search, say) for tpu_slice in slices
+    ]
     if options.json:
         return json.dumps([plan_values(plan, supply) for plan in plans], indent=2)
     print_plans(plans, supply, Console(highlight=False, width=40 + 24 * len(plans)))

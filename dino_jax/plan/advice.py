@@ -11,15 +11,15 @@ from dino_jax.plan.topology import Slice
 RESOLUTION = 8  # the search goes up and down in steps of an eighth to a sixteenth
 STATE_SHARE = 0.25  # of the memory; a larger state is worth splitting
 
-Changes = dict[str, Any]  # of a config, by name: {"runtime.fsdp": 4}
+Changes = dict[str, Any]  # values of a config by name: {"runtime.fsdp": 4}
 
 
 class Largest(NamedTuple):
     """Images per device.
 
     Attributes:
-      fits: the most that compiled; 0 if nothing did.
-      fails: the least that did not; None if all that the data set allows fits.
+      fits: largest number that compiled; 0 if none did.
+      fails: smallest number that did not; None if all that the data set allows fit.
     """
 
     fits: int
@@ -35,15 +35,15 @@ def find_largest_batch(
 ) -> Largest:
     """Bisects the batch per device; each try is a compilation.
 
-    A try lies where the line through the two nearest known points meets the memory, but inside the
-    bracket.
+    The next try is where the line through the two nearest known points meets the memory, but inside
+    the bracket.
 
     Args:
       compile_batch: compiles the step for some images per device.
-      first: images per device and program that are known already.
+      first: images per device and program that are already known.
       limit: bytes of memory.
       unit: the batch must be a multiple of it.
-      most: images per device that the data set allows.
+      most: largest number of images per device that the data set allows.
     """
     count, program = first
     known = {0: program.state, count: program.memory}
@@ -65,7 +65,7 @@ def grid_step(batch: int, unit: int) -> int:
 
 
 def next_batch(batch: int, unit: int) -> int:
-    """The next larger one that is worth trying."""
+    """The next larger batch that is worth trying."""
     step = grid_step(batch, unit)
     return (batch // step + 1) * step
 
@@ -79,54 +79,54 @@ def meet(known: dict[int, float], limit: float) -> int:
     return max(0, math.floor(left + (limit - low) * (right - left) / (high - low)))
 
 
-def batch_unit(config: Any, place: Slice) -> int:
+def batch_unit(config: Any, tpu_slice: Slice) -> int:
     """Images per device that every batch of this config must be a multiple of.
 
-    Every pass has the same number, and the groups of images that share a draw or a loss do not go
-    across hosts.
+    Every pass has the same number, and groups of images that share a draw or a loss do not span
+    hosts.
     """
     groups = [section.get("group_size", 0) for section in config.objectives.values()]
     if config.masking.probability:
         groups.append(config.masking.group_size)
-    passes, per_host = config.accumulate_steps, len(place.devices) // place.hosts
+    passes, per_host = config.accumulate_steps, len(tpu_slice.devices) // tpu_slice.hosts
     whole = passes * math.lcm(*(group or 1 for group in groups))
     return math.lcm(passes, whole // math.gcd(whole, per_host))
 
 
-def remedies(config: Any, program: Program, place: Slice) -> Iterator[Changes]:
+def remedies(config: Any, program: Program, tpu_slice: Slice) -> Iterator[Changes]:
     """Changes that save memory and compute the same, cheapest first.
 
-    What the backward pass keeps is reduced first; the state is split only if it is large.
+    Fewer activations are kept for the backward pass first; the state is split only if it is large.
     """
     levels = list(REMAT_POLICIES)
     current = getattr(config.network.backbone, "remat", levels[-1])  # a ResNet has none
     stronger = levels[levels.index(current) + 1 :]
     remats: list[Changes] = [{"network.backbone.remat": level} for level in stronger]
-    if program.state < place.chip.hbm:
+    if program.state < tpu_slice.chip.hbm:
         yield from remats
-    degree = wide_degree(config, program, place)
+    degree = wide_degree(config, program, tpu_slice)
     if degree > config.runtime.fsdp:
         for remat in [{}, *remats]:
             yield {"runtime.fsdp": degree, **remat}
 
 
-def wide_degree(config: Any, program: Program, place: Slice) -> int:
-    """The least fsdp that makes the state small, or all devices."""
-    count = len(place.devices)
+def wide_degree(config: Any, program: Program, tpu_slice: Slice) -> int:
+    """The smallest fsdp that makes the state small, or all devices."""
+    count = len(tpu_slice.devices)
     whole = program.state * config.runtime.fsdp
     degrees = [n for n in range(config.runtime.fsdp, count + 1) if count % n == 0]
-    small = [n for n in degrees if whole / n <= STATE_SHARE * place.chip.hbm]
+    small = [n for n in degrees if whole / n <= STATE_SHARE * tpu_slice.chip.hbm]
     return (small or degrees)[0 if small else -1]
 
 
 def find_remedy(
     config: Any,
     program: Program,
-    place: Slice,
+    tpu_slice: Slice,
     compile_changed: Callable[[Changes], Program],
 ) -> tuple[Changes, Program] | None:
     """The first of `remedies` with which the step fits; each try is a compilation."""
-    for changes in remedies(config, program, place):
+    for changes in remedies(config, program, tpu_slice):
         changed = compile_changed(changes)
         if changed.fits:
             return changes, changed

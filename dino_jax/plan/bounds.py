@@ -15,16 +15,16 @@ class Bounds:
     Attributes:
       compute: seconds of the FLOPs at the peak of the chip.
       memory: seconds of the HBM traffic at its bandwidth.
-      network: seconds of what a device sends at the bandwidth of all its links.
-      step: seconds of a step at least, the largest of these.
-      estimate: seconds of the compiler's own cycle estimates one after the other, no bound; None
+      network: seconds in which a device sends its data at the bandwidth of all its links.
+      step: least seconds of a step, the largest of these.
+      estimate: seconds of the compiler's own cycle estimates, added up; not a bound; None
         where the clock of the chip or the cycles of some instructions are not known.
-      mfu: model FLOPs utilisation at the bound, at most 1: the share of the peak that goes into
+      mfu: model FLOPs utilization at the bound, at most 1: the share of the peak that goes into
         FLOPs of the recipe, without those that are done twice to save memory.
-      images_per_second: of all chips at most.
-      images_per_second_per_host: that the input must then supply.
-      epochs_per_day: at most.
-      chip_hours: of the whole run at least.
+      images_per_second: rate of all chips, at most.
+      images_per_second_per_host: rate that the input must then supply.
+      epochs_per_day: epochs per day, at most.
+      chip_hours: chip-hours of the whole run, at least.
     """
 
     compute: float
@@ -40,16 +40,16 @@ class Bounds:
 
     @property
     def limit(self) -> str:
-        """What the step waits for."""
+        """The resource that the step waits for."""
         return max(("compute", "memory", "network"), key=lambda name: getattr(self, name))
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a run is made of.
+    """Amount of work in a run.
 
     Attributes:
-      model_flops: per image, see `model_flops`.
+      model_flops: FLOPs per image, see `model_flops`.
       batch_size: images per step, over all devices.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
@@ -61,18 +61,18 @@ class Work:
     total_steps: int
 
 
-def compute_bounds(cost: Cost, work: Work, place: Slice) -> Bounds:
+def compute_bounds(cost: Cost, work: Work, tpu_slice: Slice) -> Bounds:
     """Bounds of a program.
 
     Args:
-      cost: of one step on one device.
-      work: what the step and the run are.
-      place: where it runs.
+      cost: cost of one step on one device.
+      work: work of the step and the run.
+      tpu_slice: slice that it runs on.
     """
-    chip, devices = place.chip, len(place.devices)
+    chip, devices = tpu_slice.chip, len(tpu_slice.devices)
     sent = sum(collective.sent for collective in cost.collectives.values())
     compute, memory = cost.flops / chip.peak, cost.bytes / chip.bandwidth
-    network = sent / place.ici_bandwidth if sent else 0.0
+    network = sent / tpu_slice.ici_bandwidth if sent else 0.0
     step = max(compute, memory, network)
     estimate = None
     if chip.clock and cost.cycles and not cost.kernels:
@@ -86,7 +86,7 @@ def compute_bounds(cost: Cost, work: Work, place: Slice) -> Bounds:
         estimate=estimate,
         mfu=work.model_flops * work.batch_size / devices / (chip.peak * step),
         images_per_second=rate,
-        images_per_second_per_host=rate / place.hosts,
+        images_per_second_per_host=rate / tpu_slice.hosts,
         epochs_per_day=SECONDS_PER_DAY / (step * work.steps_per_epoch),
-        chip_hours=work.total_steps * step * place.chips / SECONDS_PER_HOUR,
+        chip_hours=work.total_steps * step * tpu_slice.chips / SECONDS_PER_HOUR,
     )

@@ -24,7 +24,7 @@ def contraction_flops(instruction: Instruction, computation: Computation) -> flo
 def _convolution_flops(
     instruction: Instruction, image: Array, kernel: Array, result: Array
 ) -> float:
-    """Counts what is multiplied, not the padding and the zeros of dilation.
+    """Counts what is multiplied, without padding and the zeros of dilation.
 
     A batched matrix product is a convolution with its batch axes as spatial ones, dilated so that
     each output meets one input only.
@@ -71,9 +71,9 @@ def count_pairs(
       inputs: size of the image.
       taps: size of the kernel.
       outputs: size of the result.
-      stride: of the window.
+      stride: stride of the window.
       before: padding at the start.
-      dilation: of the image.
+      dilation: dilation of the image.
       spread: dilation of the kernel.
     """
     places = np.arange(outputs)[:, None] * stride + np.arange(taps) * spread - before

@@ -1,4 +1,4 @@
-"""What a compiled program does on one device: FLOPs, memory traffic, collectives, cycles.
+"""Cost of a compiled program on one device: FLOPs, memory traffic, collectives, cycles.
 
 XLA's own `cost_analysis` counts the body of a loop once; here it counts as often as it runs.
 """
@@ -32,8 +32,8 @@ class Collective:
 
     Attributes:
       count: how often it runs.
-      bytes: of the whole arrays: what is reduced, gathered, scattered or sent.
-      sent: bytes that a device sends at least.
+      bytes: bytes of the whole arrays that are reduced, gathered, scattered or sent.
+      sent: least bytes that a device sends.
     """
 
     count: int = 0
@@ -54,11 +54,11 @@ class Cost:
     """Work of a part of a program on one device.
 
     Attributes:
-      flops: of products and convolutions, two per multiplication and addition.
-      bytes: read from and written to HBM.
+      flops: FLOPs of products and convolutions, two per multiplication and addition.
+      bytes: bytes read from and written to HBM.
       cycles: the compiler's estimate; 0 where it makes none.
-      collectives: by kind.
-      kernels: runs of custom kernels, whose flops are what they state, and cycles are not known.
+      collectives: collectives by kind.
+      kernels: runs of custom kernels; their FLOPs are as they state, their cycles are unknown.
       endless: loops of unknown length, counted once.
     """
 
@@ -95,11 +95,11 @@ class Cost:
 def module_cost(module: Module, devices: int) -> Cost:
     """Cost of one run of a program on each of its devices.
 
-    Of a conditional the branch with the least memory traffic counts: a bound from below.
+    Of a conditional, the branch with the least memory traffic counts: a lower bound.
 
     Args:
       module: the compiled program.
-      devices: that it runs on.
+      devices: number of devices that it runs on.
     """
     memo: dict[str, Cost] = {}
 
@@ -155,7 +155,7 @@ def trip_count(loop: Instruction, module: Module) -> int | None:
 
 
 def carries_on(fusion: Instruction) -> bool:
-    """Whether a fusion holds a collective that another one, async-collective-start, has begun."""
+    """Whether a fusion holds a collective that an async-collective-start fusion has begun."""
     called = fusion.called("calls")[0]
     return called.startswith("async_collective_fusion") or fusion.name.startswith(
         "async-collective-done"
@@ -171,7 +171,7 @@ def scattered(fusion: Instruction, inside: Cost) -> dict[str, Collective]:
 
 
 def branches(conditional: Instruction) -> list[str]:
-    """Computations of which a conditional runs one."""
+    """The branches of a conditional, of which it runs one."""
     names = conditional.called("branch_computations")
     either = ("true_computation", "false_computation")
     return names or [name for attribute in either for name in conditional.called(attribute)]
@@ -198,7 +198,7 @@ def own_cost(instruction: Instruction, computation: Computation, devices: int) -
 def collective_cost(
     kind: str, instruction: Instruction, computation: Computation, devices: int
 ) -> Collective:
-    """What a collective moves; a device sends at least `sent` of it, by whatever algorithm."""
+    """Data that a collective moves; a device sends at least `sent` of it, by any algorithm."""
     members = group_size(instruction, devices)
     whole = sum(array.bytes for array in operand_arrays(instruction, computation))
     if kind == "all-gather":
@@ -235,7 +235,7 @@ def operand_arrays(instruction: Instruction, computation: Computation) -> Iterat
 
 
 def moved_bytes(instruction: Instruction, computation: Computation) -> float:
-    """HBM traffic of an instruction that is no fusion."""
+    """HBM traffic of an instruction that is not a fusion."""
     opcode = instruction.opcode
     target = instruction.attribute("custom_call_target") or ""
     if opcode in _FREE or opcode.endswith("-done") or target.strip('"') in _FREE_TARGETS:
@@ -248,13 +248,13 @@ def moved_bytes(instruction: Instruction, computation: Computation) -> float:
         return taken.bytes * (in_hbm(operands[0]) + in_hbm(taken))
     if opcode == "dynamic-update-slice":
         return operands[1].bytes * (in_hbm(operands[0]) + in_hbm(operands[1]))
-    if opcode.removesuffix("-start") in COLLECTIVES:  # what a start returns names its operands
+    if opcode.removesuffix("-start") in COLLECTIVES:  # the result of a start names its operands
         return 2 * hbm_bytes(operands)
     return hbm_bytes(operands) + hbm_bytes(instruction.arrays)
 
 
 def fusion_bytes(fusion: Instruction, computation: Computation, inner: Computation) -> float:
-    """HBM traffic of a fusion: of operands of which it only takes slices, only the slices."""
+    """HBM traffic of a fusion; operands that it only slices count by their slices."""
     total = 0.0
     for instruction in inner.values():
         if instruction.opcode == "parameter":

@@ -17,8 +17,8 @@ class Array:
 
     Attributes:
       dtype: such as "bf16".
-      shape: of one device.
-      space: of the memory; 0 is HBM, others are on the chip.
+      shape: shape on one device.
+      space: memory space; 0 is HBM, others are on the chip.
     """
 
     dtype: str
@@ -43,7 +43,7 @@ class Instruction:
       opcode: such as "fusion".
       result: type as text.
       arguments: text between the parentheses.
-      attributes: text behind them.
+      attributes: text after them.
       is_root: whether it is the result of its computation.
     """
 
@@ -56,7 +56,7 @@ class Instruction:
 
     @cached_property
     def arrays(self) -> tuple[Array, ...]:
-        """The arrays of the result, one after the other."""
+        """The arrays of the result, in order."""
         return parse_arrays(self.result)
 
     @cached_property
@@ -64,7 +64,7 @@ class Instruction:
         return tuple(re.findall(r"%([\w.\-]+)", self.arguments))
 
     def attribute(self, name: str) -> str | None:
-        """Value of `name=…`: up to the next comma, or all that its braces enclose."""
+        """Value of `name=…`: up to the next comma, or everything that its braces enclose."""
         match = re.search(rf"(?:^|[ ,]){name}=", self.attributes)
         if not match:
             return None
@@ -85,7 +85,7 @@ class Computation(dict[str, Instruction]):
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
-        """Who takes the result of an instruction."""
+        """The instructions that use the result of an instruction."""
         users: dict[str, list[Instruction]] = {name: [] for name in self}
         for instruction in self.values():
             for name in dict.fromkeys(instruction.operands):
@@ -99,8 +99,8 @@ class Module:
     """A compiled program.
 
     Attributes:
-      computations: by name.
-      entry: name of the one that is run.
+      computations: computations by name.
+      entry: name of the computation that is run.
     """
 
     computations: dict[str, Computation]
@@ -123,7 +123,7 @@ def parse_module(text: str) -> Module:
         elif line.startswith("  ") and (instruction := parse_instruction(line)):
             current[instruction.name] = instruction
     if not entry:
-        raise ValueError("this is no text of an HLO module: it has no ENTRY computation")
+        raise ValueError("this is not the text of an HLO module: it has no ENTRY computation")
     return Module(computations, entry)
 
 

@@ -1,6 +1,6 @@
-"""FLOPs that the recipe itself asks for: the products of a step in which nothing is computed twice.
+"""FLOPs of the recipe itself: the products of a step in which nothing is computed twice.
 
-The "model FLOPs" of the field: what a faster program cannot avoid.
+The "model FLOPs" of the literature, which no faster program can avoid.
 """
 
 import math
@@ -20,7 +20,7 @@ def model_flops_per_image(config: Any, images: int) -> float:
 
     Args:
       config: the whole config; its `remat` is not used.
-      images: of the training set.
+      images: number of images of the training set.
     """
     has_remat = hasattr(config.network.backbone, "remat")
     plain = with_changes(config, {"network.backbone.remat": "none"}) if has_remat else config

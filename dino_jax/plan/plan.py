@@ -1,4 +1,4 @@
-"""All that is found out about a config on one slice."""
+"""Everything that planning finds out about a config on one slice."""
 
 import dataclasses
 import time
@@ -18,17 +18,18 @@ class Plan:
     """A config on a slice.
 
     Attributes:
-      place: the slice.
+      tpu_slice: the slice.
       batch_size: images per step, over all devices.
-      work: what the step and the run are.
+      work: work of the step and the run.
       program: the step as the config has it.
-      bounds: of that, or of the program with the remedy; None if neither fits or can be read.
+      bounds: its bounds, or those of the program with the remedy; None if neither fits or can be
+        read.
       largest: batch per device; None if it was not searched for.
       remedy: changes with which the step fits, and its program; None if it fits or nothing helps.
-      seconds: that all this took.
+      seconds: time that all this took.
     """
 
-    place: Slice
+    tpu_slice: Slice
     work: Work
     program: Program
     bounds: Bounds | None
@@ -45,19 +46,19 @@ class Plan:
 
 
 def make_plan(
-    config: Any, images: int, place: Slice, search: bool, say: Callable[[str], None]
+    config: Any, images: int, tpu_slice: Slice, search: bool, say: Callable[[str], None]
 ) -> Plan:
-    """Compiles for a slice until all questions are answered; minutes of CPU time each.
+    """Compiles for a slice until all questions are answered; minutes of CPU time per program.
 
     Args:
       config: the whole config.
-      images: of the training set.
-      place: the slice.
+      images: number of images of the training set.
+      tpu_slice: the slice.
       search: whether to look for the largest batch.
-      say: told about each compilation.
+      say: takes a line about each compilation.
 
     Raises:
-      ValueError: as dino_jax.train, if the config does not fit together or the slice.
+      ValueError: as in dino_jax.train, if the config is inconsistent or does not fit the slice.
     """
     start = time.monotonic()
     recipe = build_recipe(config, images)
@@ -65,36 +66,38 @@ def make_plan(
     work = Work(flops, config.batch_size, recipe.steps_per_epoch, recipe.total_steps)
 
     def compile_changed(changes: Changes) -> Program:
-        program = compile_step(with_changes(config, changes), images, place)
-        say(describe_program(place, config, changes, program))
+        program = compile_step(with_changes(config, changes), images, tpu_slice)
+        say(describe_program(tpu_slice, config, changes, program))
         return program
 
     program = compile_changed({})
-    remedy = None if program.fits else find_remedy(config, program, place, compile_changed)
-    devices = len(place.devices)
+    remedy = None if program.fits else find_remedy(config, program, tpu_slice, compile_changed)
+    devices = len(tpu_slice.devices)
     largest = None
     if search:
         largest = find_largest_batch(
             lambda count: compile_changed({"batch_size": count * devices}),
             (config.batch_size // devices, program),
-            place.chip.hbm,
-            batch_unit(config, place),
+            tpu_slice.chip.hbm,
+            batch_unit(config, tpu_slice),
             images // devices,
         )
     runnable = program if program.fits else remedy and remedy[1]
     cost = runnable.cost if runnable else None
-    bounds = compute_bounds(cost, work, place) if cost else None
+    bounds = compute_bounds(cost, work, tpu_slice) if cost else None
     seconds = time.monotonic() - start
-    return Plan(place, work, program, bounds, largest, remedy, seconds)
+    return Plan(tpu_slice, work, program, bounds, largest, remedy, seconds)
 
 
-def describe_program(place: Slice, config: Any, changes: Changes, program: Program) -> str:
+def describe_program(tpu_slice: Slice, config: Any, changes: Changes, program: Program) -> str:
     """One line about a compilation."""
     batch = changes.get("batch_size", config.batch_size)
     others = [f"{name.split('.')[-1]} {changes[name]}" for name in changes if name != "batch_size"]
     verdict = "fits" if program.fits else "does not fit"
-    what = ", ".join([f"{place.name}: {batch // len(place.devices)} images per device", *others])
+    what = ", ".join(
+        [f"{tpu_slice.name}: {batch // len(tpu_slice.devices)} images per device", *others]
+    )
     return (
-        f"{what}: {program.memory / GIB:.2f} of {place.chip.hbm / GIB:.2f} GiB, {verdict} "
+        f"{what}: {program.memory / GIB:.2f} of {tpu_slice.chip.hbm / GIB:.2f} GiB, {verdict} "
         f"({program.seconds:.0f} s)"
     )

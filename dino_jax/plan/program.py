@@ -26,15 +26,15 @@ from dino_jax.step.recipe import Recipe, build_recipe
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What the compiler says about a step, per device.
+    """The compiler's report about a step, per device.
 
     Attributes:
       fits: whether it compiled.
-      memory: bytes of HBM that it needs at its peak. (The sum of arguments and temporaries is no
-        measure: libtpu compiles programs for which it exceeds the memory.)
-      state: bytes of the state, a part of it.
-      cost: of one step; None if it does not fit or the compiler cannot print the program.
-      seconds: that tracing and compiling took.
+      memory: bytes of HBM that it needs at its peak. (The sum of arguments and temporaries does not
+        tell: libtpu compiles programs for which it exceeds the memory.)
+      state: bytes of the state, a part of `memory`.
+      cost: cost of one step; None if it does not fit or the compiler cannot print the program.
+      seconds: time that tracing and compiling took.
     """
 
     fits: bool
@@ -49,18 +49,18 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
 
     Args:
       config: the whole config.
-      images: of the training set.
-      devices: to compile for.
+      images: number of images of the training set.
+      devices: devices to compile for.
 
     Returns:
       The lowered step, and the bytes of the state on one device.
 
     Raises:
-      ValueError: as dino_jax.train, if the config does not fit together or the devices.
+      ValueError: as in dino_jax.train, if the config is inconsistent or does not fit the devices.
     """
     if config.distill.path:
         raise ValueError(
-            "frozen teachers cannot be planned yet; leave --config.distill.path away and add the "
+            "frozen teachers cannot be planned yet; omit --config.distill.path and add the "
             "teacher's weights and one forward pass of it over the global crops"
         )
     mesh = make_mesh(config.runtime.fsdp, devices)
@@ -99,14 +99,14 @@ def itemsize(dtype: Any) -> int:
     return 8 if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
-def compile_step(config: Any, images: int, place: Slice) -> Program:
+def compile_step(config: Any, images: int, tpu_slice: Slice) -> Program:
     """Compiles the step of a config for a slice; minutes of CPU time.
 
     Raises:
       ValueError: as `lower_step`.
     """
     start = time.monotonic()
-    lowered, state = lower_step(config, images, place.devices)
+    lowered, state = lower_step(config, images, tpu_slice.devices)
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -116,14 +116,14 @@ def compile_step(config: Any, images: int, place: Slice) -> Program:
         return Program(False, memory, state, None, time.monotonic() - start)
     memory = float(compiled.memory_analysis().peak_memory_in_bytes)
     try:
-        cost = module_cost(parse_module(compiled.as_text()), len(place.devices))
+        cost = module_cost(parse_module(compiled.as_text()), len(tpu_slice.devices))
     except jax.errors.JaxRuntimeError:  # libtpu fails to print some large programs
         cost = None
     return Program(True, memory, state, cost, time.monotonic() - start)
 
 
 def needed_memory(message: str) -> float | None:
-    """Bytes of HBM that a program would need, from the error that it has not got them; else None.
+    """Bytes of HBM that a program would need, from the error that reports their lack; else None.
 
     The compiler says either "Used 18.92G of 15.75G hbm" or "total memory required … (512.00G)".
     """

@@ -1,4 +1,4 @@
-"""What the input was measured to deliver, to hold against what a slice takes."""
+"""Measured speed of the input, to compare with the speed of a slice."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -19,41 +19,41 @@ NONE = "-"
 
 
 def print_plans(plans: Sequence[Plan], supply: Supply, console: Console) -> None:
-    """Prints one column per slice, then what has to be said in words."""
+    """Prints one column per slice, then the notes."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column()
     for plan in plans:
-        table.add_column(Text(plan.place.name), justify="right", no_wrap=True)
+        table.add_column(Text(plan.tpu_slice.name), justify="right", no_wrap=True)
     for name, row in _ROWS.items():
         texts = [Text(row(plan, supply)) if row else Text() for plan in plans]
         table.add_row(Text(name, style="" if row else "bold"), *texts)
     console.print(table)
     for plan in plans:
         for note in notes(plan, supply):
-            console.print(Text(f"{plan.place.name}: {note}"), soft_wrap=True)
-    label = f"Times, rates and utilisations are {LABEL}: a real run is slower."
+            console.print(Text(f"{plan.tpu_slice.name}: {note}"), soft_wrap=True)
+    label = f"Times, rates and utilizations are {LABEL}: a real run is slower."
     console.print(Text(label), soft_wrap=True)
 
 
 def notes(plan: Plan, supply: Supply) -> list[str]:
-    """What the table cannot say."""
+    """Notes that do not fit into the table."""
     return [*_memory_notes(plan), *_supply_notes(plan, supply)]
 
 
 def plan_values(plan: Plan, supply: Supply) -> dict[str, Any]:
     """A plan as plain values in basic units: bytes, seconds, FLOPs; the bounds are of a step."""
-    place, program, bounds, work = plan.place, plan.program, plan.bounds, plan.work
+    tpu_slice, program, bounds, work = plan.tpu_slice, plan.program, plan.bounds, plan.work
     runnable = plan.runnable
     cost = runnable.cost if runnable else None
     return {
-        "topology": place.name,
-        "chips": place.chips,
-        "devices": len(place.devices),
-        "hosts": place.hosts,
+        "topology": tpu_slice.name,
+        "chips": tpu_slice.chips,
+        "devices": len(tpu_slice.devices),
+        "hosts": tpu_slice.hosts,
         "batch_size": work.batch_size,
         "fits": program.fits,
         "memory_bytes": program.memory,
-        "memory_limit_bytes": place.chip.hbm,
+        "memory_limit_bytes": tpu_slice.chip.hbm,
         "state_bytes": program.state,
         "largest_batch_per_device": plan.largest._asdict() if plan.largest else None,
         "remedy": plan.remedy[0] if plan.remedy else None,
@@ -70,9 +70,9 @@ def plan_values(plan: Plan, supply: Supply) -> dict[str, Any]:
 
 
 def _memory_notes(plan: Plan) -> list[str]:
-    program, place = plan.program, plan.place
-    devices, lines = len(place.devices), []
-    over = (program.memory - place.chip.hbm) / GIB
+    program, tpu_slice = plan.program, plan.tpu_slice
+    devices, lines = len(tpu_slice.devices), []
+    over = (program.memory - tpu_slice.chip.hbm) / GIB
     if not program.fits:
         lines.append(f"does not fit: {over:.2f} GiB per device too much")
         if plan.remedy:
@@ -81,8 +81,8 @@ def _memory_notes(plan: Plan) -> list[str]:
             lines.append(
                 f"fits with {flags}: {changed.memory / GIB:.2f} GiB; the bounds are of that"
             )
-        elif program.state > place.chip.hbm:
-            lines.append("no remat and no fsdp makes it fit: use more chips or a smaller model")
+        elif program.state > tpu_slice.chip.hbm:
+            lines.append("neither remat nor fsdp makes it fit: use more chips or a smaller model")
         else:
             lines.append("remat and fsdp do not help: lower the batch, or raise accumulate_steps")
     if plan.largest and plan.largest.fits:
@@ -94,10 +94,10 @@ def _memory_notes(plan: Plan) -> list[str]:
         )
     runnable = plan.runnable
     if runnable and runnable.cost is None:
-        lines.append("libtpu cannot print this program, so nothing is known but its memory")
+        lines.append("libtpu cannot print this program, so only its memory is known")
     if runnable and runnable.cost and runnable.cost.kernels:
         runs = runnable.cost.kernels
-        lines.append(f"{runs} runs of custom kernels, counted by the FLOPs that they state")
+        lines.append(f"{runs} runs of custom kernels, counted by their stated FLOPs")
     if runnable and runnable.cost and runnable.cost.endless:
         lines.append(f"{runnable.cost.endless} loops of unknown length are counted once")
     return lines
@@ -161,13 +161,13 @@ def _prefixed(value: float, unit: str) -> str:
 
 
 _ROWS: dict[str, Callable[[Plan, Supply], str] | None] = {
-    "chips, hosts": lambda plan, _: f"{plan.place.chips}, {plan.place.hosts}",
+    "chips, hosts": lambda plan, _: f"{plan.tpu_slice.chips}, {plan.tpu_slice.hosts}",
     "images per step, per device": lambda plan, _: (
-        f"{plan.work.batch_size}, {plan.work.batch_size / len(plan.place.devices):g}"
+        f"{plan.work.batch_size}, {plan.work.batch_size / len(plan.tpu_slice.devices):g}"
     ),
     "memory per device": None,
     "  needed": lambda plan, _: f"{plan.program.memory / GIB:.2f} GiB",
-    "  left": lambda plan, _: f"{(plan.place.chip.hbm - plan.program.memory) / GIB:.2f} GiB",
+    "  left": lambda plan, _: f"{(plan.tpu_slice.chip.hbm - plan.program.memory) / GIB:.2f} GiB",
     "  fits": lambda plan, _: "yes" if plan.program.fits else "NO",
     "  largest batch per device": _largest,
     "a step, per device": None,
@@ -183,9 +183,9 @@ _ROWS: dict[str, Callable[[Plan, Supply], str] | None] = {
     "  HBM": _of_bounds(lambda bounds: _milliseconds(bounds.memory)),
     "  links": _of_bounds(lambda bounds: _milliseconds(bounds.network)),
     "  step (largest)": _of_bounds(lambda bounds: _milliseconds(bounds.step)),
-    "compiler's cycles, no bound": _of_bounds(lambda bounds: _milliseconds(bounds.estimate)),
+    "compiler's cycles, not a bound": _of_bounds(lambda bounds: _milliseconds(bounds.estimate)),
     "at the bound of the step, at best": None,
-    "  model FLOPs utilisation": _of_bounds(lambda bounds: f"{100 * bounds.mfu:.0f} %"),
+    "  model FLOPs utilization": _of_bounds(lambda bounds: f"{100 * bounds.mfu:.0f} %"),
     "  images/s": _of_bounds(lambda bounds: f"{bounds.images_per_second:,.0f}"),
     "  epochs/day": _of_bounds(lambda bounds: f"{bounds.epochs_per_day:,.1f}"),
     "  chip-hours of the run": _of_bounds(lambda bounds: f"{bounds.chip_hours:,.1f}"),

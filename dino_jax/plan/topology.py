@@ -19,17 +19,17 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Chip:
-    """Figures of one device as jax shows it: a chip, but for TPU7x half of one.
+    """Figures of one device as jax shows it: a chip, or half of one for TPU7x.
 
     Attributes:
-      name: of the generation.
+      name: name of the generation.
       peak: FLOP/s in bfloat16.
       hbm: bytes that a program can use; the rest is the runtime's.
-      bandwidth: of the HBM, bytes/s.
-      link: bytes/s that one link to a neighbour carries in one direction.
-      clock: Hz; None where Google does not say enough to know it.
-      devices: per chip.
-      options: of `get_topology_desc`.
+      bandwidth: bandwidth of the HBM, bytes/s.
+      link: bytes/s that one link to a neighbor carries in one direction.
+      clock: Hz; None where Google's figures do not determine it.
+      devices: devices per chip.
+      options: options of `get_topology_desc`.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Slice:
 
     Attributes:
       name: such as "v5e:4x4".
-      chip: what it is made of.
+      chip: kind of its chips.
       shape: chips along the axes of the torus.
-      devices: to compile for.
-      hosts: VMs, each of which reads its share of the images.
+      devices: devices to compile for.
+      hosts: number of VMs, each of which reads its share of the images.
     """
 
     name: str
@@ -91,13 +91,13 @@ def parse_topology(name: str) -> tuple[Chip, tuple[int, ...]]:
     """Chip and shape of a name such as "v5e:4x4".
 
     Raises:
-      ValueError: for an unknown chip, or no shape of two (v5e, v6e) or three axes.
+      ValueError: for an unknown chip, or a shape without two (v5e, v6e) or three axes.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
     if not match:
         raise ValueError(
-            f"--topology {name!r} is no slice; a slice is a chip and its shape, such as v5e:4x4, "
-            "v5p:4x4x4 or v6e:16x16; several are separated by commas"
+            f"--topology {name!r} is not a slice; a slice is a chip and its shape, such as "
+            "v5e:4x4, v5p:4x4x4 or v6e:16x16; several are separated by commas"
         )
     if match[1] not in CHIPS:
         raise ValueError(f"unknown chip {match[1]!r} in --topology {name!r}; known: {list(CHIPS)}")
@@ -151,7 +151,7 @@ def prepare_libtpu() -> None:
 
 
 def describe_lock(reason: str) -> str:
-    """Who keeps libtpu from being loaded, and what to do."""
+    """Names the process that keeps libtpu from being loaded, and the fix."""
     lock = find_lock()
     if lock.free:
         return f"libtpu cannot be loaded: {reason}"

@@ -1,8 +1,8 @@
 """One step at which all processes do what one of them asked for: stop, save.
 
-Processes are not at the same step when somebody asks, so each of them says where it is, goes no
-further until all have answered, and the step after the last of them is the one. That costs a round
-trip when somebody asks, and nothing on all other steps.
+Processes are not at the same step when somebody asks, so each reports its step and waits until all
+have answered; they agree on the step after the latest of these. That costs a round trip when
+somebody asks, and nothing on all other steps.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 class Agreement(Protocol):
-    """Asked for from anywhere, agreed on between steps.
+    """A request made anywhere, agreed on between steps.
 
     agreement.ask("save")                       any process, at any time, also a signal handler
     if agreement.reached("save", step): …       every process, after every step
@@ -22,7 +22,7 @@ class Agreement(Protocol):
         ...
 
     def reached(self, topic: str, step: int) -> bool:
-        """Whether `step` is the one, once for each time that somebody asked: alike everywhere."""
+        """Whether `step` is the agreed one: true once per request, and alike on all processes."""
         ...
 
 
@@ -62,7 +62,7 @@ class Proposals:
         """Takes a proposal; returns the step that this process does not go beyond until `settle`.
 
         Args:
-          number: of the proposal, never used before.
+          number: number of the proposal, never used before.
           topic: what is asked for.
         """
         with self._changed:
@@ -80,7 +80,7 @@ class Proposals:
         with self._changed:
             self._step = step
             self._changed.wait_for(lambda: None not in self._steps(topic))
-            # A resumed run comes from beyond the step if nobody had begun when it was agreed on.
+            # A resumed run starts beyond the step if that was agreed before anyone had begun.
             due = [agreed <= step for agreed in self._steps(topic) if agreed is not None]
             self._proposals = {
                 number: proposal
@@ -108,7 +108,7 @@ class Votes:
         return self._next
 
     def add(self, number: int, step: int) -> int | None:
-        """Takes the answer of one process; the agreed step once it was the last one."""
+        """Takes the answer of one process; returns the agreed step once all have answered."""
         votes = self._votes[number]
         votes.append(step)
         if len(votes) < self._count:

@@ -18,18 +18,18 @@ JAX_START_SECONDS = 120  # for jax, once all processes are there
 def join_processes(
     report_seconds: float = REPORT_SECONDS, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> Lifeline:
-    """Makes this process one of the several of a TPU pod, a Slurm, Open MPI or Kubernetes job.
+    """Makes this process one of those of a TPU pod or a Slurm, Open MPI or Kubernetes job.
 
-    Waits for the others; from then on no process outlives another one, see `Lifeline`.
+    Waits for the others; from then on no process outlives another, see `Lifeline`.
 
     Args:
-      report_seconds: between two lines on stderr about processes that are missing.
-      timeout_seconds: until `MissingProcessesError`.
+      report_seconds: time between two lines on stderr about missing processes.
+      timeout_seconds: time until `MissingProcessesError`.
 
     Raises:
-      ValueError: if this process is started by none of these, or the processes do not belong
+      ValueError: if this process was started by none of these, or the processes do not belong
         together.
-      MissingProcessesError: if not all came in time.
+      MissingProcessesError: if some processes did not come in time.
     """
     for name, seconds in (("report", report_seconds), ("timeout", timeout_seconds)):
         if not seconds > 0:
@@ -50,14 +50,15 @@ def join_processes(
 
 
 def find_place(patience: Patience) -> Place:
-    """Asks the environment which one of how many processes this is.
+    """Asks the environment for the number of this process and the count of all.
 
     Args:
-      patience: with the name of process 0, which on Kubernetes appears when it has started.
+      patience: how long to wait for the name of process 0, which on Kubernetes appears once it
+        has started.
 
     Raises:
-      ValueError: if the environment does not tell.
-      MissingProcessesError: if `patience` is lost.
+      ValueError: if the environment does not say.
+      MissingProcessesError: if `patience` runs out.
     """
     while True:
         try:
@@ -76,6 +77,6 @@ def find_place(patience: Patience) -> Place:
     if address is None or count is None or process is None:
         raise ValueError(
             "--distributed needs a TPU pod or a job of Slurm, Open MPI or Kubernetes that tells "
-            "this process which one it is; leave the flag away for a single process"
+            "this process which one it is; omit the flag for a single process"
         )
     return Place(address, process, count, devices)

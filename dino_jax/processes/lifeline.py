@@ -1,6 +1,6 @@
-"""What connects the processes of a training while it runs: none outlives another unnoticed.
+"""Connections between the processes of a training: none outlives another unnoticed.
 
-Without it a process whose neighbour has died waits in a collective for minutes, or dies with a
+Without them a process whose neighbor has died waits in a collective for minutes, or dies with a
 page of text about sockets. Here process 0 holds a connection to each other process; the kernel
 closes it when a process dies, however that happens, and every process ends with one clear line and
 exit code 75: run the same command again. Agreements on a step (`agreement`) use the connections.
@@ -22,10 +22,10 @@ from dino_jax.processes.line import Line, Message
 from dino_jax.processes.patience import Place
 
 DIED = 75  # EX_TEMPFAIL of sysexits.h: the launcher may start the same command again
-GRACE_SECONDS = 30.0  # after another process has given up, to come to the same end by itself
-DOUBT_SECONDS = 5.0  # after an error, until it is our own and not the echo of a death elsewhere
-TOLD_SECONDS = 1.0  # process 0 stays for so long, that the others hear why
-FAREWELL_SECONDS = 10.0  # from an error to the end, whatever still waits for other processes
+GRACE_SECONDS = 30.0  # time to end without being forced, after another process has given up
+DOUBT_SECONDS = 5.0  # after an error, until we know that it is not the echo of a death elsewhere
+TOLD_SECONDS = 1.0  # process 0 stays this much longer, so that the others hear why
+EXIT_SECONDS = 10.0  # from an error to the end, whatever still waits for other processes
 
 
 class _End(NamedTuple):
@@ -49,8 +49,8 @@ class Lifeline:
         """Watches from now on.
 
         Args:
-          place: of this process.
-          lines: to the other processes, from `call_the_roll`.
+          place: number of this process and count of all.
+          lines: connections to the other processes, from `call_the_roll`.
         """
         self._first, self._lines = place.process == 0, lines
         self._name = f"process {place.process}"
@@ -78,8 +78,8 @@ class Lifeline:
         """Says goodbye, so that the others do not take the end of this process for a death.
 
         Args:
-          code: exit code; if it is not 0, the others end with it too.
-          why: in that case, one line.
+          code: exit code; if it is not 0, the others exit with it, too.
+          why: the reason in that case, one line.
         """
         if self._leaving is None:
             self._leaving = _End(code, why)
@@ -129,7 +129,7 @@ class Lifeline:
                     return
 
     def _seconds_left(self) -> float | None:
-        """Until this process is forced to end, which happens here; None if it is not."""
+        """Seconds until this process is forced to end, which happens here; None if it is not."""
         if self._forced is None:
             return None
         left = self._forced[0] - time.monotonic()
@@ -138,7 +138,7 @@ class Lifeline:
         return left
 
     def _hear(self, process: int) -> bool:
-        """Reads from a line; whether it is still of use."""
+        """Reads from a line; returns whether it is still in use."""
         line = self._lines.get(process)
         if line is None:
             return False
@@ -200,7 +200,7 @@ class Lifeline:
         _end_now(end)
 
     def _tell(self, message: Message) -> None:
-        """To process 0, or from it to all; one that is gone will show when it is read from."""
+        """Sends to process 0, or from it to all; a dead process shows when it is read from."""
         for line in list(self._lines.values()):
             try:
                 line.send(message)
@@ -212,7 +212,7 @@ class Lifeline:
         self._tell({"leaves": end.code, "why": why})
         self._left.set()
         if end.code:
-            time.sleep(FAREWELL_SECONDS)
+            time.sleep(EXIT_SECONDS)
             _exit_at_once(end.code)
 
 

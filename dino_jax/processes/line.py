@@ -4,10 +4,10 @@ import json
 import socket
 from typing import Any
 
-# A host that is gone without a word (power, network) is noticed after 20 + 4 x 5 seconds.
+# A host that vanishes (power, network) is noticed after 20 + 4 x 5 seconds.
 KEEPALIVE = {"TCP_KEEPIDLE": 20, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}  # seconds, seconds, probes
-UNANSWERED_SECONDS = 40  # what was sent and not acknowledged for so long ends the connection
-MAX_LINE = 1 << 20  # bytes; whoever sends more is none of ours
+UNANSWERED_SECONDS = 40  # data that stays unacknowledged for this long ends the connection
+MAX_LINE = 1 << 20  # bytes; a longer line is not from our processes
 
 Message = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Line:
 
         Raises:
           OSError: if the other end is gone.
-          ValueError: if that is no JSON object per line.
+          ValueError: if it is not one JSON object per line.
         """
         arrived = self._socket.recv(1 << 16)
         if not arrived:
@@ -58,7 +58,7 @@ class Line:
         *lines, self._rest = (self._rest + arrived).split(b"\n")
         messages = [json.loads(line) for line in lines]
         if len(self._rest) > MAX_LINE or not all(isinstance(each, dict) for each in messages):
-            raise ValueError("these are no JSON objects")
+            raise ValueError("these are not JSON objects")
         return messages
 
     def close(self) -> None:

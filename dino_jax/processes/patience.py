@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Which one of how many processes this is.
+    """The number of this process among all.
 
     Attributes:
-      address: of process 0, "host:port".
+      address: address of process 0, "host:port".
       process: number of this process, from 0.
-      count: of all processes.
-      local_device_ids: devices of this process where several share a host, else None for all.
+      count: number of all processes.
+      local_device_ids: devices of this process if several share a host, else None for all.
     """
 
     address: str
@@ -34,7 +34,7 @@ class Place:
 
 
 class MissingProcessesError(Exception):
-    """Not all processes came in time; a new start may go well."""
+    """Some processes did not come in time; a new start may succeed."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -51,22 +51,22 @@ class Patience:
         """Starts the clock.
 
         Args:
-          report_seconds: between two reports.
-          timeout_seconds: until the end.
-          clock: seconds, monotonic.
+          report_seconds: time between two reports.
+          timeout_seconds: time until patience runs out.
+          clock: returns monotonic seconds.
         """
         self._report_seconds, self._timeout_seconds = report_seconds, timeout_seconds
         self._clock = clock
         self._start, self._reports = clock(), 0
 
     def check(self, missing: str) -> None:
-        """Reports if it is time to; call it at least once per second.
+        """Reports when due; call it at least once per second.
 
         Args:
-          missing: who is, and why.
+          missing: who is missing, and why.
 
         Raises:
-          MissingProcessesError: at the end.
+          MissingProcessesError: if patience runs out.
         """
         waited = self._clock() - self._start
         if waited >= self._timeout_seconds:
@@ -82,8 +82,8 @@ def describe_missing(place: Place, present: Mapping[int, str]) -> str:
     """Who is missing when the roll is called, and the likely causes.
 
     Args:
-      place: of this process.
-      present: host by number of the processes that are there.
+      place: place of this process.
+      present: host of each process that is there, by number.
     """
     missing = [str(process) for process in range(place.count) if process not in present]
     there = ", ".join(f"{process} on {host}" for process, host in sorted(present.items()))

@@ -1,4 +1,4 @@
-"""The roll call: all processes meet at process 0 before jax starts, so that it is known who is not.
+"""All processes meet at process 0 before jax starts, so that missing processes can be named.
 
 Process 0 listens at the port that jax's own coordination service will use (one hole in a firewall
 is enough); the others connect and say who they are; process 0 tells everybody who is there. When
@@ -20,15 +20,16 @@ def call_the_roll(place: Place, patience: Patience) -> dict[int, Line]:
     """Waits until all processes are there.
 
     Args:
-      place: of this process.
-      patience: with those that are missing.
+      place: place of this process.
+      patience: how long to wait for those that are missing.
 
     Returns:
       A connection to each other process, for process 0; else one to process 0.
 
     Raises:
-      MissingProcessesError: if `patience` is lost.
-      ValueError: if the processes were not started for the same run: other counts, a number twice.
+      MissingProcessesError: if `patience` runs out.
+      ValueError: if the processes were not started for the same run: different counts, or a number
+        twice.
     """
     if place.process == 0:
         return _gather(place, patience)
@@ -82,7 +83,7 @@ def _listen(place: Place, patience: Patience) -> socket.socket:
 
 
 class _Roll:
-    """Who is there, as process 0 knows it."""
+    """The processes that process 0 has seen."""
 
     def __init__(self, place: Place):
         self._place = place
@@ -95,19 +96,19 @@ class _Roll:
         return len(self.present) == self._place.count
 
     def hear(self, line: Line) -> bool:
-        """Reads what a process says of itself; whether its connection is of any use."""
+        """Reads how a process introduces itself; returns whether its connection is usable."""
         try:
             for message in line.receive():
                 self._admit(line, message)
         except _RefusedError:
             raise
-        except (OSError, ValueError, KeyError, TypeError):  # gone, or none of ours
+        except (OSError, ValueError, KeyError, TypeError):  # gone, or not one of our processes
             self._strike(line)
             return False
         return True
 
     def tell(self, message: Message) -> None:
-        """To all; one that cannot be reached will show when it is read from."""
+        """Sends to all; a dead process shows when it is read from."""
         for line in self.lines.values():
             try:
                 line.send(message)

@@ -85,7 +85,7 @@ WRONG_COMMANDS = {
     "missing config file": (["--config=no.py", "--workdir={workdir}"], "'no.py' does not exist"),
     "distributed alone": (
         [QUICKSTART, "--workdir={workdir}", "--distributed"],
-        "leave the flag away for a single process",
+        "omit the flag for a single process",
     ),
 }
 

@@ -53,8 +53,8 @@ def test_the_compilers_cycles_are_seconds_where_the_clock_is_known():
     ],
 )
 def test_a_chip_has_two_neighbours_on_an_axis_and_one_on_an_axis_of_two(chip, shape, links):
-    place = Slice("x", CHIPS[chip], shape, (None,), 1)
-    assert place.ici_bandwidth == links * CHIPS[chip].link
+    tpu_slice = Slice("x", CHIPS[chip], shape, (None,), 1)
+    assert tpu_slice.ici_bandwidth == links * CHIPS[chip].link
 
 
 def test_one_chip_that_sends_nothing_has_no_bound_of_the_network():

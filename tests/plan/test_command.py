@@ -27,7 +27,7 @@ def plan(*arguments):
     [
         ([QUICKSTART], "missing --topology; a command looks like dino-jax plan --config"),
         (["--topology=v5e:2x2"], "missing --config"),
-        ([QUICKSTART, "--topology=v5e"], "'v5e' is no slice; a slice is a chip and its shape"),
+        ([QUICKSTART, "--topology=v5e"], "'v5e' is not a slice; a slice is a chip and its shape"),
         ([QUICKSTART, "--topology=h100:8x8"], "unknown chip 'h100'"),
     ],
 )

@@ -32,13 +32,13 @@ def plan(monkeypatch):
     def run(per_image, search=True, state=0.7, cost=COST):
         tried, said = [], []
 
-        def compile_step(config, images, place):
+        def compile_step(config, images, tpu_slice):
             remat, batch = config.network.backbone.remat, config.batch_size // 16
             share = {"none": 1.0, "names": 0.5, "full": 0.25}[remat]
             held = state / config.runtime.fsdp
             memory = (held + share * per_image * batch) * GIB
             tried.append((batch, remat, config.runtime.fsdp))
-            fits = memory <= place.chip.hbm
+            fits = memory <= tpu_slice.chip.hbm
             return Program(fits, memory, held * GIB, cost if fits else None, 60.0)
 
         monkeypatch.setattr(planning, "compile_step", compile_step)
@@ -66,7 +66,7 @@ def test_what_fits_is_compiled_once_without_a_search(plan):
         "images per step, per device 512, 32",
         "needed 3.90 GiB left 11.85 GiB fits yes",
         "FLOP 3.65 TFLOP HBM traffic 41 GB all-reduce 50 x, 166 MB all-gather none",
-        "HBM 50 ms links 1.55 ms step (largest) 50 ms compiler's cycles, no bound 200 ms",
+        "HBM 50 ms links 1.55 ms step (largest) 50 ms compiler's cycles, not a bound 200 ms",
         "images/s 10,240",
         "input: images/s per host 2,560",
         "lower bounds by the TPU compiler and the data sheets, not measurements",

@@ -21,9 +21,9 @@ def test_a_slice_is_a_chip_and_a_shape():
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("v5litepod-16", "is no slice; a slice is a chip and its shape, such as v5e:4x4"),
-        ("", "is no slice"),
-        ("v5e:16", "is no slice"),
+        ("v5litepod-16", "is not a slice; a slice is a chip and its shape, such as v5e:4x4"),
+        ("", "is not a slice"),
+        ("v5e:16", "is not a slice"),
         ("v9:4x4", "unknown chip 'v9' in --topology 'v9:4x4'; known: ['v4', 'v5e', 'v5p', 'v6e'"),
         ("v5p:4x4", "a v5p slice has 3 axes, got --topology 'v5p:4x4'; for example v5p:4x4x4"),
         ("v6e:2x2x2", "a v6e slice has 2 axes"),

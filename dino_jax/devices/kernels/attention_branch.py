@@ -1,10 +1,10 @@
-"""x + scale * attention(LayerNorm(x)) as one TPU kernel, for sequences of which the chip holds all.
+"""x + scale * attention(LayerNorm(x)) as one TPU kernel, for sequences that fit on the chip.
 
 Neither the queries, keys and values nor anything of shape [T, T] ever leaves the chip; the backward
-pass computes them again from x, and adds up the gradients of the weights where they lie.
+pass computes them again from x, and adds up the gradients of the weights in place.
 
-Heads of 64 channels fill half of a register's 128 lanes. Neighbours are read together, and a
-product with the other one's lanes set to zero is that of one head: the matrix unit multiplies 128
+Heads of 64 channels fill half of a register's 128 lanes. Neighboring heads are read together, and a
+product in which the other head's lanes are zero is that of one head: the matrix unit multiplies 128
 lanes in any case, and no lane has to move.
 """
 
@@ -33,7 +33,7 @@ MASKED = -1e30  # score of a key that is padding
 
 
 class AttentionWeights(NamedTuple):
-    """Of one branch; rows are [1, n] float32, matrices have the dtype of the products.
+    """Weights of one branch; rows are [1, n] float32, matrices have the dtype of the products.
 
     Attributes:
       norm_scale: [1, D]
@@ -53,12 +53,12 @@ class AttentionWeights(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What the weights do not show.
+    """Sizes that the weights do not show.
 
     Attributes:
       heads: H
-      tokens: T of a crop, the rest is padding.
-      epsilon: of the LayerNorm.
+      tokens: T of a crop; the rest is padding.
+      epsilon: epsilon of the LayerNorm.
     """
 
     heads: int
@@ -77,9 +77,9 @@ def attention_branch(
 
     Args:
       x: [B, P, D], P a multiple of 8; tokens from `shape.tokens` on are padding.
-      scale: [B, 1, 1] float32, of the branch of every crop.
-      weights: of the branch.
-      shape: of the attention, and its epsilon.
+      scale: [B, 1, 1] float32, factor of the branch for every crop.
+      weights: weights of the branch.
+      shape: sizes of the attention, and its epsilon.
       interpret: runs without a TPU.
     """
     kernel = partial(_forward, shape)
@@ -98,7 +98,7 @@ def attention_branch_gradient(
 ) -> tuple[jax.Array, AttentionWeights]:
     """Gradients of x and, in float32, of the weights; arguments as `attention_branch`.
 
-    The gradient of padding must be 0; that of x is then 0 there, too.
+    The gradient of padding must be 0; then that of x is 0 there, too.
     """
     d_x, *d_weights = run_over_crops(
         partial(_backward, shape),
@@ -113,11 +113,11 @@ def attention_branch_gradient(
 
 
 def _flops(x: jax.Array, weights: AttentionWeights, projections: int, mixes: int) -> int:
-    """Of the products.
+    """FLOPs of the products.
 
     Args:
       x: [B, P, D]
-      weights: of the branch.
+      weights: weights of the branch.
       projections: products of all tokens with both matrices of the weights.
       mixes: products of a [P, P] and a [P, D] array.
     """
@@ -218,7 +218,7 @@ def _crops(rows: jax.Array, count: int) -> list[jax.Array]:
 
 
 def _lane_groups(rows: jax.Array, heads: int, dtype) -> Iterator:
-    """Queries, keys and values of as many heads as fill the lanes, and the lanes of each head."""
+    """Queries, keys and values of the heads that fill the lanes together, and each head's lanes."""
     dim = rows.shape[1] // 3
     head_dim = dim // heads
     together = LANES // head_dim if dim % LANES == 0 and head_dim < LANES else 1

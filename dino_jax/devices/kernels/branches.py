@@ -23,7 +23,7 @@ Groups = tuple[jax.Array, ...]
 Params = Any
 
 MAX_TOKENS = 512  # of a crop whose scores are computed at once
-# On-chip memory per core that a kernel may use, of 128, 128, 64 and 64 MiB (jax' tpu_info).
+# On-chip memory per core that a kernel may use, of 128, 128, 64 and 64 MiB (jax's tpu_info).
 VMEM_MIB = {"TPU v5 lite": 112, "TPU v6 lite": 112, "TPU v5": 56, "TPU7x": 56}
 MIB = 2**20
 
@@ -47,13 +47,13 @@ class Branches:
     gradients are summed over the devices once.
 
     Attributes:
-      weights: how the devices share those of a layer.
-      epsilon: of the LayerNorms.
+      weights: how the devices share the weights of a layer.
+      epsilon: epsilon of the LayerNorms.
       vmem: bytes of on-chip memory that a kernel may use; 0 on devices without kernels.
       interpret: runs without a TPU, as tests do.
       gather_again: whether branches without a kernel gather their weights once more for the
-        backward pass instead of keeping them, if XLA does not know better. Those with a kernel
-        always do, and so does everything that a rematerialised block computes.
+        backward pass instead of keeping them, unless XLA knows better. Those with a kernel
+        always do, and so does everything that a rematerialized block computes.
     """
 
     weights: SharedWeights
@@ -78,8 +78,8 @@ class Branches:
 
         Args:
           branch: maps whole params, groups and scales.
-          params: that it needs, of one layer.
-          groups: of crops.
+          params: params of one layer that it needs.
+          groups: groups of crops.
           scales: [B, 1, 1] float32 of each group.
         """
         run = partial(self.weights.run, branch, dtype=groups[0].dtype)
@@ -89,12 +89,12 @@ class Branches:
         return tuple(y[: len(x)] for x, y in zip(groups, outputs, strict=True))
 
     def take_attention(self, dim: int, tokens: Sequence[int]) -> bool:
-        """Whether there is room for the attention of D = `dim` and such sequences."""
+        """Whether the attention of D = `dim` and such sequences fits on the chip."""
         widest = 3 * dim + 2 * max(tokens)
         return max(tokens) <= MAX_TOKENS and self._fits(4 * dim**2, widest, tokens)
 
     def take_mlp(self, dim: int, hidden: int, tokens: Sequence[int]) -> bool:
-        """Whether there is room for an MLP."""
+        """Whether an MLP fits on the chip."""
         return max(tokens) <= MAX_TOKENS and self._fits(2 * dim * hidden, 2 * hidden, tokens)
 
     def take_long_attention(self, tokens: int) -> bool:
@@ -112,7 +112,7 @@ class Branches:
         """x + scale * attention(norm(x)).
 
         Args:
-          groups: of crops.
+          groups: groups of crops.
           scales: [B, 1, 1] float32 of each group.
           params: {"norm1": …, "attention": …[, "layer_scale1": …]} of the block.
           heads: H
@@ -138,7 +138,7 @@ class Branches:
     def long_attention(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, None]:
-        """Stands in for `layers.attend`; the weights are nowhere as a whole."""
+        """Stands in for `layers.attend`; no device holds the weights as a whole."""
         return long_attention(queries, keys, values, self.interpret), None
 
     def mlp(self, groups: Groups, scales: Groups, params: Params) -> Groups:
@@ -216,5 +216,5 @@ def _bias(layer: Params) -> jax.Array:
 
 
 def _scaled(layer: Params, layer_scale: Params | None) -> Params:
-    """The last layer of a branch with the factors of LayerScale in its weights, if there are."""
+    """The last layer of a branch with the factors of LayerScale, if any, in its weights."""
     return layer if layer_scale is None else jax.tree.map(lambda x: x * layer_scale["gamma"], layer)

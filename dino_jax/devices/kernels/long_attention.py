@@ -1,4 +1,4 @@
-"""Attention over long sequences on TPUs, without [T, T] scores in memory: jax' splash attention.
+"""Attention over long sequences on TPUs, without [T, T] scores in memory: jax's splash attention.
 
 Scores live on the chip, a block of queries and keys at a time (FlashAttention, arXiv:2205.14135);
 the backward pass computes them again from the logarithms of their sums.
@@ -13,18 +13,18 @@ from jax.experimental.pallas.ops.tpu import splash_attention
 from dino_jax.devices.kernels.tiles import LANES
 
 # Queries and keys whose scores are computed at once. By the compiler's schedules for a v5e, 1370
-# tokens and 16 heads take 0.61 million cycles, there and back, in blocks of 512 x 512, and 0.75 in
-# blocks of 128 x all. 768 x 768 take 0.59, but compile longer.
+# tokens and 16 heads take 0.61 million cycles, both passes together, in blocks of 512 x 512, and
+# 0.75 in blocks of 128 x all. 768 x 768 take 0.59, but compile longer.
 MAX_BLOCK = 512
-MAX_BLOCKS_OF_KEYS = 8  # that lie on the chip together
+MAX_BLOCKS_OF_KEYS = 8  # that are on the chip together
 
 
 class Blocks(NamedTuple):
-    """How a sequence is cut.
+    """Division of a sequence into blocks.
 
     Attributes:
       size: tokens of a block, a multiple of 128.
-      number: of blocks; the sequence is padded to size * number tokens.
+      number: number of blocks; the sequence is padded to size * number tokens.
       together: blocks of keys that are loaded at once; divides `number`.
     """
 
@@ -34,7 +34,7 @@ class Blocks(NamedTuple):
 
 
 def cut(tokens: int) -> Blocks:
-    """As few blocks as may be, of equal size."""
+    """Divides a sequence into as few blocks as possible, of equal size."""
     number = -(-tokens // MAX_BLOCK)
     size = -(-tokens // (number * LANES)) * LANES
     divisors = [n for n in range(1, MAX_BLOCKS_OF_KEYS + 1) if number % n == 0]

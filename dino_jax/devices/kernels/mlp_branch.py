@@ -1,7 +1,7 @@
 """x + scale * MLP(LayerNorm(x)) as one TPU kernel; the hidden layer never leaves the chip.
 
-The backward pass computes everything again from x, and adds up the gradients of the weights where
-they lie.
+The backward pass computes everything again from x, and adds up the gradients of the weights in
+place.
 """
 
 import math
@@ -26,7 +26,7 @@ from dino_jax.devices.kernels.tiles import (
 
 
 class MlpWeights(NamedTuple):
-    """Of one branch; rows are [1, n] float32, matrices have the dtype of the products.
+    """Weights of one branch; rows are [1, n] float32, matrices have the dtype of the products.
 
     Attributes:
       norm_scale: [1, D]
@@ -56,9 +56,9 @@ def mlp_branch(
 
     Args:
       x: [B, T, D], T a multiple of 8.
-      scale: [B, 1, 1] float32, of the branch of every crop.
-      weights: of the branch.
-      epsilon: of the LayerNorm.
+      scale: [B, 1, 1] float32, factor of the branch for every crop.
+      weights: weights of the branch.
+      epsilon: epsilon of the LayerNorm.
       interpret: runs without a TPU.
     """
     kernel = partial(_forward, epsilon)
@@ -89,7 +89,7 @@ def mlp_branch_gradient(
 
 
 def _flops(x: jax.Array, weights: MlpWeights, products: int) -> int:
-    """Of `products` products of all tokens with a matrix of the weights."""
+    """FLOPs of `products` products of all tokens with a matrix of the weights."""
     return 2 * products * x.shape[0] * x.shape[1] * weights.fc1.size
 
 

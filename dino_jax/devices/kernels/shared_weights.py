@@ -2,7 +2,7 @@
 
 What `sharding.state_sharding` splits over "fsdp" comes together in the dtype of the products, and
 every device keeps its own part of the sum of the gradients (ZeRO, arXiv:1910.02054). The gradients
-are summed over all devices once, in a dtype of choice.
+are summed over all devices once, in a chosen dtype.
 """
 
 import dataclasses
@@ -18,25 +18,25 @@ from jax.sharding import Mesh, PartitionSpec
 from dino_jax.devices.sharding import split_axis, split_spec
 
 Weights = Any
-# From the parts of weights to what a device multiplies with, nothing is computed.
+# Nothing is computed between the parts of weights and the operands of a device's products.
 _MOVES = {"all_gather", "broadcast_in_dim", "convert_element_type", "squeeze"}
 
 
 def keep_no_copies(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of `jax.checkpoint`: keeps all that is computed; weights are gathered again."""
+    """A policy of `jax.checkpoint`: keeps everything computed; weights are gathered again."""
     return primitive.name not in _MOVES
 
 
 @dataclasses.dataclass(frozen=True)
 class SharedWeights:
-    """Weights of one layer of a scan over `depth`, float32, or of a module of its own.
+    """Float32 weights of one layer of a scan over `depth`, or of a module outside of a scan.
 
     A leaf has the shape that the layer uses, or [1, n] for a row of a kernel.
 
     Attributes:
-      mesh: whose devices share them.
+      mesh: mesh whose devices share them.
       depth: length of the scan whose layers the state stacks; 0: no scan.
-      gradient_dtype: in which gradients are summed over the devices.
+      gradient_dtype: dtype in which gradients are summed over the devices.
       ring: see `ring_of`.
     """
 
@@ -51,7 +51,7 @@ class SharedWeights:
         return PartitionSpec(self.mesh.axis_names)
 
     def specs(self, weights: Weights) -> Any:
-        """How the state splits them."""
+        """How the state splits the weights."""
         return jax.tree.map(lambda leaf: split_spec(self._axis(leaf.shape)), weights)
 
     def gather(self, weights: Weights, dtype: Any, parts_of: Weights) -> Weights:
@@ -60,9 +60,9 @@ class SharedWeights:
         Call it inside a `shard_map`, as `reduce`.
 
         Args:
-          weights: parts.
-          dtype: of the products.
-          parts_of: the same weights outside the `shard_map`, of which only the shapes count.
+          weights: this device's parts.
+          dtype: dtype of the products.
+          parts_of: the same weights outside the `shard_map`; only their shapes are used.
         """
 
         def gather(leaf: jax.Array, whole: jax.Array) -> jax.Array:
@@ -116,9 +116,9 @@ class SharedWeights:
 
         Args:
           function: treats every row, of the first axis of its arguments and results, alone.
-          weights: that it uses.
+          weights: weights that it uses.
           rows: a tuple of arguments.
-          dtype: of the products, see `gather`.
+          dtype: dtype of the products, see `gather`.
 
         Returns:
           Results, with those of `pad` at their ends.
@@ -132,7 +132,7 @@ class SharedWeights:
         return run(self.copies(weights, dtype), self.pad(rows))
 
     def pad(self, rows: Any) -> Any:
-        """As many rows for every device, zeros for those that are missing."""
+        """Pads to the same number of rows on every device, with zeros."""
 
         def pad(x: jax.Array) -> jax.Array:
             missing = -len(x) % self.mesh.size
@@ -141,7 +141,7 @@ class SharedWeights:
         return jax.tree.map(pad, rows)
 
     def _axis(self, shape: tuple[int, ...]) -> int | None:
-        """Along which the state splits a leaf; None if it is whole, or split by layers."""
+        """Axis along which the state splits a leaf; None if it is whole, or split by layers."""
         lead = int(len(shape) == 2 and shape[0] == 1)
         layers = (self.depth,) if self.depth else ()
         axis = split_axis((*layers, *shape[lead:]), self.mesh.shape["fsdp"])
@@ -150,7 +150,7 @@ class SharedWeights:
         return axis - len(layers) + lead
 
     def _stages(self) -> list[list[list[int]] | None]:
-        """Groups of devices on "fsdp", for one scattering after the other; None is all of them."""
+        """Groups of devices on "fsdp", for one scattering after another; None: all of them."""
         degree, ring = self.mesh.shape["fsdp"], self.ring
         if not ring:
             return [None]
@@ -160,11 +160,11 @@ class SharedWeights:
 
 
 def ring_of(mesh: Mesh) -> int:
-    """How many neighbours on "fsdp" are a ring of the torus; 0 if there is no need to know.
+    """Number of neighbors on "fsdp" that form a ring of the torus; 0 if it does not matter.
 
-    The need: asked to gather or scatter over a whole slice at once, the TPU compiler (libtpu
-    0.0.42) sums over all devices instead, for twice the traffic. Along a ring and then across the
-    rings it does as asked.
+    It matters because the TPU compiler (libtpu 0.0.42), asked to gather or scatter over a whole
+    slice at once, sums over all devices instead, for twice the traffic. Along a ring and then
+    across the rings it does as asked.
     """
     devices = list(mesh.devices.reshape(-1))
     if mesh.shape["data"] > 1 or not all(hasattr(device, "coords") for device in devices):

@@ -1,6 +1,6 @@
-"""What the kernels share: products on the matrix unit, LayerNorm, and how a grid walks over crops.
+"""Shared parts of the kernels: products on the matrix unit, LayerNorm, and grids over crops.
 
-All arrays in a kernel are float32 but the operands of products, which have the dtype of the
+All arrays in a kernel are float32, except the operands of products, which have the dtype of the
 weights.
 """
 
@@ -14,7 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 LANES = 128  # numbers in a row of a register
 SUBLANES = 8  # rows of a register: tokens of a crop are padded to a multiple
-ROWS = 400  # that one run of a kernel works on, as near as whole crops allow
+ROWS = 400  # target for one run of a kernel, which works on whole crops
 VMEM_BYTES = 100 * 2**20  # a kernel may ask for; v5e and v6e have 128 MiB
 
 _PLAIN = (((1,), (0,)), ((), ()))
@@ -42,7 +42,7 @@ def normalize(x: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
 
 
 def normalize_gradient(gradient: jax.Array, normal: jax.Array, inverse: jax.Array) -> jax.Array:
-    """Gradient of the rows that `normalize` made `normal` of."""
+    """Gradient of the rows from which `normalize` made `normal`."""
     mean = jnp.mean(gradient, axis=-1, keepdims=True)
     along = jnp.mean(gradient * normal, axis=-1, keepdims=True)
     return inverse * (gradient - mean - normal * along)
@@ -76,8 +76,8 @@ def run_over_crops(
       name: for profiles.
       per_crop: [B, ...] inputs; the first one has the shape of the first output.
       whole: inputs that every run sees.
-      sums: whose shapes are those of the other outputs, float32.
-      flops: of the products of all crops, for the compiler and `dino_jax.plan`.
+      sums: arrays with the shapes of the other outputs, float32.
+      flops: FLOPs of the products of all crops, for the compiler and `dino_jax.plan`.
       interpret: runs without a TPU.
     """
     tokens = per_crop[0]

@@ -33,13 +33,13 @@ def measure(config: Any, topology: str, per_chip: int) -> str:
     Raises:
       ValueError: if the config does not fit the slice, or Google does not publish its clock.
     """
-    place = open_slice(topology)
-    if place.chip.clock is None:
-        raise ValueError(f"the clock of {place.chip.name} is not published; try v5e or v5p")
-    devices = len(place.devices)
+    tpu_slice = open_slice(topology)
+    if tpu_slice.chip.clock is None:
+        raise ValueError(f"the clock of {tpu_slice.chip.name} is not published; try v5e or v5p")
+    devices = len(tpu_slice.devices)
     config.batch_size = per_chip * devices
     start = time.process_time()
-    lowered, _ = lower_step(config, IMAGES, place.devices)
+    lowered, _ = lower_step(config, IMAGES, tpu_slice.devices)
     traced = time.process_time()
     compiled = lowered.compile()
     seconds = time.process_time() - traced
@@ -47,9 +47,9 @@ def measure(config: Any, topology: str, per_chip: int) -> str:
     cost = module_cost(module, devices)
     kernels = count_kernels(module, config)
     cycles = sum(count_cycles(kernel, topology) * runs for kernel, runs in kernels.items())
-    of_xla, of_kernels = (1e3 * count / place.chip.clock for count in (cost.cycles, cycles))
+    of_xla, of_kernels = (1e3 * count / tpu_slice.chip.clock for count in (cost.cycles, cycles))
     flops = model_flops_per_image(config, IMAGES) * per_chip
-    share = flops / (1e-3 * (of_xla + of_kernels)) / place.chip.peak
+    share = flops / (1e-3 * (of_xla + of_kernels)) / tpu_slice.chip.peak
     memory = compiled.memory_analysis().peak_memory_in_bytes / GIB
     return (
         f"| {topology}, fsdp {config.runtime.fsdp} | {per_chip} | {memory:.2f} | {of_xla:.1f} | "
