@@ -41,7 +41,11 @@ setup(
     # configs/ is the one copy of the shipped configs; a wheel carries it inside of the package.
     packages=[*find_packages(include=["dino_jax", "dino_jax.*"]), "dino_jax.configs"],
     package_dir={"dino_jax.configs": "configs"},
-    package_data={"dino_jax": ["py.typed"], "dino_jax.report": ["*.css", "*.js"]},
+    package_data={
+        "dino_jax": ["py.typed"],
+        "dino_jax.report": ["*.css", "*.js"],
+        "dino_jax.data.sources": ["digits.npz"],
+    },
     entry_points={"console_scripts": ["dino-jax = dino_jax.__main__:main"]},
     python_requires=">=3.11",
     # One command each imports scipy, PyYAML and packaging: jax, ml-collections and tensorboardX
@@ -62,7 +66,6 @@ setup(
         "pillow>=11,<14",
         "rich>=13.9,<16",
         "safetensors>=0.8,<0.9",
-        "scikit-learn>=1.6,<2",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
     ],

@@ -1,4 +1,4 @@
-"""DINO on scikit-learn's 1,797 handwritten digits: watch it learn in a few CPU minutes.
+"""DINO on 1,797 handwritten digits: watch it learn in a few CPU minutes.
 
 Paper: arXiv:2104.14294. Differs from digits_reference in what stands below: brightness and contrast
 of the views vary, so that the network must look at the strokes, and the teacher keeps following the

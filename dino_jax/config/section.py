@@ -16,7 +16,7 @@ import functools
 import math
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -69,6 +69,8 @@ class About:
     Attributes:
       meaning: one line.
       bounds: of its numbers.
+      among: the values that it may have, None for any; read when a config is, so that a table of
+        kinds can get others from outside.
       kinds: the table in which `kind` looks a section's dataclass up, None for other options.
       entry: dataclass of the entries of a table, None for other options.
       is_table: whether the value is a table of named sections.
@@ -76,6 +78,7 @@ class About:
 
     meaning: str
     bounds: Bounds = Bounds()
+    among: Collection[str] | None = None
     kinds: Mapping[str, Any] | None = None
     entry: type | None = None
     is_table: bool = False
@@ -89,9 +92,10 @@ def option(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    among: Collection[str] | None = None,
 ) -> Any:
-    """Declares a value, or a section whose type is a dataclass, with its default and bounds."""
-    about = About(meaning, Bounds(at_least, above, at_most, below))
+    """Declares a value, or a section whose type is a dataclass, with its default and limits."""
+    about = About(meaning, Bounds(at_least, above, at_most, below), among)
     return dataclasses.field(default=default, metadata={_ABOUT: about})
 
 
@@ -234,7 +238,10 @@ def _read(place: str, given: Any, hint: Any, about: About, defaulted: list[str] 
         return _read_entry(place, "", given, about, defaulted)
     if dataclasses.is_dataclass(hint):
         return section(place, given, hint, defaulted)  # pyright: ignore[reportArgumentType]
-    return check_value(place, given, hint, about.bounds)
+    value = check_value(place, given, hint, about.bounds)
+    if about.among is not None and value not in about.among:
+        raise ValueError(f"{place} is {value!r}; {suggest(str(value), about.among)}")
+    return value
 
 
 def _read_entry(

@@ -15,25 +15,6 @@ from dino_jax.data.random_masking import RandomMasking
 MASKED_GROUP = "global"  # of the crops (config.augment.crops.NAME.group) that get masks
 
 
-@dataclass(frozen=True)
-class MaskingConfig:
-    """Masked patches of the crops of the group "global"."""
-
-    kind: str = option("block", "block (BEiT, DINOv2) | random (MAE)")
-    probability: float = option(
-        0.0, "share of the crops with a mask; 0: no masks; random: 1", at_least=0, at_most=1
-    )
-    ratio: tuple[float, float] = option(
-        (0.1, 0.5),
-        "(lowest, highest) share of patches masked in such a crop; random: the second one in all",
-        at_least=0,
-        at_most=1,
-    )
-    group_size: int = option(
-        32, "images that share one draw; divides the images per device", at_least=1
-    )
-
-
 class Masking(Protocol):
     """The masks of a run, a pure function of (seed, step, group of images); picklable."""
 
@@ -53,6 +34,25 @@ class Masking(Protocol):
 
 # By kind; each takes grid, crops, group_size, probability and ratio.
 MASKINGS: dict[str, Callable[..., Masking]] = {"block": BlockMasking, "random": RandomMasking}
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Masked patches of the crops of the group "global"."""
+
+    kind: str = option("block", "block (BEiT, DINOv2) | random (MAE)", among=MASKINGS)
+    probability: float = option(
+        0.0, "share of the crops with a mask; 0: no masks; random: 1", at_least=0, at_most=1
+    )
+    ratio: tuple[float, float] = option(
+        (0.1, 0.5),
+        "(lowest, highest) share of patches masked in such a crop; random: the second one in all",
+        at_least=0,
+        at_most=1,
+    )
+    group_size: int = option(
+        32, "images that share one draw; divides the images per device", at_least=1
+    )
 
 
 def build_masking(

@@ -32,7 +32,6 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser
@@ -133,7 +132,7 @@ def prepare(model: Model, options: Options, out: str) -> tuple[ImageSource, Shar
     check_tokens(model.network, options.tokens, options.layers)
     if options.format == "parquet":
         import_pyarrow()
-    source = build_source(ConfigDict(options.source))
+    source = build_source(options.source, "SOURCE")
     shards = Shards(out, -(-len(source) // options.shard_images), options.format)
     if jax.process_index() == 0:
         open_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from dino_jax.commands.config_file import load_config
 from dino_jax.commands.source_arguments import add_kind_arguments, part_config
@@ -98,7 +97,7 @@ def open_part(arguments: argparse.Namespace, part: str) -> ImageSource:
       ValueError: if it does not name them, or they have no labels.
       OSError: if there are no such files.
     """
-    source = build_source(ConfigDict(_config(arguments, part)))
+    source = build_source(_config(arguments, part), f"--{part}")
     if not source.class_names:
         raise ValueError(
             f"the {part} images have no labels: put them into one folder per class, write "

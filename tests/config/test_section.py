@@ -47,6 +47,11 @@ class House:
     guests: dict[str, Any] = kinds(ANIMALS, "by name", is_table=True)
 
 
+@dataclass(frozen=True)
+class Shelter:
+    takes: str = option("cat", "kind of animal", among=ANIMALS)
+
+
 def read(**given: Any) -> House:
     return section("config.house", ConfigDict(given), House)
 
@@ -148,3 +153,10 @@ def test_a_described_config_marks_what_differs_from_its_base():
     assert lines[1].startswith("  config.heated = True") and lines[1].endswith("# whether it is")
     assert any(line.startswith("* config.pet.tricks = ()") for line in lines)
     assert any("not in the base" in line for line in lines)
+
+
+def test_choices_of_a_table_are_those_that_it_has_when_the_config_is_read(monkeypatch):
+    with pytest.raises(ValueError, match=r"config\.shelter\.takes is 'dgo'; did you mean 'dog'\?"):
+        section("config.shelter", {"takes": "dgo"}, Shelter)
+    monkeypatch.setitem(ANIMALS, "dgo", ANIMALS["dog"])
+    assert section("config.shelter", {"takes": "dgo"}, Shelter).takes == "dgo"

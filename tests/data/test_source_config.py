@@ -1,17 +1,10 @@
 """The section that says where images come from."""
 
-from typing import get_args
-
 import pytest
 
 from configs.vits16_vanilla import images
 from dino_jax.config.section import section
-from dino_jax.data.sources import _BUILDERS, SourceConfig, is_given
-from dino_jax.data.sources.config import Kind
-
-
-def test_every_source_is_a_kind_of_the_section():
-    assert set(get_args(Kind)) == set(_BUILDERS)
+from dino_jax.data.sources import SOURCES, SourceConfig, SourceKind, build_source, is_given
 
 
 def test_a_mixture_has_sections_in_it():
@@ -40,3 +33,42 @@ def test_images_are_given_by_a_path_unless_the_kind_needs_none():
     assert is_given(SourceConfig(kind="mixture", sources={"a": given}))
     assert not is_given(SourceConfig(kind="mixture", sources={"a": given, "b": missing}))
     assert not is_given(SourceConfig(kind="mixture"))
+
+
+@pytest.mark.parametrize(
+    ("where", "given", "message"),
+    [
+        (
+            "config.evaluations.knn.test",
+            {"kind": "folder"},
+            r"^config\.evaluations\.knn\.test: the folder source needs path, got none; "
+            r"try --config\.evaluations\.knn\.test\.path=PATH",
+        ),
+        ("SOURCE", {"kind": "list"}, r"^SOURCE: the list source needs path, got none$"),
+        ("--train", {"path": "/no/such"}, r"^--train: image folder '/no/such' does not exist"),
+        ("config.x", {"kind": "digits", "split": "val"}, r"^config\.x: the digits have no split"),
+        ("config.x", {"kind": "digit"}, r"^config\.x\.kind is 'digit'; did you mean 'digits'\?"),
+        ("config.x", {"kind": "mixture"}, r"^config\.x: the mixture source needs sources, got non"),
+        (
+            "config.x",
+            {"kind": "mixture", "sources": {"a": {"kind": "digits", "split": "val"}}},
+            r"^config\.x\.sources\.a: the digits have no split",
+        ),
+    ],
+)
+def test_messages_name_the_section_they_speak_of(where, given, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        build_source(given, where)
+
+
+def test_the_order_of_a_mixture_does_not_depend_on_the_file():
+    parts = {name: {"kind": "digits", "split": name} for name in ("train", "test")}
+    mixture = build_source({"kind": "mixture", "sources": parts})
+    assert mixture[0]["name"] == "test/0"
+
+
+def test_a_kind_can_be_added_from_outside(monkeypatch):
+    kind = SourceKind(("path",), lambda config, where: [config.path, where], SourceConfig)
+    monkeypatch.setitem(SOURCES, "mine", kind)
+    assert build_source({"kind": "mine", "path": "x"}, "config.y") == ["x", "config.y"]
+    assert not is_given(SourceConfig(kind="mine"))

@@ -33,7 +33,6 @@ from pathlib import Path
 
 import numpy as np
 from etils import epath
-from ml_collections import ConfigDict
 
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.commands.signals import Stopped, stop_on_signals
@@ -82,7 +81,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
         can't be built.
       OSError: if files can't be read or written.
     """
-    source = build_source(ConfigDict(options.source))
+    source = build_source(options.source, "SOURCE")
     classes = f"{len(source.class_names):,} classes" if source.class_names else "no labels"
     say(f"source      {options.source['kind']}, {len(source):,} images, {classes}")
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")

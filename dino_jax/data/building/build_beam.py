@@ -31,7 +31,6 @@ import os
 import sys
 
 from etils import epath
-from ml_collections import ConfigDict
 
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.data.building.build import add_arguments, options_of
@@ -66,7 +65,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
         raise ImportError("build-beam needs Apache Beam: pip install 'dino_jax[beam]'") from error
     if options.shards < 1:
         raise ValueError("a pipeline needs --shards, such as one for every GiB of images")
-    source = build_source(ConfigDict(options.source))
+    source = build_source(options.source, "SOURCE")
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
         print(f"{out} is complete already")

@@ -36,7 +36,7 @@ class MixtureSource:
         """
         if not sources:
             raise ValueError(
-                "a mixture needs sources: config.data.sources.NAME = images(...) in the config file"
+                "a mixture needs sources: sources.NAME = images(...) in its section of the config"
             )
         for name in sources:
             if not 0 < weights[name] < math.inf:
