@@ -6,7 +6,7 @@ features     features.py of a data set, frozen.py with labels, image_files.py of
              multi_scale.py; sharing.py splits the work over processes
 data sets    labelled.py, segmentation_files.py, depth_files.py, davis.py, copydays.py,
              revisited.py; crops.py and reading.py make batches of them
-classifiers  knn.py, logistic.py, linear_*.py, probe.py (a linear map per patch),
+classifiers  knn.py, logistic.py, linear_*.py; linear_probe.py (per patch),
              released_classifier.py
 measures     accuracy.py, ranking.py, overlap.py (mIoU), mask_measures.py (J and F), depth.py,
              neighbours.py

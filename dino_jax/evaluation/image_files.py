@@ -38,7 +38,7 @@ class Embedded(NamedTuple):
     readable: np.ndarray
 
 
-class Embedder:
+class BatchEmbedder:
     """A compiled forward pass over batches of any number of images on this process's devices."""
 
     def __init__(self, model: Model, take: Take):
@@ -113,7 +113,7 @@ def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
 
 
 def embed_files(
-    files: Sequence[str], prepare: Prepare, embedder: Embedder, batch_size: int, title: str
+    files: Sequence[str], prepare: Prepare, embedder: BatchEmbedder, batch_size: int, title: str
 ) -> Embedded:
     """Embeds all images; every process its share, and all get the whole.
 

@@ -20,7 +20,7 @@ from dino_jax.weights.model import Model
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingLength:
     """How long the classifiers are trained.
 
     Attributes:
@@ -50,7 +50,7 @@ class Score:
 def train_heads(
     model: Model,
     heads: Heads,
-    plan: Plan,
+    length: TrainingLength,
     stream: Generator[Batch],
     test: LabeledFeatures,
     mesh: Mesh,
@@ -60,7 +60,7 @@ def train_heads(
     Args:
       model: the frozen backbone.
       heads: what to train.
-      plan: how long.
+      length: how long.
       stream: endless, of `build_labelled_stream`; it is closed in the end.
       test: [M, n + 1, D] of the test images, from `linear_features.pool_outputs`.
       mesh: of the devices.
@@ -73,16 +73,16 @@ def train_heads(
     take_step = make_head_step(heads, model.network, mesh)
     scores, lost = [], set()
     running: collections.deque[jax.Array] = collections.deque()
-    progress = Progress("training", plan.total_steps, "steps")
+    progress = Progress("training", length.total_steps, "steps")
     with contextlib.closing(stream), contextlib.closing(progress):
-        for step in range(1, plan.total_steps + 1):
+        for step in range(1, length.total_steps + 1):
             batch = shard_batch(next(stream), batch_sharding(mesh))
-            factor = np.float32(plan.factor(step - 1))
+            factor = np.float32(length.factor(step - 1))
             state, unreadable = take_step(variables, state, batch, factor)
             running.append(unreadable)
             if len(running) > AHEAD:
                 lost.update(np.asarray(running.popleft()).tolist())
-            if step % plan.score_every == 0:
+            if step % length.score_every == 0:
                 scores.append(Score(step, score_heads(heads, state, test.features, test.labels)))
             if not jax.process_index():
                 progress.show(step)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.evaluation.image_files import Embedder
+from dino_jax.evaluation.image_files import BatchEmbedder
 from dino_jax.models.network import Network
 from dino_jax.visualize.attention import cls_to_patches, overlay_attention
 from dino_jax.visualize.inputs import fit_to_patches
@@ -30,7 +30,7 @@ def overlay_frames(model: Model, frames: Iterable[np.ndarray], size: int) -> Ite
     Raises:
       ValueError: if a frame has another shape, or the model is no ViT.
     """
-    look, patch_size = Embedder(model, mean_attention), model.network.backbone.patch_size
+    look, patch_size = BatchEmbedder(model, mean_attention), model.network.backbone.patch_size
     stream = same_shape(frames)
     while batch := list(itertools.islice(stream, jax.local_device_count())):
         images = [fit_to_patches(frame, size, patch_size) for frame in batch]

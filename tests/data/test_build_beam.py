@@ -74,9 +74,9 @@ def test_too_many_unreadable_images_stop_the_pipeline_before_it_writes(folder, t
 def test_every_image_has_the_shard_of_the_local_build():
     for images, shards in ((1, 1), (7, 3), (20, 64), (1000, 7)):
         options = Options({}, shards, 1, False, False)
-        plan = beam_pipeline.Plan(options, "out", images, (), 0.0)
+        beam_build = beam_pipeline.BeamBuild(options, "out", images, (), 0.0)
         for shard, part in enumerate(build.cut(images, shards)):
-            assert all(plan.shard_of(index) == shard for index in part)
+            assert all(beam_build.shard_of(index) == shard for index in part)
 
 
 def test_a_pipeline_needs_a_number_of_shards_and_its_own_folder(folder, tmp_path, capsys):

@@ -11,7 +11,7 @@ from PIL import Image
 import dino_jax
 from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.depth import Range, depth_errors, expected_depth, sig_loss
-from dino_jax.evaluation.probe import patch_taker
+from dino_jax.evaluation.linear_probe import patch_taker
 from dino_jax.evaluation.protocols.depth import depth_layers
 from tests.evaluation.test_multi_scale import plain_bilinear
 from tests.saved_model import save_tiny_vit

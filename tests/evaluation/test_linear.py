@@ -24,7 +24,7 @@ from dino_jax.evaluation.linear_heads import (
     make_head_step,
     score_heads,
 )
-from dino_jax.evaluation.linear_training import Plan, train_heads
+from dino_jax.evaluation.linear_training import TrainingLength, train_heads
 from tests.saved_model import save_tiny_vit
 
 CLASSES, WIDTH, BATCH = 3, 24, 8
@@ -96,7 +96,9 @@ def test_pooled_outputs_give_the_same_features(model):
         )
 
 
-def plain_training(model, group: Group, rate: float, start: Any, plan: Plan, steps: int):
+def plain_training(
+    model, group: Group, rate: float, start: Any, length: TrainingLength, steps: int
+):
     """SGD with momentum 0.9 in float64, as torch does it, on one classifier."""
     weights, bias = (np.asarray(start[name], np.float64) for name in ("weights", "bias"))
     speed_weights, speed_bias = np.zeros_like(weights), np.zeros_like(bias)
@@ -110,14 +112,14 @@ def plain_training(model, group: Group, rate: float, start: Any, plan: Plan, ste
         error -= np.eye(CLASSES)[batch["label"]]
         speed_weights = 0.9 * speed_weights + x.T @ error / BATCH
         speed_bias = 0.9 * speed_bias + error.mean(axis=0)
-        now = rate * plan.factor(step)
+        now = rate * length.factor(step)
         weights, bias = weights - now * speed_weights, bias - now * speed_bias
     return weights, bias
 
 
 def test_all_classifiers_learn_as_each_alone_with_plain_sgd(model):
     heads = Heads(GROUPS, RATES, dinov2_linear_features, CLASSES)
-    mesh, plan, steps = make_mesh(1), Plan(10, period=1, score_every=10), 5
+    mesh, length, steps = make_mesh(1), TrainingLength(10, period=1, score_every=10), 5
     variables = jax.device_put(model.variables, replicated(mesh))
     state = init_heads(heads, WIDTH, mesh)
     start = jax.tree.map(np.asarray, state.parameters)
@@ -125,11 +127,11 @@ def test_all_classifiers_learn_as_each_alone_with_plain_sgd(model):
     take_step = make_head_step(heads, model.network, mesh)
     for step in range(steps):
         batch = shard_batch(draw_images(step), batch_sharding(mesh))
-        state, _ = take_step(variables, state, batch, np.float32(plan.factor(step)))
+        state, _ = take_step(variables, state, batch, np.float32(length.factor(step)))
     for group in GROUPS:
         for number, rate in enumerate(RATES):
             own = {name: value[number] for name, value in start[group].items()}
-            weights, bias = plain_training(model, group, rate, own, plan, steps)
+            weights, bias = plain_training(model, group, rate, own, length, steps)
             found = jax.tree.map(lambda x, i=number: np.asarray(x[i]), state.parameters[group])
             np.testing.assert_allclose(found["weights"], weights, rtol=0, atol=1e-4)
             np.testing.assert_allclose(found["bias"], bias, rtol=0, atol=1e-4)
@@ -165,9 +167,9 @@ def test_training_learns_and_names_what_could_not_be_read(model):
         finally:
             closed.append(True)
 
-    plan = Plan(30, period=10, score_every=10)
+    length = TrainingLength(30, period=10, score_every=10)
     scores, lost = train_heads(
-        model, heads, plan, stream(), LabeledFeatures(pooled, test["label"]), make_mesh(1)
+        model, heads, length, stream(), LabeledFeatures(pooled, test["label"]), make_mesh(1)
     )
     assert [score.step for score in scores] == [10, 20, 30]
     accuracy = scores[-1].accuracies[Head(GROUPS[2], 0.5)]
@@ -177,10 +179,10 @@ def test_training_learns_and_names_what_could_not_be_read(model):
 
 
 def test_the_learning_rate_falls_along_a_cosine_by_epoch_or_by_step():
-    by_step = Plan(8, period=1, score_every=8)
+    by_step = TrainingLength(8, period=1, score_every=8)
     wanted = [0.5 * (1 + np.cos(np.pi * step / 8)) for step in range(8)]
     np.testing.assert_allclose([by_step.factor(step) for step in range(8)], wanted)
-    by_epoch = Plan(8, period=4, score_every=4)
+    by_epoch = TrainingLength(8, period=4, score_every=4)
     np.testing.assert_allclose([by_epoch.factor(step) for step in range(8)], [1.0] * 4 + [0.5] * 4)
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.crops import CropStream, RandomCrop
 from dino_jax.evaluation.davis import write_mask
+from dino_jax.evaluation.linear_probe import Head, apply_head, init_head
 from dino_jax.evaluation.overlap import count_pairs, score_pairs
-from dino_jax.evaluation.probe import Head, apply_head, init_head
 from dino_jax.evaluation.protocols.segmentation import pixel_loss
 from dino_jax.evaluation.segmentation_files import IGNORED, open_segmentation
 from dino_jax.evaluation.sliding import View, classify_pixels, window_places

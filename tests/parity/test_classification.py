@@ -15,7 +15,7 @@ from dino_jax.evaluation.knn import (
 )
 from dino_jax.evaluation.linear_features import dino_linear_features, dinov2_linear_features
 from dino_jax.evaluation.linear_heads import Group, Heads, init_heads, make_head_step
-from dino_jax.evaluation.linear_training import Plan
+from dino_jax.evaluation.linear_training import TrainingLength
 from dino_jax.evaluation.search import find_nearest, local_mesh
 from tests.saved_model import save_tiny_vit
 
@@ -74,7 +74,7 @@ def test_classifiers_are_trained_as_by_torch(tmp_path, period):
     )
     optimizer = torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps // period)
-    plan, rng = Plan(steps, period=period, score_every=steps), np.random.default_rng(0)
+    length, rng = TrainingLength(steps, period=period, score_every=steps), np.random.default_rng(0)
     for step in range(steps):
         batch = {
             "image": rng.integers(0, 256, (batch_size, 32, 32, 3)).astype(np.uint8),
@@ -90,7 +90,7 @@ def test_classifiers_are_trained_as_by_torch(tmp_path, period):
         if (step + 1) % period == 0:
             schedule.step()
         sharded = shard_batch(batch, batch_sharding(mesh))
-        state, _ = take_step(variables, state, sharded, np.float32(plan.factor(step)))
+        state, _ = take_step(variables, state, sharded, np.float32(length.factor(step)))
     found = {name: np.asarray(x[0]) for name, x in state.parameters[group].items()}
     np.testing.assert_allclose(found["weights"].T, layer.weight.detach(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(found["bias"], layer.bias.detach(), rtol=0, atol=1e-4)

@@ -37,7 +37,7 @@ PART_IMAGES = 1000  # of one bundle of inspections
 
 
 @dataclass(frozen=True)
-class Plan:
+class BeamBuild:
     """What every step needs to know; small, because it travels with the pipeline.
 
     Attributes:
@@ -83,14 +83,14 @@ def write_source(source: ImageSource, out: str) -> None:
         pickle.dump(source, file)
 
 
-def add_steps(pipeline: beam.Pipeline, plan: Plan) -> None:
+def add_steps(pipeline: beam.Pipeline, build: BeamBuild) -> None:
     """Adds the whole build to a pipeline; the source must have been written before."""
-    starts = range(0, plan.images, PART_IMAGES)
+    starts = range(0, build.images, PART_IMAGES)
     inspected = (
         pipeline
-        | "Parts" >> beam.Create([(s, min(s + PART_IMAGES, plan.images)) for s in starts])
+        | "Parts" >> beam.Create([(s, min(s + PART_IMAGES, build.images)) for s in starts])
         | beam.Reshuffle()
-        | "Inspect" >> beam.ParDo(_Inspect(plan))
+        | "Inspect" >> beam.ParDo(_Inspect(build))
     )
     unreadable = inspected | "Unreadable" >> beam.Filter(_is_unreadable)
     chosen = (
@@ -98,19 +98,19 @@ def add_steps(pipeline: beam.Pipeline, plan: Plan) -> None:
         | "Readable" >> beam.Filter(_is_readable)
         | "KeyByDigest" >> beam.Map(_by_digest)
         | "GroupByDigest" >> beam.GroupByKey()
-        | "Choose" >> beam.ParDo(_Choose(plan.options.drop_duplicates)).with_outputs()
+        | "Choose" >> beam.ParDo(_Choose(build.options.drop_duplicates)).with_outputs()
     )
     reasons = unreadable | "Reasons" >> beam.Map(_reason)
     failures = reasons | "CountUnreadable" >> beam.combiners.Count.Globally()
     examples = reasons | "Examples" >> beam.combiners.Top.Smallest(EXAMPLES)
-    no_images = pipeline | "Shards" >> beam.Create([(s, None) for s in range(plan.options.shards)])
+    no_images = pipeline | "Shards" >> beam.Create([(s, None) for s in range(build.options.shards)])
     counts: Any = (
-        (chosen.kept | "KeyByShard" >> beam.Map(_by_shard, plan), no_images)
+        (chosen.kept | "KeyByShard" >> beam.Map(_by_shard, build), no_images)
         | beam.Flatten()
         | "GroupByShard" >> beam.GroupByKey()
         | "WriteShard"
         >> beam.ParDo(
-            _WriteShard(plan),
+            _WriteShard(build),
             failures=pvalue.AsSingleton(failures),
             examples=pvalue.AsSingleton(examples),
         )
@@ -121,7 +121,7 @@ def add_steps(pipeline: beam.Pipeline, plan: Plan) -> None:
         | "Once" >> beam.Create([None])
         | "Finish"
         >> beam.ParDo(
-            _Finish(plan),
+            _Finish(build),
             counts=pvalue.AsIter(counts),
             moments=pvalue.AsSingleton(moments),
             errors=pvalue.AsIter(reasons),
@@ -142,8 +142,8 @@ def _by_digest(one: Inspected) -> tuple[bytes, Inspected]:
     return one.digest, one
 
 
-def _by_shard(one: Inspected, plan: Plan) -> tuple[int, Inspected]:
-    return plan.shard_of(one.index), one
+def _by_shard(one: Inspected, build: BeamBuild) -> tuple[int, Inspected]:
+    return build.shard_of(one.index), one
 
 
 def _reason(one: Inspected) -> tuple[int, str]:
@@ -153,19 +153,19 @@ def _reason(one: Inspected) -> tuple[int, str]:
 class _SourceDoFn(beam.DoFn):
     """Has the source, one copy for all threads of a worker process."""
 
-    def __init__(self, plan: Plan):
-        self._plan, self._shared = plan, Shared()
+    def __init__(self, build: BeamBuild):
+        self._build, self._shared = build, Shared()
 
     def setup(self) -> None:
         self._source: ImageSource = self._shared.acquire(self._load)
 
     def _load(self) -> ImageSource:
-        return pickle.loads((epath.Path(self._plan.out) / SOURCE_FILE).read_bytes())
+        return pickle.loads((epath.Path(self._build.out) / SOURCE_FILE).read_bytes())
 
 
 class _Inspect(_SourceDoFn):
     def process(self, element: tuple[int, int]) -> Iterator[Inspected]:
-        options = self._plan.options
+        options = self._build.options
         for index in range(*element):
             found = inspect_image(self._source, index, options.max_pixels, options.compute_stats)
             yield Inspected(index, found.digest, found.moments, found.error)
@@ -194,12 +194,12 @@ class _WriteShard(_SourceDoFn):
         failures: int,
         examples: list[tuple[int, str]],
     ) -> Iterator[Counted]:
-        plan = self._plan
-        check_share(self._source, examples, failures, plan.images, plan.max_unreadable)
+        build = self._build
+        check_share(self._source, examples, failures, build.images, build.max_unreadable)
         shard, images = element
         kept = sorted((one.index, one.digest) for one in images if one is not None)
         digests = np.frombuffer(b"".join(digest for _, digest in kept), np.uint8).reshape(-1, 32)
-        target = f"{plan.out}/{shard_name(shard, plan.options.shards)}"
+        target = f"{build.out}/{shard_name(shard, build.options.shards)}"
         write_shard(self._source, [index for index, _ in kept], digests, target, _nothing)
         yield Counted(shard, len(kept))
 
@@ -238,9 +238,9 @@ class _Finish(_SourceDoFn):
         errors: Iterable[tuple[int, str]],
         copies: Iterable[tuple[int, int]],
     ) -> None:
-        plan = self._plan
+        build = self._build
         records = {
-            shard_name(one.shard, plan.options.shards): one.records
+            shard_name(one.shard, build.options.shards): one.records
             for one in sorted(counts, key=lambda one: one.shard)
         }
         lines = report_lines(
@@ -248,11 +248,11 @@ class _Finish(_SourceDoFn):
             written=sum(records.values()),
             errors=sorted(errors),
             copies=sorted(copies),
-            dropped=plan.options.drop_duplicates,
+            dropped=build.options.drop_duplicates,
         )
-        write_text(f"{plan.out}/{REPORT}", "\n".join(lines) + "\n")
-        mean, std = mean_and_std(moments[None]) if plan.options.compute_stats else (None, None)
-        write_description(plan.out, Description(plan.class_names, records, mean, std))
+        write_text(f"{build.out}/{REPORT}", "\n".join(lines) + "\n")
+        mean, std = mean_and_std(moments[None]) if build.options.compute_stats else (None, None)
+        write_description(build.out, Description(build.class_names, records, mean, std))
 
 
 def _nothing() -> None:

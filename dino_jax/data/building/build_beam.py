@@ -60,7 +60,12 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
-        from dino_jax.data.building.beam_pipeline import SOURCE_FILE, Plan, add_steps, write_source
+        from dino_jax.data.building.beam_pipeline import (
+            SOURCE_FILE,
+            BeamBuild,
+            add_steps,
+            write_source,
+        )
     except ImportError as error:
         raise ImportError("build-beam needs Apache Beam: pip install 'dino_jax[beam]'") from error
     if options.shards < 1:
@@ -71,9 +76,9 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
         print(f"{out} is complete already")
         return
     write_source(source, out)
-    plan = Plan(options, out, len(source), source.class_names, max_unreadable)
+    beam_build = BeamBuild(options, out, len(source), source.class_names, max_unreadable)
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
-        add_steps(pipeline, plan)
+        add_steps(pipeline, beam_build)
     (epath.Path(out) / SOURCE_FILE).unlink()
     print(f"done: {options.shards:,} shards in {out}, see report.txt")
 

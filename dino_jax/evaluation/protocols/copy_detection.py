@@ -15,7 +15,7 @@ from PIL import Image
 
 from dino_jax.data.sources import FolderSource
 from dino_jax.evaluation.copydays import Block, read_copydays
-from dino_jax.evaluation.image_files import Embedder, Prepare, embed_files, name_files
+from dino_jax.evaluation.image_files import BatchEmbedder, Prepare, embed_files, name_files
 from dino_jax.evaluation.knn import normalize_rows
 from dino_jax.evaluation.protocols.retrieval import check_sizes
 from dino_jax.evaluation.ranking import average_precision, rank_database
@@ -51,7 +51,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     parts = [data.originals, distractors, training, copies]
     files = [path for part in parts for path in part]
     size = arguments.imsize // model.network.backbone.patch_size * model.network.backbone.patch_size
-    embedder = Embedder(model, copy_features)
+    embedder = BatchEmbedder(model, copy_features)
     features, readable = embed_files(
         files, square_view(size), embedder, arguments.batch_size, "copies"
     )

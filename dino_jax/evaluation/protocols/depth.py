@@ -16,8 +16,8 @@ from dino_jax.evaluation.bilinear import resize
 from dino_jax.evaluation.crops import CropStream, RandomCrop
 from dino_jax.evaluation.depth import Range, depth_errors, expected_depth, sig_loss
 from dino_jax.evaluation.depth_files import DepthFiles, open_depth
-from dino_jax.evaluation.image_files import Embedder, name_files, pad_color
-from dino_jax.evaluation.probe import (
+from dino_jax.evaluation.image_files import BatchEmbedder, name_files, pad_color
+from dino_jax.evaluation.linear_probe import (
     Training,
     add_training_arguments,
     apply_head,
@@ -89,7 +89,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     def forward(network: Network, variables: Any, images: jax.Array) -> jax.Array:
         return expected_depth(apply_head(head, take(network, variables, images))[0], depths)
 
-    predictor = Predictor(Embedder(model, forward), patch_size, pad_color(model), depths)
+    predictor = Predictor(BatchEmbedder(model, forward), patch_size, pad_color(model), depths)
     errors, lost = measure(predictor, test, depths, eigen=not arguments.no_eigen_crop)
     return Result(
         dict(zip(ERRORS, errors.mean(axis=0).tolist(), strict=True)),
@@ -124,7 +124,7 @@ class Within:
 class Predictor:
     """Depths of whole images of any size."""
 
-    def __init__(self, embedder: Embedder, patch_size: int, color: np.ndarray, depths: Range):
+    def __init__(self, embedder: BatchEmbedder, patch_size: int, color: np.ndarray, depths: Range):
         """Takes images [B, H, W, 3] to depths [B, 4 h, 4 w] and what to pad images with."""
         self._embedder, self._patch_size, self._color = embedder, patch_size, color
         self._depths = depths

@@ -27,7 +27,7 @@ from dino_jax.evaluation.frozen import extract_part
 from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled, open_part
 from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs, unpool_outputs
 from dino_jax.evaluation.linear_heads import Group, Head, Heads
-from dino_jax.evaluation.linear_training import Plan, Score, train_heads
+from dino_jax.evaluation.linear_training import Score, TrainingLength, train_heads
 from dino_jax.evaluation.reading import (
     Reading,
     add_reading_arguments,
@@ -101,11 +101,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
         return evaluate_released(model, arguments, reading, mesh)
     _check_batch(arguments.train_batch_size, mesh)
     images = open_labelled(arguments)
-    plan = plan_of(arguments, len(images.train))
+    length = length_of(arguments, len(images.train))
     heads = heads_of(arguments, model, len(images.class_names))
     test = extract_test(model, images.test, heads, reading, mesh)
     stream = open_stream(images.train, arguments, reading)
-    scores, unreadable = train_heads(model, heads, plan, stream, test, mesh)
+    scores, unreadable = train_heads(model, heads, length, stream, test, mesh)
     settings = {
         "convention": arguments.convention,
         "image_size": reading.image_size,
@@ -115,7 +115,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
         "unreadable_train": name_unreadable(images.train, unreadable),
         "unreadable_test": name_unreadable(images.test, test.unreadable),
         "train_batch_size": arguments.train_batch_size,
-        "steps": plan.total_steps,
+        "steps": length.total_steps,
     }
     return describe_scores(scores, settings, heads.classes)
 
@@ -163,7 +163,7 @@ def extract_test(
     return extract_part(model, source, "test", reading, mesh, pool)
 
 
-def plan_of(arguments: argparse.Namespace, images: int) -> Plan:
+def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
     """How long to train.
 
     Raises:
@@ -181,9 +181,9 @@ def plan_of(arguments: argparse.Namespace, images: int) -> Plan:
     if count < 1:
         raise ValueError(f"--{name} must be at least 1, got {count}")
     if name == "iterations":
-        return Plan(count, period=1, score_every=count)
+        return TrainingLength(count, period=1, score_every=count)
     steps = math.ceil(images / arguments.train_batch_size)
-    return Plan(count * steps, period=steps, score_every=steps)
+    return TrainingLength(count * steps, period=steps, score_every=steps)
 
 
 def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads:

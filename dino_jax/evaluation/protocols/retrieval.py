@@ -13,7 +13,7 @@ from PIL import Image
 
 from dino_jax.evaluation.features import cls_token
 from dino_jax.evaluation.image_files import (
-    Embedder,
+    BatchEmbedder,
     Prepare,
     cut_to_patches,
     embed_files,
@@ -47,7 +47,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     scales = SCALES if arguments.multiscale else (1.0,)
     files = [*data.database, *data.queries]
     views = make_views(model, data, arguments.imsize, scales, arguments.query_boxes)
-    embedder = Embedder(model, cls_token)
+    embedder = BatchEmbedder(model, cls_token)
     features, readable = embed_files(files, views, embedder, arguments.batch_size, "retrieval")
     scores = score(data, combine_scales(features), readable)
     return Result(

@@ -16,9 +16,8 @@ from dino_jax.data.decode import UnreadableImageError
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import bilinear_matrix
 from dino_jax.evaluation.crops import CropStream, RandomCrop, resize_short
-from dino_jax.evaluation.image_files import Embedder, name_files, pad_color
-from dino_jax.evaluation.overlap import count_pairs, score_pairs
-from dino_jax.evaluation.probe import (
+from dino_jax.evaluation.image_files import BatchEmbedder, name_files, pad_color
+from dino_jax.evaluation.linear_probe import (
     Training,
     add_training_arguments,
     apply_head,
@@ -30,6 +29,7 @@ from dino_jax.evaluation.probe import (
     training_of,
     width_of,
 )
+from dino_jax.evaluation.overlap import count_pairs, score_pairs
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.segmentation_files import (
     IGNORED,
@@ -84,7 +84,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     def forward(network: Network, variables: Any, images: jax.Array) -> jax.Array:
         return apply_head(head, take(network, variables, images))[0]
 
-    segment = Segmenter(Embedder(model, forward), side, patch_size, scales, arguments.mirror)
+    segment = Segmenter(BatchEmbedder(model, forward), side, patch_size, scales, arguments.mirror)
     pairs, lost = confuse(segment, val)
     return Result(
         score_pairs(pairs),
@@ -140,7 +140,7 @@ class Segmenter:
 
     def __init__(
         self,
-        embedder: Embedder,
+        embedder: BatchEmbedder,
         side: int,
         patch_size: int,
         scales: Sequence[float],

@@ -26,7 +26,7 @@ from dino_jax.evaluation.davis import (
     read_mask,
     write_mask,
 )
-from dino_jax.evaluation.image_files import Embedder, normalize_pixels, read_pixels
+from dino_jax.evaluation.image_files import BatchEmbedder, normalize_pixels, read_pixels
 from dino_jax.evaluation.mask_measures import (
     Statistics,
     contour_accuracy,
@@ -98,7 +98,7 @@ class FrameReader:
     def __init__(self, model: Model, short_side: int, std: tuple[float, ...]):
         self._mean, self._std, self._short = model.network.mean, std, short_side
         self.patch_size: int = model.network.backbone.patch_size
-        self._embedder = Embedder(model, patch_features)
+        self._embedder = BatchEmbedder(model, patch_features)
 
     def read(self, video: Video) -> Iterator[np.ndarray]:
         """[h, w, D] float32 of every frame, in order.

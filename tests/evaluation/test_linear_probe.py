@@ -9,7 +9,7 @@ import numpy as np
 
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import AHEAD
-from dino_jax.evaluation.probe import Training, init_head, train_probe
+from dino_jax.evaluation.linear_probe import Training, init_head, train_probe
 
 STEPS = 40
 
