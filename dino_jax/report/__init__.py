@@ -1,1 +1,1 @@
-"""One offline HTML file that shows what a run, or several, did; imports no jax."""
+"""One offline HTML file about a run, or several; does not import jax."""

@@ -31,7 +31,9 @@ def report(arguments: argparse.Namespace) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("report", __doc__)
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a run, local or gs://")
+    parser.add_argument(
+        "workdirs", nargs="+", metavar="WORKDIR", help="workdirs of runs, local or gs://"
+    )
     parser.add_argument("--out", metavar="FILE", help="HTML file to write, local or gs://")
     return parser.parse_args(argv)
 

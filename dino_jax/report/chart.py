@@ -1,4 +1,4 @@
-"""Curves as inline SVG; colors are CSS classes, so that the page decides about light and dark."""
+"""Curves as inline SVG; colors are CSS classes, so that the page chooses light or dark."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dino_jax.report.history import Curve
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.scales import Scale, format_ticks, linear_scale, log_scale
 
-# In CSS pixels at a width of 360: a phone shows the text as large as it is here.
+# In CSS pixels at a width of 360: a phone shows the text at this size.
 WIDTH, HEIGHT = 360, 214
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 16, 34
-MOST_POINTS = 240  # of a path; more are thinned to the extremes of as many intervals
+MOST_POINTS = 240  # points of a path; longer paths are thinned to extremes of intervals
 MOST_DOTS = 24  # shorter curves get a dot on every point
-LEAST_RATIO = 10  # of the largest to the smallest number on a logarithmic axis
+LEAST_RATIO = 10  # largest to smallest number on a logarithmic axis
 COLORS, DASHES = 8, 4  # classes c0 … c7 and d0 … d3 in page.css
 
 
@@ -38,7 +38,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Axis:
-    """What is fixed about the vertical axis.
+    """Fixed properties of the vertical axis.
 
     Attributes:
       unit: shown above it.
@@ -64,9 +64,9 @@ def draw_chart(
 
     Args:
       title: for readers who hear the page.
-      series: at least one with a finite value.
-      axis: the vertical one.
-      references: drawn where they are within reach of the curves.
+      series: curves, at least one with a finite value.
+      axis: the vertical axis.
+      references: lines, drawn where they are close enough to the curves.
       last_step: end of the horizontal axis.
     """
     vertical = choose_scale(series, axis, references)
@@ -106,7 +106,7 @@ def thin(steps: np.ndarray, values: np.ndarray, most: int) -> tuple[np.ndarray, 
     Args:
       steps: [n] ascending.
       values: [n] finite.
-      most: points that are left at most, even.
+      most: largest number of points to keep, even.
     """
     if len(steps) <= most:
         return steps, values

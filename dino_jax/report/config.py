@@ -1,4 +1,4 @@
-"""The config of a run and how several differ."""
+"""The config of a run and the differences of several."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ DASH = "\u2013"
 
 
 def draw_config(runs: Sequence[Run]) -> Markup | None:
-    """A table of the differences, and one of everything that folds."""
+    """A table of the differences, and a collapsible one of everything."""
     flat = [flatten(run.config) if run.config else {} for run in runs]
     if not any(flat):
         return None

@@ -70,7 +70,7 @@ def _section(section: Section, runs: Sequence[Run]) -> Markup | None:
 
 
 def _constant(series: Sequence[Series]) -> float | None:
-    """The only value that all curves have at all of at least two steps, if so."""
+    """The value that all curves have at all steps, at least two; None if they differ."""
     values = np.concatenate([one.curve.values for one in series])
     same = len(values) > len(series) and np.all(values == values[0])
     return float(values[0]) if same else None

@@ -1,4 +1,4 @@
-"""What a workdir tells: its metrics, diagnosis and config, read with care."""
+"""The metrics, diagnosis and config of a workdir, read tolerantly."""
 
 import json
 import math
@@ -52,10 +52,10 @@ class Run:
     Attributes:
       name: what distinguishes it from the other runs of the report.
       folder: the workdir.
-      curves: by metric name, sorted.
+      curves: curves by metric name, sorted.
       diagnosis: changes of the state, ascending steps; empty if there is no such file.
-      config: as in config.json; {} if there is none.
-      notes: what could not be read, for the reader.
+      config: config as in config.json; {} if there is none.
+      notes: notes for the reader about what could not be read.
     """
 
     name: str
@@ -85,7 +85,7 @@ def read_run(folder: epath.Path, name: str) -> Run:
 
     Args:
       folder: workdir, local or gs://.
-      name: of the run in the report.
+      name: name of the run in the report.
 
     Raises:
       FileNotFoundError: if there is no such folder or it has no metrics.
@@ -99,8 +99,8 @@ def read_run(folder: epath.Path, name: str) -> Run:
     if not path.exists():
         found = sorted(child.name for child in folder.iterdir())[:10]
         raise FileNotFoundError(
-            f"{os.fspath(folder)!r} holds no {METRICS_JSONL}, so it is no workdir of a run that "
-            f"has measured anything; found there: {found or 'nothing'}"
+            f"{os.fspath(folder)!r} holds no {METRICS_JSONL}, so it is not the workdir of a run "
+            f"that has measured anything; found there: {found or 'nothing'}"
         )
     lines, torn = read_history(path)
     curves = build_curves(lines)
@@ -116,7 +116,7 @@ def read_run(folder: epath.Path, name: str) -> Run:
 
 
 def build_curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
-    """Curves of all metrics of a history; of two numbers for one step the later one counts."""
+    """Curves of all metrics of a history; of two numbers for one step, the later one counts."""
     points: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():

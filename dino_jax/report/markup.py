@@ -1,4 +1,4 @@
-"""HTML and SVG as text: whatever is not markup already is escaped."""
+"""HTML and SVG as text: everything that is not markup yet is escaped."""
 
 import html
 import re
@@ -10,7 +10,7 @@ _FORBIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that already is HTML."""
 
 
 def escape(text: object) -> Markup:
@@ -21,7 +21,7 @@ def escape(text: object) -> Markup:
 
 
 def join(*children: object) -> Markup:
-    """Markup and escaped text one after the other; None is left out."""
+    """Joins markup and escaped text; skips None."""
     return Markup("".join(escape(child) for child in children if child is not None))
 
 
@@ -29,9 +29,9 @@ def element(name: str, /, *children: object, **attributes: object) -> Markup:
     """`element("p", "a < b", class_="note")` is `<p class="note">a &lt; b</p>`.
 
     Args:
-      name: of the element.
-      children: markup, or text that is escaped; None is left out.
-      attributes: a trailing "_" is dropped and "_" becomes "-"; None and False are left out, True
+      name: name of the element.
+      children: markup, or text that is escaped; None is skipped.
+      attributes: a trailing "_" is dropped and "_" becomes "-"; None and False are skipped, True
         is an attribute without a value.
     """
     parts = [name]

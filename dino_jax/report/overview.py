@@ -1,4 +1,4 @@
-"""What a reader wants first: key figures, and how the state of a run changed."""
+"""The overview: key figures, and changes in the state of a run."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from dino_jax.report.scales import format_count, format_value
 LONGEST_FIGURE = 10  # characters that fit into a tile in large type
 SIGNS = {"ok": "●", "warning": "▲", "failure": "■"}
 
-Fact = tuple[str, str]  # the figure and what stands small below it
+Fact = tuple[str, str]  # the figure and the small text below it
 
 
 def draw_facts(runs: Sequence[Run]) -> Markup:
@@ -146,7 +146,7 @@ def _time(run: Run) -> Fact | None:
     if hours is None or not len(hours.finite()):
         return None
     minutes = round(60 * float(hours.finite()[-1]))
-    return f"{minutes // 60}:{minutes % 60:02d} h", "with all starts"
+    return f"{minutes // 60}:{minutes % 60:02d} h", "including restarts"
 
 
 FACTS: dict[str, Callable[[Run], Fact | None]] = {

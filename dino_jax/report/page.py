@@ -17,7 +17,7 @@ def draw_page(runs: Sequence[Run], written: datetime) -> str:
 
     Args:
       runs: at least one; several are drawn over each other.
-      written: shown as the time of the report.
+      written: time of the report, shown on the page.
     """
     names = [run.name for run in runs]
     title = names[0] if len(names) == 1 else " vs. ".join(names)

@@ -1,4 +1,4 @@
-"""Which metrics stand in which chart; metrics that no chart knows get one of their own."""
+"""The charts and their metrics; each metric that no chart lists gets a chart of its own."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from dino_jax.report.history import Run
 
 PLAIN, FROM_ZERO, LOGARITHMIC = Axis(), Axis(low=0.0), Axis(log=True)
 SHARE = Axis(low=0.0, high=1.0)
-BASELINE = r"knn(\d+)/(raw_pixels|frozen_teacher)"  # measured once: a reference, no curve
+BASELINE = r"knn(\d+)/(raw_pixels|frozen_teacher)"  # measured once: a reference, not a curve
 
 
 def ln_prototypes(run: Run) -> list[Reference]:
@@ -44,13 +44,13 @@ class Panel:
 
     Attributes:
       title: headline.
-      pattern: of the metrics that belong to it.
+      pattern: pattern of its metrics.
       series: template of a series' name with groups of the pattern, as `re.Match.expand` takes it.
       note: how to read it, one sentence.
-      axis: the vertical one.
+      axis: the vertical axis.
       references: the lines of a run to compare with.
-      unless: pattern of metrics that make it superfluous.
-      unnamed: a series without a name, where there are others.
+      unless: pattern of metrics that make the chart superfluous.
+      unnamed: name of the series without one, where there are others.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Panel:
         return self.unless is not None and any(re.fullmatch(self.unless, m) for m in metrics)
 
     def label(self, metric: str) -> str | None:
-        """The name of the series, "" for the only one; None if the metric is of another panel."""
+        """The name of the series, "" for the only one; None if the metric has another panel."""
         match = re.fullmatch(self.pattern, metric)
         return match.expand(self.series).replace("_", " ").strip() if match else None
 
@@ -95,10 +95,10 @@ QUALITY = (
         note="Effective rank of the teacher's features. Compare runs of one width only.",
     ),
     Panel(
-        "Agreement about neighbours",
+        "Agreement about neighbors",
         "proxy/(agreement|stability)",
         r"\1",
-        "Agreement of student and teacher; stability of the teacher since the evaluation before.",
+        "Agreement of student and teacher; stability of the teacher since the previous evaluation.",
         SHARE,
     ),
     Panel(
@@ -116,7 +116,7 @@ QUALITY = (
     Panel(
         "Cosine of student and teacher",
         "health/student_teacher_cosine",
-        note="For the same crop; 1 from the start: nothing is learned.",
+        note="For the same crop; if it is 1 from the start, nothing is learned.",
     ),
 )
 
@@ -140,7 +140,7 @@ TARGETS = (
         "KL of teacher and student",
         "(?:dino|(.+))/kl",
         r"\1",
-        "Cross-entropy less the entropy of the teacher; near 0 nothing is left to learn from.",
+        "Cross-entropy minus the entropy of the teacher; near 0 nothing is left to learn from.",
         Axis("nats", low=0.0),
     ),
     Panel(
@@ -165,7 +165,7 @@ TARGETS = (
         "Prototypes in use",
         "(?:dino|(.+))/used_prototypes",
         r"\1",
-        "The first choice of some target of the batch.",
+        "Prototypes that are the first choice of at least one target in the batch.",
         FROM_ZERO,
     ),
     Panel(
@@ -224,7 +224,7 @@ THROUGHPUT = (
     ),
     Panel("Peak memory of a device", "time/peak_memory_gib", axis=Axis("GiB", low=0.0)),
     Panel("Hours", "time/hours(?:_(left))?", r"\1", axis=FROM_ZERO, unnamed="done"),
-    Panel("Unreadable images", "unreadable_images", note="Since the log line before."),
+    Panel("Unreadable images", "unreadable_images", note="Since the previous log line."),
 )
 
 SECTIONS = (

@@ -28,7 +28,7 @@ def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def stack(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one size below each other."""
+    """Stacks pictures of one size vertically."""
     width, height = pictures[0].size
     film = Image.new("RGB", (width, height * len(pictures)))
     for place, picture in enumerate(pictures):
@@ -40,9 +40,9 @@ def draw_picture(picture: Image.Image, alt: str, **attributes: object) -> Markup
     """An `img` element that holds the picture itself.
 
     Args:
-      picture: in the size that it is stored in.
-      alt: what it shows, for readers who do not see it.
-      attributes: of the element.
+      picture: picture in the size that it is stored in.
+      alt: description for readers who do not see it.
+      attributes: attributes of the element.
     """
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=QUALITY, method=4)

@@ -1,4 +1,4 @@
-"""Probe images over the steps, their nearest neighbours, and the crops."""
+"""Probe images over the steps, their nearest neighbors, and the crops."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ CROPS_WIDTH = 1400  # pixels at most
 
 @dataclass(frozen=True)
 class Frame:
-    """The pictures of one evaluation: step, folder and what probes.json says."""
+    """The pictures of one evaluation: step, folder and content of probes.json."""
 
     step: int
     folder: epath.Path
@@ -66,7 +66,7 @@ def draw_neighbours(runs: Sequence[Run]) -> Markup | None:
         return None
     return element(
         "section",
-        element("h2", "Nearest neighbours"),
+        element("h2", "Nearest neighbors"),
         element(
             "p",
             "Each probe, framed, and the training images whose cls features have the largest "
@@ -98,7 +98,7 @@ def draw_crops(runs: Sequence[Run]) -> Markup | None:
 def read_frames(run: Run) -> list[Frame]:
     """The evaluations of a run whose pictures are complete, ascending steps.
 
-    Those after the newest metrics are of an interrupted run that has not come there again.
+    Those after the newest metrics were made by an interrupted run that has not come so far again.
     """
     frames = []
     for step in drawn_steps(run.folder):

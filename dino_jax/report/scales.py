@@ -1,4 +1,4 @@
-"""Axes: limits, ticks at round numbers, and numbers as a reader wants them."""
+"""Axes: limits, ticks at round numbers, and readable numbers."""
 
 import math
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """Position of a value; values beyond the limits are put onto them."""
+        """Position of a value; values beyond the limits are clipped."""
         low, high, x = self.low, self.high, min(max(value, self.low), self.high)
         if self.log:
             low, high, x = math.log(low), math.log(high), math.log(x)
@@ -35,9 +35,9 @@ def linear_scale(low: float, high: float, ticks: int = 4, exact: bool = False) -
     """A scale over [low, high] with ticks at 1, 2, 2.5 or 5 times a power of ten.
 
     Args:
-      low: finite.
-      high: finite, at least `low`; equal ones get room around them.
-      ticks: about how many.
+      low: lower limit, finite.
+      high: upper limit, finite, at least `low`; equal limits are widened.
+      ticks: approximate number of ticks.
       exact: keeps the limits; otherwise they are widened to the ticks around them.
     """
     if high <= low:
@@ -54,7 +54,7 @@ def linear_scale(low: float, high: float, ticks: int = 4, exact: bool = False) -
 
 
 def log_scale(low: float, high: float) -> Scale:
-    """A scale over positive values from a power of ten to a power of ten."""
+    """A scale over positive values between two powers of ten."""
     first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
     last = max(last, first + 1)
     every = -(-(last - first) // 5)
@@ -63,7 +63,7 @@ def log_scale(low: float, high: float) -> Scale:
 
 
 def format_ticks(scale: Scale) -> tuple[list[str], str]:
-    """Labels of the ticks and the factor that stands once beside them ("×10⁻⁴", or "")."""
+    """Labels of the ticks and the factor written once beside them ("×10⁻⁴", or "")."""
     if scale.log:
         return [_power(tick) for tick in scale.ticks], ""
     largest = max(abs(tick) for tick in scale.ticks)
@@ -103,7 +103,7 @@ def _round_spacing(least: float) -> float:
 
 
 def _aligned(values: tuple[float, ...]) -> list[str]:
-    """All with as many decimals as the one that needs most."""
+    """Formats all with the number of decimals that the longest needs."""
     needed = max(len(_shortest(x).partition(".")[2]) for x in values)
     return [f"{x:.{needed}f}".replace("-", MINUS) for x in values]
 

@@ -13,7 +13,7 @@ def write_report(workdirs: Sequence[epath.PathLike], out: epath.PathLike) -> int
     """Reads workdirs and writes one HTML file.
 
     Args:
-      workdirs: of one run, or of several that are compared.
+      workdirs: workdirs of one run, or of several to compare.
       out: the file, local or gs://.
 
     Returns:

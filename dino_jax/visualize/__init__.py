@@ -1,1 +1,1 @@
-"""Pictures of what a network sees: pure functions of arrays, and the fixed probes of a run."""
+"""Pictures of what a network sees: pure functions of arrays, and a run's fixed probe images."""

@@ -18,7 +18,7 @@ neighbours       one row per image: the photograph and its nearest ones in the g
                  and name; --as-seen shows them as the network sees them
 
 MODEL is the workdir of a run (its teacher) or a file of official weights; IMAGE is a file or a
-folder. --size is the short side in pixels that the network sees (0: as it is); both sides are cut
+folder. --size is the short side in pixels that the network sees (0: as is); both sides are cut
 to whole patches.
 """
 
@@ -47,7 +47,7 @@ from dino_jax.weights.model import Model, load
 
 # The network sees images larger than in its evaluation, as in the official visualize_attention.py.
 SIZE, USUAL_SIZE = 480, 224  # pixels
-IMAGES_PER_SECOND = 30  # of a film of images, as there
+IMAGES_PER_SECOND = 30  # for a film of images, as there
 
 Draw = Callable[[Model, Sequence[Named], Any], dict[str, np.ndarray]]
 
@@ -84,7 +84,7 @@ def fit(model: Model, images: Sequence[Named], arguments: Any) -> list[np.ndarra
 
 
 def seen_size(model: Model, arguments: Any) -> int:
-    """Pixels of the short side that the network sees; 0: as they come."""
+    """Pixels of the short side that the network sees; 0: unchanged."""
     if arguments.size is not None:
         return arguments.size
     return round(model.image_size * SIZE / USUAL_SIZE)
@@ -103,7 +103,7 @@ def film_attention(model: Model, path: str, out: Path, arguments: Any) -> str:
     with Film(path) as film:
         rate = Fraction(arguments.fps).limit_denominator(1001) if arguments.fps else film.rate
         if not rate:
-            raise ValueError(f"{path} does not say how fast it is; pass --fps")
+            raise ValueError(f"{path} does not state its frame rate; pass --fps")
         target = out / f"{Path(path).stem}_attention.mp4"
         frames = overlay_frames(
             model, counted(film, "film", film.count, "frames"), seen_size(model, arguments)
@@ -113,7 +113,7 @@ def film_attention(model: Model, path: str, out: Path, arguments: Any) -> str:
 
 
 def film_images(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> str:
-    """The same for images that are the frames; others than images are named on stderr."""
+    """The same with images as frames; files that are not images are named on stderr."""
     rate, lost = Fraction(arguments.fps or IMAGES_PER_SECOND).limit_denominator(1001), []
     frames = (image.pixels for image in stream_images(paths, lost))
     target = out / f"{Path(paths[0]).stem}_attention.mp4"
@@ -126,7 +126,7 @@ def parse_point(text: str) -> tuple[int, int]:
     """ "120,80" -> (120, 80).
 
     Raises:
-      ValueError: if it is something else.
+      ValueError: if it is anything else.
     """
     try:
         x, y = (int(part) for part in text.split(","))
@@ -143,12 +143,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
     add("model", help="workdir of a run, folder of dino-jax import, or file of weights")
-    add("images", nargs="+", help="files or folders; attention: films too")
+    add("images", nargs="+", help="files or folders; attention: also films")
     add("--out", required=True, help="folder for the pictures")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
     add("--size", type=int, help=f"short side in pixels; default {SIZE} for a model of 224 pixels")
     add("--film", action="store_true", help="attention: the images are frames of a film")
-    add("--fps", type=float, default=0, help=f"of a film; default: its own, {IMAGES_PER_SECOND}")
+    add(
+        "--fps",
+        type=float,
+        default=0,
+        help=f"frames per second; default: the film's, {IMAGES_PER_SECOND}",
+    )
     add("--mass", type=float, default=0.6, help="attention: share that is kept")
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
@@ -190,13 +195,13 @@ def draw(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> None:
 
 
 def say_lost(lost: Sequence[str]) -> None:
-    """Names the files that are no images."""
+    """Names the files that are not images."""
     for line in lost:
         print(f"unreadable image, left out: {line}", file=sys.stderr)
 
 
 def check_films(arguments: argparse.Namespace, films: Sequence[str]) -> None:
-    """Checks what the options say about films.
+    """Checks the options about films.
 
     Raises:
       ValueError: names the option.
@@ -206,11 +211,11 @@ def check_films(arguments: argparse.Namespace, films: Sequence[str]) -> None:
     if films and arguments.film:
         raise ValueError(f"--film makes a film of images; {films[0]} is one already")
     if not arguments.fps >= 0:
-        raise ValueError(f"--fps ({arguments.fps:g}) must be positive, or 0 for that of the source")
+        raise ValueError(f"--fps ({arguments.fps:g}) must be positive, or 0 for the film's own")
 
 
 def check_numbers(arguments: argparse.Namespace) -> None:
-    """Checks what no picture can be drawn with.
+    """Checks for options with which no picture can be drawn.
 
     Raises:
       ValueError: names the option.

@@ -24,19 +24,19 @@ from dino_jax.workdir.layout import (
     step_folder,
 )
 
-HEAD_TILE = 64  # pixels of a head's map at least, again by a whole factor
+HEAD_TILE = 64  # least side of a head's map in pixels, also by a whole factor
 
 
 class Album:
-    """Writes the pictures of every look at the probes; one process only."""
+    """Writes the pictures of every evaluation of the probes; one process only."""
 
     def __init__(self, workdir: epath.Path, probes: Probes, max_pixels: int):
         """Writes the probe images.
 
         Args:
-          workdir: of the run.
-          probes: that will be shown.
-          max_pixels: larger neighbours count as unreadable.
+          workdir: workdir of the run.
+          probes: probe images that will be shown.
+          max_pixels: larger neighbors count as unreadable.
         """
         self._workdir, self._probes, self._max_pixels = workdir, probes, max_pixels
         for number, image in enumerate(probes.images):
@@ -47,7 +47,7 @@ class Album:
 
         Args:
           step: finished updates.
-          look: of the probes.
+          look: what the network makes of the probes.
         """
         folder = step_folder(self._workdir, step)
         pca = patch_pca(look.patches)
@@ -78,7 +78,7 @@ class Album:
         size = self._probes.images.shape[1]
         try:
             image = read_image(self._probes.train, int(index), self._max_pixels)[0]
-        except UnreadableImageError:  # it could be read a moment ago
+        except UnreadableImageError:  # it was readable a moment ago
             return enlarge_whole(np.full((size, size, 3), BACKGROUND, np.uint8))
         return enlarge_whole(resize_for_evaluation(image, size))
 
@@ -101,7 +101,7 @@ class Album:
         }
 
     def _earlier_scores(self, step: int, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Those of the newest earlier evaluation, if there is one and its shape is the same."""
+        """Scores of the newest earlier evaluation, if there is one and its shape is the same."""
         for other in reversed([other for other in drawn_steps(self._workdir) if other < step]):
             path = step_folder(self._workdir, other) / PCA_NPY
             if path.exists():

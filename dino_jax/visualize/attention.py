@@ -19,7 +19,7 @@ def cls_to_patches(attention: Array, grid: tuple[int, int]) -> Array:
       grid: (h, w) patches.
 
     Returns:
-      [..., H, h, w]; what is left to 1 went to the cls token and the registers.
+      [..., H, h, w]; the rest up to 1 went to the cls token and the registers.
     """
     height, width = grid
     rows = attention[..., 0, -height * width :]
@@ -29,7 +29,7 @@ def cls_to_patches(attention: Array, grid: tuple[int, int]) -> Array:
 def keep_mass(attention: np.ndarray, mass: float) -> np.ndarray:
     """The patches that hold most of the attention.
 
-    Patches by ascending weight; kept are those beyond which the sum passes 1 - mass, as in the
+    Sums patches by ascending weight and keeps those after the sum passes 1 - mass, as in the
     official visualize_attention.py.
 
     Args:
@@ -55,7 +55,7 @@ def draw_attention(attention: np.ndarray) -> np.ndarray:
 
 
 def overlay_attention(image: np.ndarray, attention: np.ndarray) -> np.ndarray:
-    """A map over its image.
+    """Draws a map over its image.
 
     Args:
       image: [H, W, 3] uint8.

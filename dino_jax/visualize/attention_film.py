@@ -17,7 +17,7 @@ from dino_jax.weights.model import Model
 
 
 def overlay_frames(model: Model, frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:
-    """Frames with the attention over them; as many at once as there are devices.
+    """Draws the attention over frames; one frame per device at a time.
 
     Args:
       model: a ViT.
@@ -28,7 +28,7 @@ def overlay_frames(model: Model, frames: Iterable[np.ndarray], size: int) -> Ite
       [H', W', 3] uint8, in order.
 
     Raises:
-      ValueError: if a frame has another shape, or the model is no ViT.
+      ValueError: if a frame has another shape, or the model is not a ViT.
     """
     look, patch_size = BatchEmbedder(model, mean_attention), model.network.backbone.patch_size
     stream = same_shape(frames)
@@ -47,10 +47,10 @@ def mean_attention(network: Network, variables: Any, images: jax.Array) -> jax.A
 
 
 def same_shape(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Passes frames on as long as they have the shape of the first.
+    """Yields frames as long as they have the shape of the first.
 
     Raises:
-      ValueError: if one has not.
+      ValueError: if a frame has another shape.
     """
     shape = None
     for number, frame in enumerate(frames, 1):

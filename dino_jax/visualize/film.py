@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-QUALITY = "18"  # H.264 constant rate factor; hardly to be told from the source
+QUALITY = "18"  # H.264 constant rate factor; hard to tell from the source
 
 
 def is_film(path: str) -> bool:
-    """Whether a name is that of a video."""
+    """Whether a name is the name of a video."""
     return path.lower().endswith(SUFFIXES)
 
 
@@ -39,7 +39,7 @@ class Film:
 
     Attributes:
       rate: frames per second, on average; None if the file does not say.
-      count: of frames, 0 if the file does not say.
+      count: number of frames, 0 if the file does not say.
     """
 
     def __init__(self, path: str):
@@ -48,7 +48,7 @@ class Film:
         Raises:
           ImportError: if PyAV is not installed.
           OSError: if there is no such file.
-          ValueError: if it is no video.
+          ValueError: if it is not a video.
         """
         self._av, self._path = import_av(), path
         if not Path(path).exists():
@@ -56,7 +56,7 @@ class Film:
         try:
             self._container = self._av.open(path)
         except self._av.FFmpegError as error:
-            raise ValueError(f"{path} is no video, or damaged: {error}") from error
+            raise ValueError(f"{path} is not a video, or is damaged: {error}") from error
         if not self._container.streams.video:
             self._container.close()
             raise ValueError(f"{path} has no pictures")
@@ -92,11 +92,11 @@ def write_film(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> int:
 
     Args:
       path: ending in .mp4.
-      frames: [H, W, 3] uint8, all of one shape, taken one by one; odd sides grow by a pixel.
+      frames: [H, W, 3] uint8, all of one shape, consumed one by one; odd sides grow by a pixel.
       rate: frames per second.
 
     Returns:
-      How many there were.
+      The number of frames.
 
     Raises:
       ImportError: if PyAV is not installed.

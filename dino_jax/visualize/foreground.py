@@ -1,7 +1,7 @@
 """Objects by the first principal component of patches, colored by the next ones.
 
 As the figures of DINOv2 (arXiv:2304.07193, Figure 1): the first component separates objects from
-background, jointly over several images; the components of what is left are the colors.
+background, jointly over several images; the components of the rest are the colors.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from dino_jax.visualize.patch_pca import patch_pca, scores_to_rgb
 
-BINS = 256  # of the histogram that the threshold is found in
+BINS = 256  # bins of the histogram in which the threshold is found
 
 
 def color_objects(images: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Nearest neighbours among some of the training images."""
+"""Nearest neighbors among some of the training images."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,11 +13,11 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.features import extract_features, make_extractor
 from dino_jax.models.network import Network
 
-MOST_PER_BATCH = 256  # images that are embedded at once
+MOST_PER_BATCH = 256  # images embedded at once
 
 
 class Gallery:
-    """Images of a source, evenly spaced, that are embedded again for every question."""
+    """Evenly spaced images of a source, embedded again for every query."""
 
     def __init__(
         self,
@@ -32,10 +32,10 @@ class Gallery:
         """Reads nothing yet.
 
         Args:
-          source: of the images.
-          network: whose cls features are compared.
-          mesh: of the devices.
-          count: how many images, at most those of the source.
+          source: source of the images.
+          network: network whose cls features are compared.
+          mesh: mesh of the devices.
+          count: number of images; at most all of the source.
           image_size: side in pixels, see `pipeline.resize_for_evaluation`.
           max_pixels: larger images count as unreadable.
         """
@@ -50,10 +50,10 @@ class Gallery:
         """The k images whose cls features have the largest cosine similarity.
 
         Args:
-          variables: of the network.
+          variables: variables of the network.
           queries: [P, D] cls features.
-          k: how many; there may be fewer readable images.
-          exclude: [P] source index that is no answer to each query; None for none.
+          k: number of neighbors; there may be fewer readable images.
+          exclude: [P] source index that may not answer each query; None for none.
 
         Returns:
           [P, k] int64 source indices and [P, k] float32 cosine similarities, descending; the same
@@ -90,7 +90,7 @@ def number_rows(
 
     Args:
       stream: a host's batches of `build_eval_stream`.
-      batch_size: over all hosts.
+      batch_size: images per batch over all hosts.
       host: index of this host.
       hosts: number of hosts.
     """

@@ -28,7 +28,7 @@ def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
       The images, and a line for each file that cannot be read.
 
     Raises:
-      OSError: if a path is not there.
+      OSError: if a path does not exist.
       ValueError: if there are no images, or none can be read.
     """
     lost: list[str] = []
@@ -39,11 +39,11 @@ def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
 
 
 def stream_images(paths: Sequence[str], lost: list[str]) -> Iterator[Named]:
-    """The same one by one.
+    """Reads them one by one.
 
     Args:
       paths: as `read_images`.
-      lost: gets a line for each file that cannot be read.
+      lost: receives a line for each file that cannot be read.
     """
     for file in _list_files(paths):
         try:
@@ -58,7 +58,7 @@ def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
     Args:
       image: [H, W, 3] uint8.
       size: S, pixels; 0 leaves the size as it is.
-      patch_size: of the backbone.
+      patch_size: patch size of the backbone.
 
     Raises:
       ValueError: if less than a patch is left.

@@ -41,11 +41,11 @@ def patch_pca(features: np.ndarray) -> PatchPca:
 
 
 def align_signs(scores: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Flips components so that colors stay what they were.
+    """Flips components so that colors stay the same.
 
     Args:
       scores: [..., 3] of some patches.
-      reference: [..., 3] of the same patches before.
+      reference: [..., 3] earlier scores of the same patches.
 
     Returns:
       The scores; each component correlates with that of the reference by at least 0.

@@ -20,7 +20,7 @@ HEAT = np.array(
     np.float32,
 )
 BACKGROUND = 24  # gray between tiles
-CAPTION = 18  # pixels of a line of text
+CAPTION = 18  # height of a line of text in pixels
 PHOTOGRAPH = 160  # pixels of the short side of a photograph that people look at
 SMALLEST_TILE = 96  # pixels; smaller images are enlarged by a whole factor
 
@@ -29,7 +29,7 @@ def apply_heat(values: np.ndarray) -> np.ndarray:
     """Colors numbers: 0 is black, 1 pale yellow.
 
     Args:
-      values: [...] in [0, 1]; what lies beyond is clipped.
+      values: [...] in [0, 1]; values beyond are clipped.
 
     Returns:
       [..., 3] uint8.
@@ -79,7 +79,7 @@ def overlay(image: np.ndarray, colors: np.ndarray, opacity: float = 0.6) -> np.n
     Args:
       image: [H, W, 3] uint8.
       colors: [h, w, 3] uint8, enlarged to the image.
-      opacity: of the colors, in [0, 1].
+      opacity: opacity of the colors, in [0, 1].
 
     Returns:
       [H, W, 3] uint8.
@@ -103,7 +103,7 @@ def dim_outside(image: np.ndarray, kept: np.ndarray, opacity: float = 0.75) -> n
     Args:
       image: [H, W, 3] uint8.
       kept: bool [h, w], enlarged to the image.
-      opacity: of the darkness, in [0, 1].
+      opacity: opacity of the darkness, in [0, 1].
     """
     gray = image.astype(np.float32).mean(axis=-1, keepdims=True) * (1 - opacity)
     inside = enlarge(kept, *image.shape[:2])[..., None]
@@ -123,7 +123,7 @@ def mark_patch(image: np.ndarray, row: int, column: int, patch_size: int) -> np.
 
 
 def tile_rows(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
-    """Rows of pictures, each row of one height, below each other: [H, W, 3] uint8."""
+    """Stacks rows of pictures, each row of one height: [H, W, 3] uint8."""
     joined = [tile_row(row, gap) for row in rows]
     width = max(row.shape[1] for row in joined)
     parts = []

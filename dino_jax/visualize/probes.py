@@ -1,4 +1,4 @@
-"""The same few images at every evaluation: attention, patch features and nearest neighbours."""
+"""The same few images at every evaluation: attention, patch features and nearest neighbors."""
 
 import math
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class ProbesConfig:
 
 
 class Look(NamedTuple):
-    """What a network makes of P probe images, in a grid of h x w patches.
+    """Outputs of a network for P probe images, in a grid of h x w patches.
 
     Attributes:
       attention: [P, H, h, w] float32, last block, cls to patches; None if the backbone has none.
@@ -50,8 +50,8 @@ class Probes:
     """Fixed probe images and what a network sees in them.
 
     Attributes:
-      source: of the probe images.
-      train: of the neighbours.
+      source: source of the probe images.
+      train: source of the neighbors.
       indices: [P] int64 into `source`.
       images: [P, S, S, 3] uint8.
     """

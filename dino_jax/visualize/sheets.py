@@ -49,7 +49,7 @@ def attention_sheet(model: Model, image: np.ndarray, mass: float) -> np.ndarray:
       [H', W', 3] uint8.
 
     Raises:
-      ValueError: if the model is no ViT.
+      ValueError: if the model is not a ViT.
     """
     grid = _grid(model, image)
     heads = cls_to_patches(np.asarray(model.attention(image[None])[0], np.float32), grid)
@@ -110,12 +110,12 @@ def neighbours_sheet(
     Args:
       model: any backbone.
       queries: the images.
-      gallery: folder.
-      k: how many.
+      gallery: folder of images.
+      k: number of images per row.
       as_seen: whether images are shown as the network sees them, and not as they are.
 
     Raises:
-      OSError: if there is no such folder.
+      OSError: if the folder does not exist.
       ValueError: if it holds no images.
     """
     source, size = FolderSource(gallery), model.image_size

@@ -8,7 +8,7 @@ def cosine_map(features: np.ndarray, query: np.ndarray) -> np.ndarray:
 
     Args:
       features: [h, w, D] patch features of an image.
-      query: [D] features of the patch that is looked for.
+      query: [D] features of the one patch.
 
     Returns:
       [h, w] float32 in [-1, 1].
@@ -23,7 +23,7 @@ def patch_at(point: tuple[int, int], size: tuple[int, int], patch_size: int) -> 
     Args:
       point: (x, y) in pixels, from the left and from the top.
       size: (height, width) of the image.
-      patch_size: in pixels.
+      patch_size: side of a patch in pixels.
 
     Raises:
       ValueError: if the point is outside.

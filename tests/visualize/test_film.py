@@ -138,7 +138,7 @@ def test_wrong_films_are_named(workdir, film, tmp_path, capsys):
 
     assert "there is no video 'nothing.mp4'" in fails("attention", "nothing.mp4")
     (tmp_path / "bad.mp4").write_bytes(film.read_bytes()[:600])
-    assert "bad.mp4 is no video, or damaged" in fails("attention", tmp_path / "bad.mp4")
+    assert "bad.mp4 is not a video, or is damaged" in fails("attention", tmp_path / "bad.mp4")
     assert "films are for attention, not for pca" in fails("pca", film)
     assert "is one already" in fails("attention", film, "--film")
     assert "--fps (-1) must be positive" in fails("attention", film, "--fps=-1")
