@@ -1,7 +1,7 @@
 """Images in, uint8 multi-crop batches out; NumPy, numba and grain, no jax.
 
 sources/       encoded images from folders, lists, shards, TFDS, the digits, mixtures
-decode.py      bytes -> RGB uint8, or one error for everything that is no readable image
+decode.py      bytes -> RGB uint8, or one error for everything that is not a readable image
 augment.py     what is random about a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit

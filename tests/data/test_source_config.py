@@ -4,7 +4,7 @@ import pytest
 
 from configs.vits16_vanilla import images
 from dino_jax.config.section import section
-from dino_jax.data.sources import SOURCES, SourceConfig, SourceKind, build_source, is_given
+from dino_jax.data.sources import SOURCES, ImagesConfig, SourceKind, build_source, is_given
 
 
 def test_a_mixture_has_sections_in_it():
@@ -14,25 +14,25 @@ def test_a_mixture_has_sections_in_it():
             "kind": "mixture",
             "sources": {"a": {"kind": "digits", "weight": 2}, "b": {"kind": "tar"}},
         },
-        SourceConfig,
+        ImagesConfig,
     )
-    assert read.sources["a"] == SourceConfig(kind="digits", weight=2.0)
+    assert read.sources["a"] == ImagesConfig(kind="digits", weight=2.0)
     with pytest.raises(ValueError, match=r"config\.data\.sources\.a has no 'pat'.*'path'"):
         given = {"kind": "mixture", "sources": {"a": {"kind": "folder", "pat": "x"}}}
-        section("config.data", given, SourceConfig)
+        section("config.data", given, ImagesConfig)
 
 
 def test_the_base_config_has_the_defaults():
-    assert section("config.data", images("folder", "train"), SourceConfig) == SourceConfig()
+    assert section("config.data", images("folder", "train"), ImagesConfig) == ImagesConfig()
 
 
 def test_images_are_given_by_a_path_unless_the_kind_needs_none():
-    assert not is_given(SourceConfig()) and is_given(SourceConfig(path="photos"))
-    assert is_given(SourceConfig(kind="digits")) and is_given(SourceConfig(kind="tfds"))
-    given, missing = SourceConfig(path="photos"), SourceConfig()
-    assert is_given(SourceConfig(kind="mixture", sources={"a": given}))
-    assert not is_given(SourceConfig(kind="mixture", sources={"a": given, "b": missing}))
-    assert not is_given(SourceConfig(kind="mixture"))
+    assert not is_given(ImagesConfig()) and is_given(ImagesConfig(path="photos"))
+    assert is_given(ImagesConfig(kind="digits")) and is_given(ImagesConfig(kind="tfds"))
+    given, missing = ImagesConfig(path="photos"), ImagesConfig()
+    assert is_given(ImagesConfig(kind="mixture", sources={"a": given}))
+    assert not is_given(ImagesConfig(kind="mixture", sources={"a": given, "b": missing}))
+    assert not is_given(ImagesConfig(kind="mixture"))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_the_order_of_a_mixture_does_not_depend_on_the_file():
 
 
 def test_a_kind_can_be_added_from_outside(monkeypatch):
-    kind = SourceKind(("path",), lambda config, where: [config.path, where], SourceConfig)
+    kind = SourceKind(("path",), lambda config, where: [config.path, where], ImagesConfig)
     monkeypatch.setitem(SOURCES, "mine", kind)
     assert build_source({"kind": "mine", "path": "x"}, "config.y") == ["x", "config.y"]
-    assert not is_given(SourceConfig(kind="mine"))
+    assert not is_given(ImagesConfig(kind="mine"))

@@ -131,7 +131,7 @@ def test_damaged_tar_shards_are_refused_with_their_name(tmp_path):
     with pytest.raises(ValueError, match=r"x\.tar is compressed"):
         TarSource(str(tmp_path))
     path.write_bytes(b"not a tar file" * 100)
-    with pytest.raises(ValueError, match=r"x\.tar is no tar file, or damaged at byte 0"):
+    with pytest.raises(ValueError, match=r"x\.tar is not a tar file, or damaged at byte 0"):
         TarSource(str(tmp_path))
     path.write_bytes(bytes(1024))
     with pytest.raises(ValueError, match="hold no images"):

@@ -149,7 +149,7 @@ def find_originals(digests: np.ndarray, readable: np.ndarray) -> np.ndarray:
       readable: [images] bool.
 
     Returns:
-      [images] int64; an image that is no copy has its own index, an unreadable one too.
+      [images] int64; an image that is not a copy has its own index, an unreadable one too.
     """
     originals = np.arange(len(digests))
     places = np.flatnonzero(readable)

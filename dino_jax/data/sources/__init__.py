@@ -18,7 +18,7 @@ each image.
 
 from dino_jax.data.sources.array_record import ArrayRecordSource
 from dino_jax.data.sources.base import UNLABELED, ImageSource, Record
-from dino_jax.data.sources.build import SOURCES, SourceConfig, SourceKind, build_source, is_given
+from dino_jax.data.sources.build import SOURCES, ImagesConfig, SourceKind, build_source, is_given
 from dino_jax.data.sources.digits import DigitsSource
 from dino_jax.data.sources.folder import FolderSource
 from dino_jax.data.sources.listing import GlobSource, ListSource
@@ -35,11 +35,11 @@ __all__ = [
     "FolderSource",
     "GlobSource",
     "ImageSource",
+    "ImagesConfig",
     "ListSource",
     "MixtureSource",
     "ParquetSource",
     "Record",
-    "SourceConfig",
     "SourceKind",
     "TarSource",
     "TfdsSource",

@@ -34,7 +34,7 @@ SOURCES: dict[str, SourceKind] = {}
 
 
 @dataclass(frozen=True)
-class SourceConfig:
+class ImagesConfig:
     """Where images come from; a kind reads the options that it needs."""
 
     kind: str = option("folder", "what is read", among=SOURCES)
@@ -60,8 +60,8 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
       OSError: for files that are not there.
       ImportError: if the kind needs a package that is not installed.
     """
-    if not isinstance(config, SourceConfig):
-        config = section(where, config, SourceConfig)
+    if not isinstance(config, ImagesConfig):
+        config = section(where, config, ImagesConfig)
     kind = SOURCES[config.kind]
     for name in kind.needs:
         if not getattr(config, name):
@@ -84,7 +84,7 @@ def is_given(config: Any) -> bool:
     return given and all(is_given(part) for _, part in config.sources.items())
 
 
-def _build_mixture(config: SourceConfig, where: str) -> MixtureSource:
+def _build_mixture(config: ImagesConfig, where: str) -> MixtureSource:
     parts = dict(sorted(config.sources.items()))  # so that the order in a file means nothing
     return MixtureSource(
         {name: build_source(part, f"{where}.sources.{name}") for name, part in parts.items()},
@@ -93,7 +93,7 @@ def _build_mixture(config: SourceConfig, where: str) -> MixtureSource:
 
 
 def _by_path(source: Callable[[str], ImageSource]) -> SourceKind:
-    return SourceKind(("path",), lambda config, where: source(config.path), SourceConfig)
+    return SourceKind(("path",), lambda config, where: source(config.path), ImagesConfig)
 
 
 SOURCES |= {
@@ -105,15 +105,15 @@ SOURCES |= {
     "parquet": SourceKind(
         ("path",),
         lambda config, where: ParquetSource(config.path, config.image_column, config.label_column),
-        SourceConfig,
+        ImagesConfig,
     ),
     "tfds": SourceKind(
         ("name", "split"),
         lambda config, where: TfdsSource(config.name, config.split, config.data_dir or None),
-        SourceConfig,
+        ImagesConfig,
     ),
     "digits": SourceKind(
-        ("split",), lambda config, where: DigitsSource(config.split), SourceConfig
+        ("split",), lambda config, where: DigitsSource(config.split), ImagesConfig
     ),
-    "mixture": SourceKind(("sources",), _build_mixture, SourceConfig),
+    "mixture": SourceKind(("sources",), _build_mixture, ImagesConfig),
 }

@@ -30,7 +30,7 @@ class FolderSource(ImageFiles):
         place = os.fspath(root)
         if not root.is_dir():
             raise FileNotFoundError(
-                f"image folder {place!r} does not exist or is no folder; pass the path of a "
+                f"image folder {place!r} does not exist or is not a folder; pass the path of a "
                 "folder with images (sub-folders are searched)"
             )
         files = list(_list_remote(root) if is_remote(place) else _list_local(place))

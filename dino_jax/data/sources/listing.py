@@ -28,7 +28,7 @@ class ListSource(ImageFiles):
         file = epath.Path(path).expanduser()
         if not file.is_file():
             raise FileNotFoundError(
-                f"image list {os.fspath(file)!r} does not exist or is no file; pass a text file "
+                f"image list {os.fspath(file)!r} does not exist or is not a file; pass a text file "
                 "with one path per line, optionally followed by a tab and a label"
             )
         names, labels = [], []

@@ -60,11 +60,11 @@ def decode_record(data: bytes) -> Record:
     """The inverse of `encode_record`.
 
     Raises:
-      ValueError: if `data` is no such record.
+      ValueError: if `data` is not such a record.
     """
     record = msgpack.unpackb(data, unicode_errors="surrogateescape")
     if not isinstance(record, dict) or record.keys() != Record.__annotations__.keys():
-        raise ValueError(f"the record is none of {FORMAT!r}")
+        raise ValueError(f"the record is not of the format {FORMAT!r}")
     return {"image": record["image"], "label": record["label"], "name": record["name"]}
 
 

@@ -104,7 +104,7 @@ def list_members(file: BinaryIO, path: str) -> Iterator[Member]:
       path: for messages.
 
     Raises:
-      ValueError: if it is no tar file, or damaged, or ends too early.
+      ValueError: if it is not a tar file, or damaged, or ends too early.
     """
     end = file.seek(0, os.SEEK_END)
     position, extra = 0, {}
@@ -195,7 +195,7 @@ def _check_header(header: bytes, path: str, position: int) -> None:
         raise ValueError(f"tar shard {path} is cut off at byte {position}")
     checksum = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if checksum != _number(header[148:156]):
-        raise ValueError(f"{path} is no tar file, or damaged at byte {position}")
+        raise ValueError(f"{path} is not a tar file, or damaged at byte {position}")
 
 
 def _number(digits: bytes) -> int:

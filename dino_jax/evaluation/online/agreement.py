@@ -18,7 +18,7 @@ from etils import epath
 
 from dino_jax.commands.command_line import user_errors
 from dino_jax.config.section import option
-from dino_jax.data.sources import SourceConfig
+from dino_jax.data.sources import ImagesConfig
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
 from dino_jax.evaluation.online.base import (
     HELD_OUT,
@@ -42,7 +42,7 @@ GUARDS = True
 class Config(EvaluationConfig):
     kind: str = option("agreement", "neighbours kept since the start; needs no labels")
     every_epochs: float = option(0.0, "between two measurements; 0: the guard's only", at_least=0)
-    images: SourceConfig = option(HELD_OUT, "any images; labels are not read")
+    images: ImagesConfig = option(HELD_OUT, "any images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
     k: int = option(10, "neighbours that are compared", at_least=1)
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from dino_jax.config.section import option, suggest
 from dino_jax.data.pipeline import Batch, build_eval_stream
-from dino_jax.data.sources import ImageSource, SourceConfig, build_source
+from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
 from dino_jax.evaluation.features import (
     Extract,
     LabeledFeatures,
@@ -20,7 +20,7 @@ from dino_jax.evaluation.features import (
 )
 from dino_jax.models.network import Network
 
-HELD_OUT = SourceConfig(split="validation")
+HELD_OUT = ImagesConfig(split="validation")
 Metrics = dict[str, float]
 Variables = Any
 Reference = dict[str, Any]
@@ -146,18 +146,13 @@ class Context:
           config: of the source.
 
         Raises:
-          ValueError: as `build_source`, with the name of the section.
+          ValueError: as `build_source`.
           OSError: likewise.
         """
         for known, source in self._sources:
             if known == config:
                 return source
-        try:
-            source = build_source(config)
-        except OSError as error:
-            raise OSError(f"{where}: {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
+        source = build_source(config, where)
         self._sources.append((config, source))
         return source
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dino_jax.config.section import option
-from dino_jax.data.sources import SourceConfig
+from dino_jax.data.sources import ImagesConfig
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.knn import knn_accuracy
 from dino_jax.evaluation.online.base import (
@@ -33,8 +33,8 @@ GUARDS = True  # by the accuracy with the first k
 @dataclass(frozen=True)
 class Config(EvaluationConfig):
     kind: str = option("knn", "k-NN accuracy; needs labels")
-    train: SourceConfig = option(SourceConfig(), "images with labels, among which neighbours are")
-    test: SourceConfig = option(HELD_OUT, "images with labels that are classified")
+    train: ImagesConfig = option(ImagesConfig(), "images with labels, among which neighbours are")
+    test: ImagesConfig = option(HELD_OUT, "images with labels that are classified")
     max_train_images: int = option(50_000, "more are left out, evenly", at_least=1)
     max_test_images: int = option(10_000, "more are left out, evenly", at_least=1)
     k: tuple[int, ...] = option((10, 20), "numbers of neighbours", at_least=1)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dino_jax.config.section import option
-from dino_jax.data.sources import SourceConfig
+from dino_jax.data.sources import ImagesConfig
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
 from dino_jax.evaluation.online.base import (
     HELD_OUT,
@@ -34,7 +34,7 @@ GUARDS = False
 @dataclass(frozen=True)
 class Config(EvaluationConfig):
     kind: str = option("proxies", "effective rank and agreement; needs no labels")
-    images: SourceConfig = option(HELD_OUT, "held-out images; labels are not read")
+    images: ImagesConfig = option(HELD_OUT, "held-out images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
     k: int = option(10, "neighbours that are compared", at_least=1)
 
