@@ -8,7 +8,14 @@ from etils import epath
 
 from dino_jax.commands.config_file import load_config
 from dino_jax.commands.source_arguments import add_kind_arguments, part_config
-from dino_jax.data.sources import UNLABELED, FolderSource, ImageSource, Record, build_source
+from dino_jax.data.sources import (
+    UNLABELED,
+    FolderSource,
+    ImageSource,
+    Record,
+    build_source,
+    is_given,
+)
 
 FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
 SPLITS = {"tfds": "validation", "digits": "test"}  # of the test images
@@ -129,10 +136,25 @@ class Relabelled:
 
 def _config(arguments: argparse.Namespace, part: str) -> dict[str, Any]:
     if arguments.data.endswith(".py"):
-        knn: Any = load_config(arguments.data).evaluations.knn
-        return {"train": knn.train, "test": knn.test}[part].to_dict()
+        return _of_config_file(arguments.data, part)
     split = getattr(arguments, f"{part}_split") or SPLITS.get(arguments.kind, "")
     return part_config(arguments, _path(arguments, part), split)
+
+
+def _of_config_file(path: str, part: str) -> dict[str, Any]:
+    """The section of the training or the test images of a config's k-NN."""
+    config: Any = load_config(path)
+    found = [(name, entry) for name, entry in config.evaluations.items() if entry.kind == "knn"]
+    if not found:
+        raise ValueError(f"--data={path}: its config.evaluations has none of kind 'knn'")
+    name, knn = found[0]
+    images = {"train": knn.train, "test": knn.test}[part]
+    if not is_given(images):
+        raise ValueError(
+            f"--data={path}: its config.evaluations.{name}.{part} has no path; pass --train=PATH "
+            "and --test=PATH, or --data=FOLDER"
+        )
+    return images.to_dict()
 
 
 def _path(arguments: argparse.Namespace, part: str) -> str:

@@ -102,6 +102,13 @@ QUALITY = (
         SHARE,
     ),
     Panel(
+        "Neighbours kept since the start",
+        r"agreement(\d+)/(.+)",
+        r"\2, k = \1",
+        "Share of an image's nearest neighbours that it had at the start. A jump is damage.",
+        SHARE,
+    ),
+    Panel(
         "Effective rank in the batch",
         "health/effective_rank",
         note="Of the teacher's features; 1 is complete collapse.",

@@ -206,7 +206,7 @@ class Journal:
           kept: steps of the checkpoints on disk.
         """
         self._watch.wait()
-        if self._instruments.evaluations:
+        if any(found.every_steps for found in self._instruments.evaluations.values()):
             self.progress.say(self._best.describe(kept))
 
     def _networks(self, state: TrainState) -> dict[str, Variables]:

@@ -141,6 +141,12 @@ def test_leave_one_out_needs_classes_and_others(
     assert message in capsys.readouterr().err
 
 
+def test_a_config_without_paths_names_the_section(workdir, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        knn(workdir, "--data=configs/vits16_vanilla.py")
+    assert "its config.evaluations.knn.train has no path" in capsys.readouterr().err
+
+
 def test_few_shot_averages_draws_of_each_class(workdir, photos, tmp_path):
     options = ("--k", "1", "3", "--per-class", "2", "8", "--tries", "2", f"--out={tmp_path}")
     assert knn(workdir, f"--data={photos}", *options) == 0

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 from etils import epath
@@ -77,7 +77,8 @@ class Guarding(Evaluation, Protocol):
         ...
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """Images of a source, as an evaluation reads them.
 
     Attributes:
