@@ -226,7 +226,7 @@ def test_ctrl_c_leaves_no_file(workdir, photos, tmp_path, monkeypatch, capsys):
         (("--image-size=4",), "--image-size=4 is smaller than one patch of 8 pixels"),
         (("--threads=0",), "--threads (0)"),
         (("--step=7",), "no checkpoint 7"),
-        (("--kind=zip",), "unknown data source 'zip'"),
+        (("--kind=zip",), "kind is 'zip'; known: ['arrayrecord'"),
     ],
 )
 def test_wrong_values_are_named(workdir, photos, tmp_path, capsys, options, message):
