@@ -16,12 +16,12 @@ from PIL import Image
 from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.frozen import Take
+from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.evaluation.sharing import counted, from_all
 from dino_jax.weights.model import Model
 
 THREADS = min(16, os.cpu_count() or 1)  # that decode
 MOST_WAITING = 512  # images in memory whose batches are not full
-MOST_NAMED = 100  # unreadable files in a result
 
 Prepare = Callable[[int, np.ndarray], Sequence[np.ndarray]]
 

@@ -13,10 +13,10 @@ from dino_jax.commands.progress import show_progress
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
+from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.weights.model import Model
 
 USUAL_BATCH = 128
-MOST_NAMED = 100  # unreadable images in a result
 
 
 class Reading(NamedTuple):

@@ -11,6 +11,7 @@ from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.layout import EVALUATIONS
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
+MOST_NAMED = 100  # unreadable images in a result
 WIDEST = 80  # characters of a setting on the console
 
 

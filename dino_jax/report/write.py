@@ -7,10 +7,11 @@ from etils import epath
 
 from dino_jax.report.history import read_runs
 from dino_jax.report.page import draw_page
+from dino_jax.workdir.paths import absolute_path, write_atomically
 
 
 def write_report(workdirs: Sequence[epath.PathLike], out: epath.PathLike) -> int:
-    """Reads workdirs and writes one HTML file.
+    """Reads workdirs and writes one HTML file, whole or not at all.
 
     Args:
       workdirs: workdirs of one run, or of several to compare.
@@ -23,6 +24,6 @@ def write_report(workdirs: Sequence[epath.PathLike], out: epath.PathLike) -> int
       OSError: if a workdir does not exist or holds no metrics, or `out` cannot be written.
       ValueError: if the metrics of a workdir cannot be read.
     """
-    page = draw_page(read_runs(workdirs), datetime.now(UTC)).encode()
-    epath.Path(out).expanduser().write_bytes(page)
-    return len(page)
+    page = draw_page(read_runs(workdirs), datetime.now(UTC))
+    write_atomically(absolute_path(out), page)
+    return len(page.encode())

@@ -69,7 +69,7 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
         epath.Path(path).write_text(text)
         return
     with _replacing(Path(path), uuid.uuid4().hex) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
