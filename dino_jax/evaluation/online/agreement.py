@@ -77,16 +77,18 @@ class Agreement:
         self._where, self._k = where, config.k
         self._context, self._images = context, images
         self._roles = context.roles(config)
+        self._first: dict[str, np.ndarray] = {}
         self._file = context.folder / FIRST_NEIGHBOURS / f"{where.rpartition('.')[2]}.json"
         self.guarded = f"agreement{self._k}/{context.evaluated}"
 
     def __call__(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
         now = {role: self._neighbours(role, networks[role]) for role in self._roles}
         if step == 0:
+            self._first = now
             _write(self._file, now)
         with user_errors():
-            before = now if step == 0 else _read(self._file)
-            shared = {role: self._shared(before[role], now[role]) for role in now}
+            self._first = self._first or _read(self._file)
+            shared = {role: self._shared(self._first[role], now[role]) for role in now}
         return {f"agreement{self._k}/{role}": share for role, share in shared.items()}
 
     def reference(self, variables: Variables, known: Metrics) -> Reference:
