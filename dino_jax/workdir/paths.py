@@ -100,5 +100,9 @@ def _replacing(path: Path, suffix: str) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == os.fspath(temporary):
+            error.filename = os.fspath(path)  # the name that the user knows
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -35,6 +35,11 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"'.*/none/file'"):
+        write_atomically(tmp_path / "none/file", "text")
+
+
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "a.txt"
     with pytest.raises(RuntimeError, match="half"), written_whole(str(target)) as path:
