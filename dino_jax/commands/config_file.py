@@ -68,7 +68,7 @@ def find_config(name_or_path: str) -> Path:
 
 
 def load_config(name_or_path: str) -> ConfigDict:
-    """Runs `get_config` of a config file.
+    """Runs `get_config` of a config file, which can import shipped configs and modules beside it.
 
     Args:
       name_or_path: as `find_config` takes it.
@@ -78,6 +78,12 @@ def load_config(name_or_path: str) -> ConfigDict:
         traceback from the file on.
     """
     path = str(find_config(name_or_path))
+    folder = str(Path(path).resolve().parent)
+    if folder not in (
+        *sys.path,
+        str(shipped_folder()),
+    ):  # and it stays: input workers import modules beside the file, too
+        sys.path.append(folder)
     try:
         with _importable_configs(Path(path)):
             get_config = runpy.run_path(path).get("get_config")

@@ -80,6 +80,17 @@ def test_a_file_anywhere_imports_shipped_configs_and_leaves_no_trace(tmp_path, m
     assert after == before
 
 
+def test_a_file_imports_modules_beside_it_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_mine.py").write_text("SEED = 43\n")
+    (tmp_path / "mine.py").write_text(
+        CONFIG.format(seed="beside_mine.SEED") + "\nimport beside_mine"
+    )
+    assert load_config(str(tmp_path / "mine.py")).seed == 43
+    load_config("quickstart")
+    assert str(ROOT / "configs") not in sys.path
+
+
 @pytest.mark.parametrize("is_package", [False, True])
 def test_configs_beside_a_file_come_first_then_shipped_ones_then_those_on_the_path(
     tmp_path, monkeypatch, is_package
