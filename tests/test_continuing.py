@@ -22,7 +22,7 @@ def commands():
     """The commands of the page as lists of arguments, in order."""
     page = (ROOT / "docs/continuing.md").read_text()
     text = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL)).replace("\\\n", " ")
-    return [shlex.split(line)[3:] for line in text.splitlines() if line]
+    return [shlex.split(line)[2:] for line in text.splitlines() if line]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_the_two_recipes_of_the_page_differ_in_a_hundred_times_the_rate_only():
 
 def test_the_command_for_photos_has_values_that_fit_together():
     arguments = dict(argument.removeprefix("--").split("=", 1) for argument in commands()[3])
-    config = load_config(str(ROOT / arguments.pop("config")))
+    config = load_config(arguments.pop("config"))
     del arguments["workdir"]
     for name, text in arguments.items():
         section, _, key = name.removeprefix("config.").rpartition(".")

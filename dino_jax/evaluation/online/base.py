@@ -184,7 +184,7 @@ class Context:
     def _extractors(self) -> dict[str, Extract]:
         extractors: dict[str, Extract] = {}
         for role, network in self.networks.items():
-            same = [other for other in extractors if self.networks[other] is network]
+            same = [other for other in extractors if self.networks[other] == network]
             extractors[role] = extractors[same[0]] if same else make_extractor(network, self.mesh)
         return extractors
 
