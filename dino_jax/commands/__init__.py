@@ -1,4 +1,4 @@
-"""What command lines share; the commands themselves lie in the rooms that they belong to.
+"""Shared parts of command lines; each command itself is in the package that it belongs to.
 
 command_line.py     parsers, and errors that are the user's to fix
 config_command.py   --config=NAME_OR_FILE --config.a.b=value; config_file.py finds the file

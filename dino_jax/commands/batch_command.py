@@ -1,4 +1,4 @@
-"""What the commands have in common that go through many images, on one machine or a pod."""
+"""Shared parts of commands that process many images, on one machine or a pod."""
 
 import contextlib
 import sys
@@ -12,11 +12,11 @@ from dino_jax.processes.patience import MissingProcessesError
 
 
 def run_batch_command(work: Callable[[], str], when_stopped: str, distributed: bool = False) -> int:
-    """Does the work, prints what it says, and turns errors into messages.
+    """Does the work, prints its result, and turns errors into messages.
 
     Args:
       work: returns what to print, "" for nothing.
-      when_stopped: what is left after Ctrl-C or SIGTERM, for the console.
+      when_stopped: line for the console about the state after Ctrl-C or SIGTERM.
       distributed: whether this is one of several processes; they are joined first.
 
     Returns:

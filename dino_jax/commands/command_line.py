@@ -33,7 +33,7 @@ def fail(message: object) -> NoReturn:
 
 
 def run_command(work: Callable[[], str]) -> int:
-    """Does the work and prints what it returns, "" for nothing; errors of the user are one line.
+    """Does the work and prints what it returns, "" for nothing; errors of the user take one line.
 
     Returns:
       The exit code; errors of the user end the program with 2.
@@ -51,12 +51,12 @@ def run_command(work: Callable[[], str]) -> int:
 class CommandParser(argparse.ArgumentParser):
     """The parser of one command, whose help begins with what the command does.
 
-    Options have dashes; the underscores and the single dash that version 0.1 took at some places
-    are taken everywhere.
+    Options have dashes; the underscores and the single dash that version 0.1 accepted in some
+    places are accepted everywhere.
     """
 
     def __init__(self, prog: str, description: str | None, **options: Any):
-        """For the arguments see `argparse.ArgumentParser`.
+        """See `argparse.ArgumentParser` for the other arguments.
 
         Args:
           prog: the command, without `PROGRAM`.
@@ -88,7 +88,7 @@ class CommandParser(argparse.ArgumentParser):
         fail(f"{message}; see {self.prog} --help")
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
-        """Exits because of arguments that the command does not have."""
+        """Exits with an error about arguments that the command does not have."""
         from dino_jax.config.section import suggest  # needs NumPy, so only now
 
         name = arguments[0].split("=")[0]
@@ -116,7 +116,7 @@ class CommandParser(argparse.ArgumentParser):
 def add_switch(
     parser: argparse.ArgumentParser, name: str, meaning: str, default: bool = False
 ) -> None:
-    """Adds an option that is on or off: --name, --no-name, and also --name=false, --noname."""
+    """Adds an on/off option: --name, --no-name, and also --name=false, --noname."""
     plain = name.removeprefix("--")
     parser.add_argument(
         name, nargs="?", type=_parse_bool, const=True, default=default, help=meaning, metavar="BOOL"

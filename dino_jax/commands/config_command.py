@@ -16,12 +16,12 @@ EXAMPLE = "dino-jax train --config=quickstart --workdir=runs/quickstart"
 
 
 class ConfigArguments(NamedTuple):
-    """What a command line says.
+    """A parsed command line.
 
     Attributes:
-      options: those of the command; `options.config` names the config.
-      config: with the overrides, locked; None without --config.
-      default: the config as its file makes it.
+      options: options of the command; `options.config` names the config.
+      config: config with the overrides, locked; None without --config.
+      default: config as its file makes it.
     """
 
     options: argparse.Namespace
@@ -53,13 +53,13 @@ def parse_with_config(
     example: str = EXAMPLE,
     complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
 ) -> ConfigArguments:
-    """Parses a command line; what is wrong with it ends the program with one line.
+    """Parses a command line; a mistake in it ends the program with one line.
 
     Args:
       parser: made by `config_parser`.
       argv: None: that of the process.
       needs: options that must be given.
-      example: of a right command.
+      example: a correct command.
       complete: gives a config the options that its file leaves out, so that they can be overridden.
     """
     options, rest = parser.parse_known_args(argv)
@@ -84,14 +84,14 @@ def parse_with_config(
 
 
 def start_logging() -> None:
-    """Warnings of the libraries on stderr, and the stacks of all threads if the process crashes."""
+    """Sends library warnings to stderr, and the stacks of all threads if the process crashes."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     faulthandler.enable()
 
 
 def _override(config: ConfigDict | None, argv: list[str]) -> list[str]:
-    """Applies what starts with --config. to the config; returns the other arguments."""
+    """Applies arguments that start with --config. to the config; returns the others."""
     if config is None:
         return argv
     values = flags.FlagValues()

@@ -1,4 +1,4 @@
-"""Config files: found by name or path, run, and able to import the shipped ones from anywhere."""
+"""Finds config files by name or path and runs them; they can import the shipped ones anywhere."""
 
 import ast
 import importlib
@@ -20,7 +20,7 @@ CONFIGS = "configs"  # the name under which config files import each other
 
 
 def shipped_folder() -> Path:
-    """Where the shipped configs lie: in an installed package, else beside it in the clone."""
+    """Folder of the shipped configs: inside the installed package, else beside it in the clone."""
     package = Path(__file__).parent.parent
     installed = package / CONFIGS
     return installed if installed.is_dir() else package.parent / CONFIGS
@@ -32,7 +32,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def describe_shipped() -> str:
-    """One line for each shipped config: its name and what it is."""
+    """One line for each shipped config: its name and description."""
     files = shipped_configs()
     width = max(map(len, files), default=0)
     about = {
@@ -74,7 +74,7 @@ def load_config(name_or_path: str) -> ConfigDict:
       name_or_path: as `find_config` takes it.
 
     Raises:
-      UsageError: if there is no such file, no config comes out of it, or it raises; then with the
+      UsageError: if there is no such file, it returns no config, or it raises; then with the
         traceback from the file on.
     """
     path = str(find_config(name_or_path))

@@ -4,7 +4,7 @@
 
 The result states every value of the YAML, with the defaults of the
 official ssl_default_config.yaml for what it leaves out. Keys that DINOv2 does not have are errors.
-What the YAML does not say is the number of GPUs, from which the batch follows: give --gpus.
+The YAML does not state the number of GPUs, which determines the batch: give --gpus.
 """
 
 import argparse
@@ -31,14 +31,14 @@ def read_yaml(text: str) -> tuple[Values, list[str]]:
     """Reads an official YAML.
 
     Args:
-      text: of the file.
+      text: text of the file.
 
     Returns:
       A value for every key of `DEFAULTS`, and the keys of the text that have no counterpart.
 
     Raises:
-      ValueError: if the text is no YAML mapping, or has keys that DINOv2 does not have or values of
-        the wrong kind; lists all of them.
+      ValueError: if the text is not a YAML mapping, or has keys that DINOv2 does not have or values
+        of the wrong kind; lists all of them.
     """
     import yaml  # needed by this command only
 
@@ -57,7 +57,7 @@ def read_yaml(text: str) -> tuple[Values, list[str]]:
             problems.append(str(error))
     if problems:
         listed = "\n  ".join(sorted(problems))
-        raise ValueError(f"the file does not fit DINOv2's configs:\n  {listed}")
+        raise ValueError(f"the file does not match DINOv2's configs:\n  {listed}")
     return values, [key for key in given if key in WITHOUT_COUNTERPART]
 
 
@@ -66,7 +66,7 @@ def write_config(sections: Sections, docstring: str) -> str:
 
     Args:
       sections: values by section, see `translate`.
-      docstring: of the file.
+      docstring: docstring of the file.
     """
     lines = [f'"""{docstring}"""', "", "from ml_collections import ConfigDict", ""]
     lines += ["from configs import vits16_vanilla", "", "", "def get_config() -> ConfigDict:"]
@@ -89,15 +89,15 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
     """Converts the text of an official YAML.
 
     Args:
-      text: of the file.
-      name: of the file, for the docstring.
+      text: text of the file.
+      name: name of the file, for the docstring.
       gpus: number of GPUs of the official run, at least 1.
 
     Returns:
       Source of our config file, and notes for the user.
 
     Raises:
-      ValueError: as `read_yaml` and `translate`, or if `gpus` is not positive.
+      ValueError: as in `read_yaml` and `translate`, or if `gpus` is not positive.
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, got {gpus}")
@@ -106,7 +106,7 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
     if values["student.drop_path_rate"] and not values["student.drop_path_uniform"]:
         notes.append(
             f"student.drop_path_uniform=false becomes {DROP_PATHS[False]}: each sample is dropped "
-            "by itself, the official code drops a fixed number of them"
+            "independently; the official code drops a fixed number of them"
         )
     images = values["train.batch_size_per_gpu"]
     docstring = (
@@ -125,7 +125,7 @@ def convert_file(arguments: argparse.Namespace) -> str:
     """Converts a file; returns the source to print, "" if it was written to --out.
 
     Raises:
-      ValueError: if the file does not fit, or --out exists.
+      ValueError: if the file does not match, or --out exists.
       OSError: if a file can't be read or written.
     """
     path, gpus = Path(arguments.file), arguments.gpus or 1

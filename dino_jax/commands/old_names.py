@@ -10,7 +10,7 @@ from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
 
-# Old name -> new name, of a module or of a package with all that is in it.
+# Old name -> new name, of a module or of a package with everything in it.
 MOVED = {
     "dino_jax.checkpointing": "dino_jax.workdir.checkpointing",
     "dino_jax.config_from_yaml": "dino_jax.commands.config_from_yaml",
@@ -35,7 +35,7 @@ class OldNames(MetaPathFinder):
 
 
 class _MovedModule(Loader):
-    """Puts a module under its old name, too; it is one module, not a copy."""
+    """Makes a module available under its old name, too; it is one module, not a copy."""
 
     def __init__(self, name: str):
         self._name = name
@@ -47,14 +47,14 @@ class _MovedModule(Loader):
         sys.modules[module.__name__] = importlib.import_module(self._name)
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """For python -m, which runs the code anew."""
+        """Supports python -m, which runs the code again."""
         spec = importlib.util.find_spec(self._name)
         loader: Any = spec.loader if spec else None
         return loader.get_code(self._name) if loader else None
 
 
 def _new_name(fullname: str) -> str:
-    """The present name of a module; "" if it never had another one."""
+    """The present name of a module; "" if it is not an old name."""
     for old, new in MOVED.items():
         if fullname == old or fullname.startswith(f"{old}."):
             return new + fullname.removeprefix(old)

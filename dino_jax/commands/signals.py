@@ -1,4 +1,4 @@
-"""Commands that a signal stops: what is finished stays, and the exit code tells the signal."""
+"""Commands that a signal stops: finished work stays, and the exit code tells the signal."""
 
 import os
 import signal
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-POSTPONED_SECONDS = 0.2  # until a signal that came at a bad moment is sent again
+POSTPONED_SECONDS = 0.2  # before a signal that came at a bad moment is sent again
 
 
 class Stopped(BaseException):
-    """A signal asked the command to stop; what is finished stays."""
+    """A signal asked the command to stop; finished work stays."""
 
     def __init__(self, exit_code: int, name: str):
         super().__init__(name)
@@ -25,7 +25,7 @@ def stop_on_signals() -> Iterator[None]:
     postponed: list[threading.Timer] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _in_destructor(frame):  # Python prints and forgets what is raised there
+        if _in_destructor(frame):  # Python prints and ignores exceptions raised there
             postponed.append(threading.Timer(POSTPONED_SECONDS, os.kill, (os.getpid(), number)))
             postponed[-1].start()
             return

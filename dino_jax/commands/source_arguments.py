@@ -10,18 +10,18 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds SOURCE and the options that some kinds of it need."""
     add = parser.add_argument
     add("source", nargs="?", default="", help="folder, list, pattern, shards or config file")
-    add("--split", default="train", help="of TFDS or the digits")
+    add("--split", default="train", help="split of TFDS or the digits")
     add_kind_arguments(parser)
 
 
 def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what does not depend on the part of a data set."""
+    """Adds options that do not depend on the part of a data set."""
     add = parser.add_argument
-    add("--kind", default="folder", help="of the images, as config.data.kind")
-    add("--name", default="", help="of the TFDS data set")
+    add("--kind", default="folder", help="kind of source, as config.data.kind")
+    add("--name", default="", help="name of the TFDS data set")
     add("--data-dir", default="", help="of TFDS")
-    add("--image-column", default="", help="of Parquet; default: the only one with images")
-    add("--label-column", default="", help="of Parquet; default: no labels")
+    add("--image-column", default="", help="column of Parquet; default: the only one with images")
+    add("--label-column", default="", help="column of Parquet; default: no labels")
 
 
 def source_config(arguments: argparse.Namespace) -> dict[str, Any]:

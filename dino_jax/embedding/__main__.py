@@ -59,7 +59,7 @@ PLAN, PROJECTION = "embed.json", "projection.npz"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What decides the result; fields as the command line names them."""
+    """Options that determine the result, named as on the command line."""
 
     model: str
     source: dict[str, Any]
@@ -84,11 +84,11 @@ class Options:
 
 
 class Machine(NamedTuple):
-    """How the work is done; changes nothing in the result but rounding.
+    """Options of the execution; they change nothing in the result but rounding.
 
     Attributes:
-      batch_size: images at once on the devices of this process.
-      threads: that decode batches ahead.
+      batch_size: images per batch on the devices of this process.
+      threads: threads that decode batches ahead.
     """
 
     batch_size: int
@@ -99,16 +99,17 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
     """Makes the shards that are missing.
 
     Args:
-      model: loaded.
-      options: what to make.
+      model: loaded model.
+      options: options of the result.
       out: the folder, local or gs://.
-      machine: how.
+      machine: options of the execution.
 
     Returns:
-      What there is now, in one line; "" on processes other than 0.
+      One line about the finished shards; "" on processes other than 0.
 
     Raises:
-      ValueError: if an option does not fit the model or the images, or `out` belongs to others.
+      ValueError: if an option does not fit the model or the images, or `out` has
+        other options.
       OSError: if files can't be read or written.
     """
     source, shards = prepare(model, options, out)
@@ -128,7 +129,7 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
 
 
 def prepare(model: Model, options: Options, out: str) -> tuple[ImageSource, Shards]:
-    """Checks what can be wrong and makes the folder."""
+    """Checks the options and makes the folder."""
     check_tokens(model.network, options.tokens, options.layers)
     if options.format == "parquet":
         import_pyarrow()
@@ -143,7 +144,7 @@ def prepare(model: Model, options: Options, out: str) -> tuple[ImageSource, Shar
 def agree_on_projection(
     model: Model, options: Options, source: ImageSource, out: str, machine: Machine
 ) -> Projection | None:
-    """The projection of this folder; process 0 makes it if it is not there yet."""
+    """The projection of this folder; process 0 makes it if it does not exist."""
     if options.reduce == "none":
         return None
     path = epath.Path(out) / PROJECTION
@@ -156,7 +157,7 @@ def agree_on_projection(
 def find_projection(
     model: Model, options: Options, source: ImageSource, machine: Machine
 ) -> Projection:
-    """A random one, or one from evenly spaced images of the source."""
+    """A random projection, or one computed from evenly spaced images of the source."""
     if options.reduce == "random":
         size = (options.image_size, options.image_size)
         return draw_random(width_of(model, size, options.tokens, options.layers), options.dim)
@@ -175,10 +176,10 @@ def build_embedder(
     projection: Projection | None = None,
     normalize: bool = False,
 ) -> Embed:
-    """On the devices of this process.
+    """Compiles the embedder for the devices of this process.
 
     Raises:
-      ValueError: if the batch does not divide by them.
+      ValueError: if their number does not divide the batch.
     """
     mesh = Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
     if machine.batch_size < 1 or machine.batch_size % mesh.size:
@@ -219,7 +220,7 @@ def _wait_for_all(what: str) -> None:
 
 
 def options_of(arguments: argparse.Namespace, model: Model) -> Options:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
       UsageError: if the config file of the source can't be read.
@@ -250,16 +251,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", required=True, help="new folder for the vectors, local or gs://")
     add("--step", type=int, help="checkpoint of a workdir; default: the newest")
     add("--tokens", default="cls", help="cls, mean (of the patches) or both")
-    add("--layers", type=int, default=1, help="features of the last so many blocks")
+    add("--layers", type=int, default=1, help="number of last blocks whose features are used")
     add("--normalize", action="store_true", help="vectors of length 1")
     add("--reduce", default="none", help="none, pca or random (projection)")
     add("--dim", type=int, default=512, help="numbers per image after --reduce")
-    add("--sample", type=int, default=20_000, help="images that PCA is computed from")
+    add("--sample", type=int, default=20_000, help="images from which PCA is computed")
     add("--format", default="npy", help="npy or parquet")
     add("--shard-images", type=int, default=10_000, help="images per file")
     add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
-    add("--batch-size", type=int, default=128, help="images at once, per process")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
+    add("--batch-size", type=int, default=128, help="images per batch, per process")
     add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
     add("--distributed", action="store_true", help="one of several processes, as on a pod")
     return parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""What a batch of images becomes: tokens of the last layers, projected, of length 1 if asked."""
+"""Embeds a batch of images: tokens of the last layers, optionally projected and normalized."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,15 +28,15 @@ def make_embedder(
     projection: Projection | None = None,
     normalize: bool = False,
 ) -> Embed:
-    """Compiles images [B, S, S, 3] uint8 -> [B, d] float32, which returns before it is done.
+    """Compiles images [B, S, S, 3] uint8 -> [B, d] float32; the call returns before it is done.
 
     Args:
-      model: whose features are taken.
-      mesh: of this process's devices; the batch is split over them, so it must divide by them.
+      model: model whose features are taken.
+      mesh: mesh of this process's devices; the batch is split over them, so they must divide it.
       tokens: "cls", "mean" (of the patch tokens) or "both", one after the other.
-      layers: L, how many of the last blocks; their features stand one after the other, that of the
-        last block at the end.
-      projection: applied to them.
+      layers: L, number of last blocks; their features are concatenated, those of the last block
+        at the end.
+      projection: projection applied to them.
       normalize: whether to scale to length 1, at the end.
 
     Raises:
@@ -63,7 +63,7 @@ def check_tokens(network: Network, tokens: str, layers: int) -> None:
     """Checks that a network has these features.
 
     Raises:
-      ValueError: if not.
+      ValueError: if it does not have them.
     """
     if tokens not in TOKENS:
         raise ValueError(f"unknown --tokens {tokens!r}; known: {list(TOKENS)}")

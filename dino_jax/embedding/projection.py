@@ -37,7 +37,7 @@ class Projection(NamedTuple):
 
 
 def load_projection(path: epath.Path) -> Projection:
-    """Reads what `Projection.save` has written."""
+    """Reads the file that `Projection.save` has written."""
     with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
         return Projection(arrays["mean"], arrays["matrix"])
 
@@ -47,7 +47,7 @@ def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
 
     Args:
       vectors: [N, D].
-      dim: d, how many components, those of the largest variance first.
+      dim: d, number of components, by descending variance.
 
     Raises:
       ValueError: if `dim` exceeds what the sample supports.
@@ -72,9 +72,9 @@ def draw_random(width: int, dim: int, seed: int = 0) -> Projection:
     """A Gaussian matrix that keeps scalar products on average (Johnson-Lindenstrauss).
 
     Args:
-      width: D, numbers before.
-      dim: d, numbers after.
-      seed: of the draw.
+      width: D, numbers per image before.
+      dim: d, numbers per image after.
+      seed: seed of the draw.
 
     Raises:
       ValueError: if d is not from 1 to D.

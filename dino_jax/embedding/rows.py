@@ -12,7 +12,7 @@ from dino_jax.data.sources import ImageSource, Record
 from dino_jax.embedding.embedder import Embed
 from dino_jax.embedding.shards import Rows
 
-AHEAD = 2  # batches that the devices may be behind the decoding
+AHEAD = 2  # batches that the devices may lag behind the decoding
 
 
 class Subset:
@@ -34,7 +34,7 @@ class Subset:
 
 
 class Row(NamedTuple):
-    """One image: vector [d] (of a black image, if it is not readable), name and class."""
+    """One image: vector [d] (of a black image if it is unreadable), name and class."""
 
     vector: np.ndarray
     readable: bool
@@ -73,7 +73,7 @@ def rows_of(vectors: np.ndarray, batch: Batch, source: ImageSource) -> Iterator[
 
 
 def collect(rows: Iterable[Row]) -> Rows:
-    """What a shard holds."""
+    """The content of a shard."""
     every = list(rows)
     readable = [row for row in every if row.readable]
     return Rows(

@@ -5,7 +5,7 @@ npy      embeddings-00000-of-00002.npy   [n, d]
 parquet  embeddings-00000-of-00002.parquet   columns name, label, embedding (list of d numbers)
 
 unreadable-00000-of-00002.txt names the images of a shard that have no row, if there are any. The
-file with the vectors is written last: a shard is there as a whole, or will be made again.
+file with the vectors is written last: a shard is complete, or will be made again.
 """
 
 import json
@@ -23,7 +23,7 @@ FORMATS = ("npy", "parquet")
 
 
 class Rows(NamedTuple):
-    """What a shard holds.
+    """The content of a shard.
 
     Attributes:
       vectors: [n, d].
@@ -42,11 +42,11 @@ class Shards:
     """The shards of one folder.
 
     Attributes:
-      count: how many there will be.
+      count: number of shards when finished.
     """
 
     def __init__(self, out: str, count: int, file_format: str):
-        """Of `count` shards in the folder `out`, local or gs://."""
+        """Describes `count` shards in the folder `out`, local or gs://."""
         if file_format not in FORMATS:
             raise ValueError(f"unknown --format {file_format!r}; known: {list(FORMATS)}")
         self._out, self.count, self._format = out, count, file_format

@@ -1,1 +1,1 @@
-"""All that knows the parameter tree: optimizers, their rules by tensor, schedules."""
+"""Code that knows the parameter tree: optimizers, their rules by tensor, schedules."""

@@ -1,11 +1,11 @@
 """The optimizers of DINO and DINOv2 as one optax transform: adamw, sgd or lars.
 
-Three things differ from optax' own optimizers, all of them part of the official numerics
+Three things differ from optax's own optimizers, all of them part of the official numerics
 (facebookresearch/dino and dinov2): schedules read the `step` that `update(grads, opt_state, params,
 step=step)` is given, never a counter in the state (a step that is skipped rolls the state back,
-the clock goes on); rules apply to one tensor of one layer, also where `nn.scan` stacks the layers
-into one array (parameter_groups.py); and the last layer of a head is frozen for a while, as the
-backbone may be.
+the clock continues); rules apply to one tensor of one layer, also where `nn.scan` stacks the layers
+into one array (parameter_groups.py); the last layer of a head, and optionally the backbone, is
+frozen for a while.
 """
 
 from collections.abc import Callable, Hashable
@@ -29,7 +29,7 @@ from dino_jax.optim.transforms import (
     skipped_until,
 )
 
-# What a norm limit applies to: every tensor, or the backbone and each head.
+# Scope of a norm limit: every tensor, or the backbone and each head.
 CLIPS = {"tensor": clip_tensors, "module": clip_modules}
 # How a layer is frozen: "skip" hides the gradient from the optimizer, "zero_lr" updates the moments
 # but not the weights. The gradient counts in clipping both ways.
@@ -70,8 +70,8 @@ class OptimizerConfig:
     warmup_epochs: float = option(10.0, "epochs in which the rate rises from 0", at_least=0)
     weight_decay: float = option(0.04, "at the start", at_least=0)
     weight_decay_end: float = option(0.4, "at the end of its cosine", at_least=0)
-    layer_decay: float = option(1.0, "of the rate, from a block to the one before it", above=0)
-    patch_embed_lr_multiplier: float = option(1.0, "of the rate of the patch embedding", above=0)
+    layer_decay: float = option(1.0, "rate factor from a block to the one before", above=0)
+    patch_embed_lr_multiplier: float = option(1.0, "rate factor of the patch embedding", above=0)
     clip_grad: float = option(3.0, "largest L2 norm of a gradient; 0: no limit", at_least=0)
     clip: Literal["tensor", "module"] = option(
         "tensor", "what is clipped: each tensor, or the backbone and each head"
@@ -160,9 +160,9 @@ def make_optimizer(
     """Adds clipping, the frozen last layer and rates by layer to an update rule.
 
     Args:
-      rule: What turns clipped gradients into updates; the last layers, the backbone and the rest
-        have a state of their own.
-      clip_norm: Maximal L2 norm of a gradient; 0 for no clipping.
+      rule: Turns clipped gradients into updates; the last layers, the backbone and the rest
+        have separate states.
+      clip_norm: Largest L2 norm of a gradient; 0 for no clipping.
       frozen_steps: Steps at the start in which leaves under "last_layer" do not move.
       frozen_backbone_steps: Steps at the start in which the backbone has no gradient, no moments
         and no decay: the heads warm up alone.

@@ -16,7 +16,7 @@ STACK = "blocks"  # the module whose leaves carry a leading depth axis from nn.s
 LAST_LAYER = "last_layer"  # the prototype layer of a projection head
 REST = "rest"
 PATCH_EMBED = "patch_embed"
-# What comes before the first block.
+# Modules before the first block.
 EMBEDDINGS = ("cls_token", "pos_embed", "register_tokens", "mask_token", PATCH_EMBED)
 
 
@@ -65,7 +65,7 @@ def lr_multipliers(params: Any, layer_decay: float, patch_embed: float) -> Any:
     """Factors of the learning rate that fall from the last block to the first (BEiT, DINOv2).
 
     Args:
-      params: or arrays of the same structure.
+      params: parameters, or arrays of the same structure.
       layer_decay: factor from one block to the block before it; 1 for none.
       patch_embed: further factor of the patch embedding.
 

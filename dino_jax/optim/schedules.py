@@ -94,7 +94,7 @@ class WarmupCosine:
 
 @dataclass(frozen=True)
 class TeacherTemperature:
-    """Temperature that moves from `warmup` to `final` in equal moves, then stays.
+    """Temperature that moves from `warmup` to `final` in equal moves, then stays constant.
 
     The table is `np.linspace(warmup, final, warmup_moves)` with its endpoint, as in the official
     codes: move `warmup_moves - 1` gives `final`. DINO moves once per epoch, DINOv2 at every step.
@@ -123,7 +123,7 @@ def scale_learning_rate(
     Args:
       base_lr: Learning rate at `reference_batch`, >= 0.
       batch_size: Images per update over all devices and accumulation steps.
-      reference_batch: Batch for which `base_lr` is meant.
+      reference_batch: Batch for which `base_lr` is specified.
       rule: "linear" (arXiv:1706.02677; DINO) or "sqrt" (DINOv2, with a reference of 1024).
 
     Raises:

@@ -1,4 +1,4 @@
-"""The optax transforms that optimizers are made of: they know the parameter tree and the step."""
+"""Optax transforms from which optimizers are made; they know the parameter tree and the step."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Transform = optax.GradientTransformationExtraArgs
 
 
 def clip_tensors(max_norm: float) -> optax.GradientTransformation:
-    """Scales every tensor's gradient to an L2 norm of at most `max_norm`, each on its own."""
+    """Scales every tensor's gradient to an L2 norm of at most `max_norm`, each separately."""
 
     def clip(path: KeyPath, grad: jax.Array) -> jax.Array:
         # The official coefficient, with its 1e-6: a norm just below max_norm is scaled too.

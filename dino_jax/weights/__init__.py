@@ -1,4 +1,4 @@
-"""Weights from elsewhere, in and out: other code bases, earlier runs, frozen teachers."""
+"""Weights from and for other code: import and export, earlier runs, frozen teachers."""
 
 from dino_jax.weights.state_dict import read_state_dict
 from dino_jax.weights.torch_names import from_torch, split_state_dict, to_torch

@@ -1,4 +1,4 @@
-"""The network that tensors under official names are for: all sizes are read off their shapes."""
+"""The network described by tensors under official names: all sizes are read off their shapes."""
 
 import math
 import re
@@ -12,18 +12,20 @@ from dino_jax.models.backbone import ImplicitSettings
 HEAD_DIM = 64  # channels of an attention head in every official ViT; no shape shows it
 
 Shapes = Mapping[str, tuple[int, ...]]
-_BLOCK_NUMBER = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.")  # perhaps behind the one of its chunk
+_BLOCK_NUMBER = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.")  # perhaps after the number of its chunk
 
 
 def infer_backbone(tensors: Mapping[str, np.ndarray], implicit: ImplicitSettings) -> dict[str, Any]:
-    """The section `network.backbone` of the config; options that it leaves out have their default.
+    """The section `network.backbone` of the config; options that it omits have their defaults.
 
     Args:
-      tensors: of a backbone, under official names; "module." and "backbone." may stand in front.
-      implicit: what the tensors do not show; without num_heads a head has `HEAD_DIM` channels.
+      tensors: tensors of a backbone under official names, perhaps prefixed by "module." and
+        "backbone.".
+      implicit: settings that the tensors do not show; without num_heads a head has `HEAD_DIM`
+        channels.
 
     Raises:
-      ValueError: if it is no ViT of DINO or DINOv2 and no ResNet.
+      ValueError: if it is neither a ViT of DINO or DINOv2 nor a ResNet.
     """
     shapes = {re.sub(r"^(module\.|backbone\.)*", "", k): v.shape for k, v in tensors.items()}
     if "layer1.0.conv1.weight" in shapes and "conv1.weight" in shapes:
@@ -37,7 +39,7 @@ def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
         _, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
     except (KeyError, ValueError) as error:
         raise ValueError(
-            f"no ViT of DINO or DINOv2 and no ResNet: its {len(shapes)} tensors are "
+            f"neither a ViT of DINO or DINOv2 nor a ResNet: its {len(shapes)} tensors are "
             f"{sorted(shapes)[:5]} …; expected pos_embed and patch_embed.proj.weight, or "
             "conv1.weight and layer1.0.conv1.weight"
         ) from error
@@ -75,16 +77,17 @@ def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
 def _choose_heads(dim: int, num_heads: int | None) -> int:
     if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
-            f"the width {dim} is no multiple of {HEAD_DIM}, the channels of an official attention "
-            "head, and no shape shows the number of heads; import the file with --num-heads"
+            f"the width {dim} is not a multiple of {HEAD_DIM}, the channels of an official "
+            "attention head, and no shape shows the number of heads; import the file with "
+            "--num-heads"
         )
     if num_heads is not None and (num_heads < 1 or dim % num_heads):
-        raise ValueError(f"the width {dim} is no multiple of num_heads ({num_heads})")
+        raise ValueError(f"the width {dim} is not a multiple of num_heads ({num_heads})")
     return num_heads or dim // HEAD_DIM
 
 
 def _infer_ffn(shapes: Shapes, dim: int) -> tuple[str, float]:
-    """Its kind, and the ratio from which our layers get its hidden width."""
+    """Kind of the FFN, and the ratio from which our layers compute its hidden width."""
     for name, shape in shapes.items():
         if name.endswith("mlp.w3.weight"):
             # The gate has two thirds of the hidden width, rounded up; released files have ratio 4.
@@ -122,11 +125,11 @@ def infer_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """One entry of the section `network.heads` of the config.
 
     Args:
-      name: for messages.
-      tensors: of one head, under official names with any prefix.
+      name: name for messages.
+      tensors: tensors of one head, under official names with any prefix.
 
     Raises:
-      ValueError: if it is no head of DINO or DINOv2.
+      ValueError: if it is not a head of DINO or DINOv2.
     """
     plain = {re.sub(r"^.*?(?=(mlp|last_layer)\.)", "", k): v for k, v in tensors.items()}
     numbers = [match for key in plain if (match := re.fullmatch(r"mlp\.(\d+)\.weight", key))]
@@ -137,7 +140,7 @@ def infer_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
         linear = [plain["mlp.weight"]]
     if not linear or "last_layer.weight_v" not in plain:
         raise ValueError(
-            f"{name} is no head of DINO or DINOv2: its tensors are {sorted(tensors)}; expected "
+            f"{name} is not a head of DINO or DINOv2: its tensors are {sorted(tensors)}; expected "
             "mlp.N.weight and last_layer.weight_v"
         )
     gain = plain.get("last_layer.weight_g", np.ones(1))

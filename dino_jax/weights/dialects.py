@@ -1,4 +1,4 @@
-"""Which code base named the tensors of a file, and their official names."""
+"""Recognizes the code base that named the tensors of a file; gives their official names."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from dino_jax.weights.timm_names import from_timm, is_timm
 
 
 class Official(NamedTuple):
-    """Tensors under official names, and what only the code base that made them says.
+    """Tensors under official names, and settings known only from the code base that made them.
 
     Attributes:
       tensors: official names to arrays.
-      names: whose names the file has, for the console.
+      names: code base whose names the file has, for the console.
       left_out: tensors of the file that belong to no backbone.
-      position_kernel: with which that code base resamples the position table.
-      norm_epsilon: of its LayerNorms.
+      position_kernel: kernel with which that code base resamples the position table.
+      norm_epsilon: epsilon of its LayerNorms.
     """
 
     tensors: dict[str, np.ndarray]
@@ -29,7 +29,7 @@ class Official(NamedTuple):
 
 
 def to_official(tensors: Mapping[str, np.ndarray], by_timm: bool = False) -> Official:
-    """Gives the tensors of a network their official names, whatever code base they are from.
+    """Gives the tensors of a network their official names, whichever code base they are from.
 
     Args:
       tensors: names of the file to arrays.

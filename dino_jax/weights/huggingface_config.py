@@ -1,4 +1,4 @@
-"""The config.json with which Hugging Face's transformers build one of our ViTs."""
+"""The config.json with which Hugging Face's transformers builds one of our ViTs."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights.huggingface_names import DINOV2, REGISTERS, VIT
 
 _MODEL_TYPES = {VIT: "vit", DINOV2: "dinov2", REGISTERS: "dinov2_with_registers"}
-# With which each class resamples its position table.
+# Kernel with which each class resamples its position table.
 KERNELS = {VIT: "bicubic_plain", DINOV2: "bicubic_plain", REGISTERS: "antialiased"}
 
 
@@ -14,7 +14,7 @@ def choose_class(vit: VisionTransformer) -> str:
     """The class of transformers for a ViT: VIT, DINOV2 or REGISTERS.
 
     Raises:
-      ValueError: if none of them can have its parts; says which.
+      ValueError: if none of them supports all of its parts; names the others.
     """
     class_name = REGISTERS if vit.registers else DINOV2 if vit.layer_scale else VIT
     problems = []
@@ -30,7 +30,7 @@ def choose_class(vit: VisionTransformer) -> str:
         problems.append(f"mlp_ratio={vit.mlp_ratio}")
     if problems:
         raise ValueError(
-            f"{class_name} of transformers cannot have {', '.join(problems)}; use --names=official"
+            f"transformers' {class_name} cannot have {', '.join(problems)}; use --names=official"
         )
     return class_name
 
@@ -65,6 +65,6 @@ def make_config(vit: VisionTransformer, class_name: str) -> tuple[dict[str, Any]
     if kernel == vit.position_kernel:
         return config, []
     return config, [
-        f"mind: transformers resample positions with {kernel!r}, this model with "
-        f"{vit.position_kernel!r}: at other sizes than {side} x {side} their features are others"
+        f"note: transformers resamples positions with {kernel!r}, this model with "
+        f"{vit.position_kernel!r}: at other sizes than {side} x {side} its features differ"
     ]

@@ -1,8 +1,8 @@
 """Hugging Face's names of ViT, DINOv2 and DINOv2 with registers to the official ones and back.
 
-Queries, keys and values are three layers there and one in the official code. transformers 5 has
+Queries, keys and values are three layers there and one in the official code. transformers 5 uses
 other names in memory than in the files it writes: files have "encoder.layer.0.attention.attention.
-query.weight", a state dict has "layers.0.attention.q_proj.weight". Both are read, the first is
+query.weight", a state dict has "layers.0.attention.q_proj.weight". Both are read; the first is
 written.
 """
 
@@ -25,7 +25,7 @@ _TOP = {
     "layernorm.weight": "norm.weight",
     "layernorm.bias": "norm.bias",
 }
-# Modules of a block: as they are written, by class, and as they are called in memory.
+# Modules of a block: names in files, by class, and names in memory.
 _VIT_MODULES = {
     "layernorm_before": "norm1",
     "layernorm_after": "norm2",
@@ -65,7 +65,7 @@ def from_huggingface(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, list[s
     """Gives tensors their official names.
 
     Args:
-      tensors: under the names of a file or of a state dict of transformers.
+      tensors: tensors under the names of a file or of a state dict of transformers.
 
     Returns:
       Tensors under official names; what has no official name keeps its own. Then the names of the
@@ -87,10 +87,10 @@ def from_huggingface(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, list[s
 
 
 def to_huggingface(tensors: Mapping[str, np.ndarray], class_name: str) -> Tensors:
-    """Inverse of `from_huggingface`: the names of the files that transformers write.
+    """Inverse of `from_huggingface`: the names of the files that transformers writes.
 
     Args:
-      tensors: of a backbone, under official names.
+      tensors: tensors of a backbone, under official names.
       class_name: VIT, DINOV2 or REGISTERS.
 
     Raises:
@@ -135,7 +135,7 @@ def _official_name(name: str) -> str:
 
 
 def _join_parts(tensors: Tensors) -> Tensors:
-    """Joins what is one layer in the official code, where all of its parts are there."""
+    """Joins parts that are one layer in the official code, if all of them are there."""
     joined = dict(tensors)
     for name in tensors:
         block = _BLOCK.fullmatch(name)

@@ -1,4 +1,4 @@
-"""What the files beside a file of weights say about it, and its licence."""
+"""Information from the files beside a file of weights, such as its license."""
 
 import json
 import re
@@ -16,14 +16,14 @@ UNKNOWN_LICENCE = "unknown, check the source of the file"
 
 
 class ModelCard(NamedTuple):
-    """What is known of a file beyond its tensors; None where nothing is.
+    """Information about a file beyond its tensors; None where unknown.
 
     Attributes:
-      licence: of the weights, and how that is known.
+      licence: license of the weights, and how it is known.
       num_heads: attention heads.
-      norm_epsilon: of the LayerNorms.
-      mean: of every channel, for images in [0, 1].
-      std: of every channel, for images in [0, 1].
+      norm_epsilon: epsilon of the LayerNorms.
+      mean: mean of every channel, for images in [0, 1].
+      std: standard deviation of every channel, for images in [0, 1].
       by_timm: whether timm wrote the config beside it.
     """
 
@@ -39,12 +39,12 @@ def read_model_card(path: epath.PathLike, licence: str = "") -> ModelCard:
     """Reads config.json, preprocessor_config.json and README.md beside a file of weights.
 
     Args:
-      path: of the file of weights.
-      licence: as the user knows it; "": the one of README.md, or of a released file by its name.
+      path: path of the file of weights.
+      licence: license given by the user; "": that of README.md, or of a released file by its name.
 
     Raises:
       OSError: if one of them cannot be read.
-      ValueError: if one is no JSON object, or says that the model is one that ours is not.
+      ValueError: if one is not a JSON object, or names an activation that our ViT does not have.
     """
     file = epath.Path(path).expanduser()
     config = _read_json(file.parent / "config.json")
@@ -87,7 +87,7 @@ def _read_json(file: epath.Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text())
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no JSON object")
+        raise ValueError(f"{file} does not hold a JSON object")
     return content

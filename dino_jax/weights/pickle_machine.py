@@ -1,8 +1,8 @@
 """Reads a pickle without executing it: a machine for the few opcodes that hold data.
 
 A pickle is a program whose instructions may call any function. This machine knows those that build
-dicts, lists, tuples, numbers and strings; functions and classes are never looked up: what a pickle
-may name stands in a table of the caller, and everything else is refused.
+dicts, lists, tuples, numbers and strings; functions and classes are never looked up: a table of the
+caller lists what a pickle may name, and everything else is refused.
 """
 
 import pickletools
@@ -33,7 +33,7 @@ class RefusedError(ValueError):
 
 
 class Buildable:
-    """What a pickle makes in two steps: a call of something known, then its state."""
+    """An object that a pickle makes in two steps: a call of something known, then its state."""
 
     def build(self, state: Any) -> None:
         """Takes the state."""
@@ -41,7 +41,7 @@ class Buildable:
 
 
 class Inert:
-    """Stands for an object that is of no use here; whatever is done with it has no effect."""
+    """Stands for an object that is not needed; operations on it have no effect."""
 
 
 def read_pickle(
@@ -53,7 +53,7 @@ def read_pickle(
 
     Args:
       data: the pickle, protocol 2 to 5.
-      known: "module.name" of what the pickle may call, to what is called in its place.
+      known: maps "module.name" that the pickle may call to a replacement.
       persistent: turns a persistent id into its object.
 
     Raises:
@@ -67,7 +67,7 @@ def read_pickle(
         (result,) = machine.stack
     except RefusedError:
         raise
-    # What else a damaged pickle can cause in a stack machine.
+    # Other errors that a damaged pickle can cause in a stack machine.
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
         raise RefusedError(f"its pickle is damaged: {error}") from error
     return result
@@ -103,7 +103,7 @@ class _Machine:
         elif name not in ("PROTO", "FRAME", "STOP"):  # these three do nothing here
             method = getattr(self, f"_{name.lower()}", None)
             if method is None:
-                raise RefusedError(f"it has the pickle instruction {name}, which no data need")
+                raise RefusedError(f"it has the pickle instruction {name}, unneeded for data")
             method(argument)
 
     def _pop(self) -> Any:
@@ -194,11 +194,11 @@ class _Machine:
 
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
-            raise RefusedError("its pickle is damaged: it calls what is no function")
+            raise RefusedError("its pickle is damaged: it calls something that is not a function")
         self.stack.append(function.make(*arguments))
 
     def _build(self, argument: None) -> None:
-        """The state of an object; others than `Buildable` have none that we need."""
+        """Sets the state of an object; only a `Buildable` has a state that we need."""
         state = self._pop()
         if isinstance(self.stack[-1], Buildable):
             self.stack[-1].build(state)

@@ -29,7 +29,8 @@ class SavedWeights:
     Attributes:
       networks: by role, "teacher" or "student" of a training checkpoint, otherwise "weights".
       centers: running centers of objectives, by the name of the objective.
-      left_out: tensors that are no weights, such as moments of an optimizer: how many, by section.
+      left_out: tensors that are not weights, such as an optimizer's moments: their number by
+        section.
     """
 
     networks: dict[str, dict[str, np.ndarray]]
@@ -46,13 +47,13 @@ def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
     """Reads the tensors of a file of weights; of a training checkpoint, those of the teacher.
 
     Args:
-      path: as `read_weights`.
+      path: as in `read_weights`.
 
     Returns:
-      The names of the file to arrays; bfloat16 and float16 stay what they are.
+      The names of the file to arrays; bfloat16 and float16 stay as they are.
 
     Raises:
-      OSError, ValueError: as `read_weights`.
+      OSError, ValueError: as in `read_weights`.
     """
     weights = read_weights(path)
     return weights.networks[weights.main]
@@ -69,12 +70,12 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the suffix is unknown, or the file is damaged or holds other things than
+      ValueError: if the suffix is unknown, or the file is damaged or holds anything other than
         tensors.
     """
     file = epath.Path(path).expanduser()
     if file.suffix not in SUFFIXES:
-        raise ValueError(f"{file} is no file of weights; known suffixes: {', '.join(SUFFIXES)}")
+        raise ValueError(f"{file} is not a file of weights; known suffixes: {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise FileNotFoundError(f"the file of weights {file} does not exist")
     if file.suffix == ".safetensors":
@@ -110,7 +111,7 @@ def _sort(
         raise ValueError(f"{file} holds no weights: it has no tensors under names")
     if len(networks) > 1 and "weights" in networks:
         names = "\n  ".join(sorted(networks["weights"]))
-        raise ValueError(f"{file} holds tensors beside those of its networks:\n  {names}")
+        raise ValueError(f"{file} holds tensors besides those of its networks:\n  {names}")
     return SavedWeights(networks, centers, left_out)
 
 
@@ -137,7 +138,7 @@ def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
     try:
         tensors = safetensors.deserialize(file.read_bytes())
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file, or damaged: {error}") from error
+        raise ValueError(f"{file} is not a safetensors file, or is damaged: {error}") from error
     return {name: _as_array(name, tensor, file) for name, tensor in tensors}
 
 

@@ -42,7 +42,7 @@ def from_timm(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray],
 
 
 def _packed_blocks(tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Blocks whose second layer takes half of what the first gives."""
+    """Blocks whose second layer takes half of the first layer's outputs."""
     matches = [match for name in tensors if (match := _PACKED.fullmatch(name))]
     return [
         match[1]

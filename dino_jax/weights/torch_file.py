@@ -15,8 +15,8 @@ import numpy as np
 
 from dino_jax.weights.pickle_machine import Inert, RefusedError, read_pickle
 
-MAX_PICKLE_BYTES = 256 * 2**20  # of the containers; those of a real checkpoint need some megabytes
-_LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch's number, as the file begins with it
+MAX_PICKLE_BYTES = 256 * 2**20  # of the containers; real checkpoints need a few megabytes
+_LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch's magic number, at the start
 
 _STORAGES = {
     "torch.DoubleStorage": np.dtype(np.float64),
@@ -34,7 +34,7 @@ _STORAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A piece of memory of the file."""
+    """A block of memory in the file."""
 
     entry: str
     dtype: np.dtype
@@ -43,7 +43,7 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
-    """A tensor of the file, not read yet; offset and strides count numbers of its storage."""
+    """A tensor of the file, not read yet; offset and strides count elements of its storage."""
 
     storage: Storage
     offset: int
@@ -71,7 +71,7 @@ class TorchFile:
     """An open file of torch.save.
 
     Attributes:
-      content: what was saved, with `StoredTensor`s for the tensors; objects that are no data, such
+      content: what was saved, with `StoredTensor`s for the tensors; objects that are not data, such
         as the arguments of a training run, are `Inert`.
     """
 
@@ -82,13 +82,13 @@ class TorchFile:
           file: seekable; stays open as long as tensors are read.
 
         Raises:
-          ValueError: if it is no file of torch.save, is damaged, or holds more than data.
+          ValueError: if it was not written by torch.save, is damaged, or holds more than data.
         """
         self._archive = _open_archive(file)
         self._sizes = {info.filename: info.file_size for info in self._archive.infolist()}
         pickles = [name for name in self._sizes if name.count("/") == 1 and "/data.pkl" in name]
         if len(pickles) != 1:
-            raise RefusedError("it is a zip archive, but none of torch.save: it has no data.pkl")
+            raise RefusedError("it is a zip archive, but not from torch.save: it has no data.pkl")
         self._root = pickles[0].removesuffix("data.pkl")
         if self._sizes[pickles[0]] > MAX_PICKLE_BYTES:
             raise RefusedError(f"its containers have {self._sizes[pickles[0]]:,} bytes")
@@ -99,7 +99,7 @@ class TorchFile:
         self.content = read_pickle(self._read(pickles[0]), _KNOWN, self._storage)
 
     def array(self, tensor: StoredTensor) -> np.ndarray:
-        """The numbers of a tensor, of its own dtype; read-only, may share its memory with others.
+        """The values of a tensor in its own dtype; read-only, may share its memory with others.
 
         Raises:
           ValueError: if its storage is damaged.
@@ -140,13 +140,13 @@ def _open_archive(file: IO[bytes]) -> zipfile.ZipFile:
     if file.read(64).find(_LEGACY_MAGIC) >= 0:
         raise RefusedError(
             "it has the format before torch 1.6, which only torch reads: there, "
-            "torch.save(torch.load(FILE, weights_only=True), NEW_FILE) gives the one of today"
+            "torch.save(torch.load(FILE, weights_only=True), NEW_FILE) converts it"
         )
     size = file.seek(0, 2)
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise RefusedError(f"it is no file of torch.save, or was cut off: {error}") from error
+        raise RefusedError(f"it is not a file of torch.save, or is truncated: {error}") from error
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RefusedError("it holds compressed entries, which torch never writes")
@@ -174,7 +174,7 @@ def _storage_types() -> Mapping[str, Any]:
     return {name: (lambda dtype=dtype: dtype) for name, dtype in _STORAGES.items()}
 
 
-# All that a file may name. Optimizers and arguments of training runs hold the inert ones.
+# Everything that a file may name. Optimizers and arguments of training runs use the inert ones.
 _KNOWN = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *unused: tensor,

@@ -1,7 +1,7 @@
 """Official PyTorch names to our variables and back; NumPy in, NumPy out, no torch.
 
 Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its heads
-("backbone.…" and "head.…" or, in DINOv2, "dino_head.…" and "ibot_head.…"), each perhaps behind
+("backbone.…" and "head.…" or, in DINOv2, "dino_head.…" and "ibot_head.…"), each perhaps after
 "module.". DINOv2 trains with chunks of blocks, which put the number of the chunk in front of the
 number of the block. ResNets have the names of torchvision. Our ViT blocks are scanned, so the
 tensors of all blocks are stacked along a new first axis; linear weights are transposed; a
@@ -146,7 +146,7 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def heads_without_names(variables: Variables) -> list[str]:
-    """Our heads that the official code does not have: those without prototypes."""
+    """Our heads that the official code lacks: those without prototypes."""
     leaves: dict[Path, Any] = flatten_dict(variables)
     return [name for name in _heads(leaves) if not _has_names(f"heads_{name}", leaves)]
 
@@ -158,12 +158,12 @@ def split_state_dict(
 
     Args:
       state_dict: as `from_torch` takes it.
-      like: as `from_torch` takes it; names the heads.
+      like: as in `from_torch`; names the heads.
 
     Returns:
       {"backbone": …, "heads_dino": …} with the names of the file, ready for `from_torch` with a
-      `like` of that part alone. A head that our network does not have stands under its name in the
-      file, such as "ibot_head". The "head." of a file with one head is our only one, or "dino".
+      `like` of that part alone. A head that our network lacks is listed under its name in the file,
+      such as "ibot_head". The "head." of a file with one head is our only one, or "dino".
     """
     heads = _heads(flatten_dict(like))
     only_head = heads[0] if len(heads) == 1 else "dino"
@@ -246,7 +246,7 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
         _LINEAR_LEAVES if kind == "linear" else _NORM_LEAVES, leaf, path
     )
     if not any(name.startswith("linear_") and name != "linear_0" for name in siblings):
-        return f"mlp.{leaf_name}", conversion  # a single layer is no sequence there
+        return f"mlp.{leaf_name}", conversion  # there, a single layer is not a sequence
     # In torch's sequence each hidden layer is followed by its BatchNorm, if any, and a GELU.
     stride = 3 if "norm_0" in siblings else 2
     position = int(index) * stride + (kind == "norm")

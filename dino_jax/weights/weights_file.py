@@ -1,4 +1,4 @@
-"""A network out of a file of weights, whoever made it."""
+"""A network from a file of weights of any known code base."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,11 +30,11 @@ class NetworkFromFile(NamedTuple):
 
     Attributes:
       config: the section `network` of our config that describes it.
-      network: what it describes.
-      variables: of the network, float32.
+      network: network that it describes.
+      variables: variables of the network, float32.
       centers: [K] by objective, of a training checkpoint.
-      licence: of the weights, and how that is known.
-      lines: what it is, what was assumed and what was left out, for the console.
+      licence: license of the weights, and how it is known.
+      lines: lines for the console: what it is, what was assumed and what was left out.
     """
 
     config: dict[str, Any]
@@ -46,7 +46,7 @@ class NetworkFromFile(NamedTuple):
 
     @property
     def image_size(self) -> int:
-        """Pixels at which the model is usually evaluated: those it was made for, up to 224."""
+        """Pixels at which the model is usually evaluated: the size it was made for, up to 224."""
         sizes = self.config["backbone"].get("image_size", (OFFICIAL_SIZE,))
         return min(OFFICIAL_SIZE, *sizes)
 
@@ -61,11 +61,11 @@ def read_network(
     """Reads a network; every tensor of it is accounted for.
 
     Args:
-      path: of the file; .safetensors, .pth, .pt or .bin with official names, those of Hugging
+      path: path of the file; .safetensors, .pth, .pt or .bin with official names, those of Hugging
         Face's transformers or of timm.
       role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
       num_heads: attention heads; None: as config.json beside the file says, or 64 channels each.
-      licence: of the weights, where the file and its neighbours do not say it.
+      licence: license of the weights, if the files do not state it.
       with_heads: whether to read projection heads, too.
 
     Raises:
@@ -116,7 +116,7 @@ def abstract_variables(network: Network, backbone: Mapping[str, Any]) -> Variabl
     """The variables of a network as shapes.
 
     Args:
-      network: with its heads.
+      network: network with its heads.
       backbone: its section of the config.
     """
     height, width = backbone.get("image_size", (64, 64))  # a ResNet takes any

@@ -1,8 +1,8 @@
-"""What lies in the folder of a run, and who reads and writes it.
+"""Files in the folder of a run, and how they are read and written.
 
 layout.py         the names of all files
 paths.py          local and remote paths, files written whole or not at all
-config_json.py    config.json, which keeps another config out
+config_json.py    config.json, which refuses another config
 json_lines.py     metrics.jsonl and diagnosis.jsonl: one history over all restarts
 checkpointing.py  checkpoints, by Orbax
 """

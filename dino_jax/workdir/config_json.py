@@ -1,4 +1,4 @@
-"""The directory of a run and its config.json, which keeps another config out of it."""
+"""The directory of a run and its config.json, which refuses another config."""
 
 import json
 import math
@@ -17,7 +17,7 @@ from dino_jax.workdir.paths import absolute_path, make_writable, write_atomicall
 
 # Sections that say how a run is carried out and shown, not what it computes: they may change.
 CHANGEABLE = frozenset({"runtime", "profile", "probes"})
-_NOTHING = object()  # stands for an entry that one of two configs does not have
+_NOTHING = object()  # stands for an entry that one of two configs lacks
 
 
 def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
@@ -57,14 +57,14 @@ def config_to_json(config: ConfigDict | FrozenConfigDict | Mapping[str, Any]) ->
     non-finite numbers the strings "inf", "-inf" and "nan".
 
     Raises:
-      ValueError: names the entry that is none of these (a function, a dtype, a set, an unset
+      ValueError: names the entry that is something else (a function, a dtype, a set, an unset
         placeholder).
     """
     return json.dumps(_plain(config, "config"), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def describe_overrides(default: ConfigDict, config: ConfigDict) -> list[str]:
-    """One line for each value of `config` that is not the one of its file, sorted by name.
+    """One line for each value of `config` that differs from its file, sorted by name.
 
     Args:
       default: The config as its file makes it.

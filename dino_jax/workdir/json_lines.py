@@ -17,7 +17,7 @@ class JsonLines:
         """Opens the file of a run that continues after `start_step` finished updates.
 
         Lines of later steps, which this run will write again, and lines torn by a crash are
-        dropped. With `start_step` 0 that is everything: the run begins again.
+        dropped. With `start_step` 0 all lines are dropped: the run begins again.
         """
         import jax  # only here: the report reads a history without jax
 
@@ -32,7 +32,7 @@ class JsonLines:
         """Writes one line.
 
         Args:
-          record: with "step"; numbers must be finite.
+          record: an object with "step"; its numbers must be finite.
         """
         if not self._writes:
             return
@@ -48,7 +48,7 @@ class JsonLines:
 def read_json_lines(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
     """The history up to `last_step`, on every process; logs the lines that cannot be read.
 
-    With `last_step` 0 there is none: what a run that begins again finds is not its own.
+    With `last_step` 0 it is empty: lines found by a run that begins again are not its own.
     """
     if last_step == 0 or not path.exists():
         return []
@@ -59,10 +59,10 @@ def read_json_lines(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
 
 
 def read_history(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """One history without duplicates, from a file that may still be written.
+    """One history without duplicates, from a file that may still grow.
 
     A resumed run does the steps after its checkpoint again: a line of an earlier step than the one
-    before it undoes all lines of later steps. Lines of the same step stay beside each other.
+    before it undoes all lines of later steps. Lines of the same step are all kept.
 
     Returns:
       The records, which have a whole "step" >= 0, ascending; and the numbers of the other lines,

@@ -26,7 +26,7 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a remote path, and the path in it.
+    """The fsspec file system of a remote path, and the path within it.
 
     Raises:
       OSError: if the scheme is unknown or its package is missing.
@@ -40,10 +40,10 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def make_writable(path: epath.Path) -> None:
-    """Makes a directory and proves that it can be written.
+    """Makes a directory and checks that it can be written.
 
     Raises:
-      OSError: if it cannot, or is a file.
+      OSError: if it cannot be written, or is a file.
     """
     probe = path / f".writable.{uuid.uuid4().hex}"
     try:
@@ -60,10 +60,10 @@ def make_writable(path: epath.Path) -> None:
 
 
 def write_atomically(path: epath.PathLike, text: str) -> None:
-    """Replaces a small file: a reader finds the old text or the new one, also after a crash.
+    """Replaces a small file: a reader finds the old text or the new one, even after a crash.
 
     Several processes may write the same file; the last one wins. On gs:// a rename is a copy, but a
-    write there is whole or absent by itself: it goes to `path` directly.
+    write there is atomic by itself: it goes to `path` directly.
     """
     if is_remote(path):
         epath.Path(path).write_text(text)
@@ -76,8 +76,8 @@ def write_atomically(path: epath.PathLike, text: str) -> None:
 def written_whole(target: epath.PathLike) -> Iterator[str]:
     """A local path to write to; it becomes `target` if the block succeeds, and is removed if not.
 
-    One process may write a target at a time: what a killed one has left is overwritten, so that
-    large files do not pile up. A remote target is uploaded at the end.
+    One process may write a target at a time: files left by a killed process are overwritten, so
+    that large files do not pile up. A remote target is uploaded at the end.
     """
     if not is_remote(target):
         with _replacing(Path(target), "part") as temporary:

@@ -112,7 +112,7 @@ def test_every_known_key_has_an_effect(key):
 
 def test_all_unknown_keys_are_listed_with_what_was_meant():
     text = "optim: {base_rl: 0.1, epochs: 5}\nstudents: {arch: vit_small}\ntrain: 3"
-    with pytest.raises(ValueError, match="does not fit DINOv2's configs") as error:
+    with pytest.raises(ValueError, match="does not match DINOv2's configs") as error:
         read_yaml(text)
     assert str(error.value).splitlines()[1:] == [
         "  unknown key optim.base_rl; do you mean optim.base_lr?",

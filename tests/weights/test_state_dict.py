@@ -53,12 +53,12 @@ def test_a_damaged_safetensors_file_is_a_clear_error(tmp_path, damage):
     file = tmp_path / "w.safetensors"
     save_file(TENSORS, file)
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match=r"w.safetensors is no safetensors file, or damaged"):
+    with pytest.raises(ValueError, match=r"w.safetensors is not a safetensors file, or is damaged"):
         read_state_dict(file)
 
 
 def test_a_missing_file_and_an_unknown_suffix_are_clear_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"w.safetensors does not exist"):
         read_state_dict(tmp_path / "w.safetensors")
-    with pytest.raises(ValueError, match=r"w.npz is no file of weights; known suffixes: .safet"):
+    with pytest.raises(ValueError, match=r"w.npz is not a file of weights; known suffixes: .safet"):
         read_state_dict(tmp_path / "w.npz")

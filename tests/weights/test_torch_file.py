@@ -82,7 +82,7 @@ def test_a_training_checkpoint_is_sorted_into_its_networks_and_the_rest(tmp_path
 def test_tensors_that_belong_nowhere_are_listed(tmp_path):
     one = tensor("0", 6, (6,), (1,))
     write(tmp_path / "w.pth", {"teacher": {"a": one}, "buffer": {"b": one}, "c": one}, {"0": SIX})
-    with pytest.raises(ValueError, match=r"beside those of its networks:\n  buffer\.b\n  c$"):
+    with pytest.raises(ValueError, match=r"besides those of its networks:\n  buffer\.b\n  c$"):
         read_weights(tmp_path / "w.pth")
     write(tmp_path / "w.pth", {"a": one, "module.a": one}, {"0": SIX})
     with pytest.raises(ValueError, match=r"names a twice, the second time as module\.a"):
@@ -127,7 +127,7 @@ ONE = {"0": SIX}
         (b"ctorch._utils\n_rebuild_tensor_v3\n", "asks for torch._utils._rebuild_tensor_v3"),
         (b"(i__main__\nA\n", "pickle instruction INST"),
         (b"}]b", "holds no weights"),
-        (pickled(1) + b")R", "it calls what is no function"),
+        (pickled(1) + b")R", "it calls something that is not a function"),
         (b"(" * 9, "its pickle is damaged"),
         (b"t", "its pickle is damaged"),
         (b"h\x05", "its pickle is damaged"),
@@ -156,7 +156,7 @@ def test_a_file_that_was_cut_off_is_a_clear_error(tmp_path, kept):
     file = write(tmp_path / "w.pth", {"a": tensor("0", 6, (6,), (1,))}, ONE)
     data = file.read_bytes()
     file.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(ValueError, match=r"w\.pth is not read: it is no file of torch.save, or"):
+    with pytest.raises(ValueError, match=r"w\.pth is not read: it is not a file of torch.save, or"):
         read_state_dict(file)
 
 
@@ -218,7 +218,7 @@ def test_whatever_is_changed_in_a_pickle_gives_arrays_or_a_value_error(tmp_path)
 def test_other_archives_and_formats_are_named(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
         archive.writestr("notes.txt", "hello")
-    with pytest.raises(ValueError, match=r"none of torch\.save: it has no data\.pkl"):
+    with pytest.raises(ValueError, match=r"not from torch\.save: it has no data\.pkl"):
         read_state_dict(tmp_path / "w.pth")
     write(tmp_path / "w.pth", {"a": 1}, byteorder="big")
     with pytest.raises(ValueError, match="saved on a big-endian machine"):
