@@ -39,7 +39,7 @@ WRONG_CONFIGS = {
     ),
     "small image": (
         {"network.backbone.image_size": "(32, 4)"},
-        "image_size 32 x 4 is smaller than one patch of 8 pixels",
+        "image_size (32 x 4) is smaller than one patch of 8 pixels",
     ),
     "one view": (
         {"augment.crops.global_2.count": 0, "augment.crops.local.count": 0},
