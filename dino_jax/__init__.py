@@ -11,7 +11,7 @@ from dino_jax.commands.old_names import OldNames
 
 __version__ = "0.2.0"
 
-sys.meta_path.insert(0, OldNames())
+sys.meta_path.insert(0, OldNames())  # pyright: ignore[reportArgumentType]
 
 
 def __getattr__(name: str) -> Any:

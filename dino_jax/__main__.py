@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "plan": Command(
         "dino_jax.plan.__main__",
-        "Says before renting what a run needs on TPU slices, and how fast it can be at most.",
+        "Tells before renting what a run needs on TPU slices, and how fast it can be at most.",
     ),
     "report": Command(
         "dino_jax.report.__main__",

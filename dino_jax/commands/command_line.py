@@ -74,13 +74,18 @@ class CommandParser(argparse.ArgumentParser):
     def format_help(self) -> str:
         return f"{self.summary}\n\n{super().format_help()}"
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    # typeshed declares overloads of the next two
+    def parse_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         given, unknown = self.parse_known_args(args, namespace)
         if unknown:
             self.refuse(unknown)
         return given
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         arguments = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._spell(x) for x in arguments], namespace)
 

@@ -5,7 +5,6 @@ import importlib.util
 import sys
 import warnings
 from collections.abc import Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import CodeType, ModuleType
 from typing import Any
@@ -24,21 +23,27 @@ MOVED = {
 }
 
 
-class OldNames(MetaPathFinder):
-    """Finds modules by the names that they had."""
+class OldNames:
+    """Finds modules by the names that they had: an entry of `sys.meta_path`."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         new = _new_name(fullname)
-        return ModuleSpec(fullname, _MovedModule(new)) if new else None
+        if not new:
+            return None
+        loader: Any = _MovedModule(new)
+        return ModuleSpec(fullname, loader)
 
 
-class _MovedModule(Loader):
+class _MovedModule:
     """Makes a module available under its old name, too; it is one module, not a copy."""
 
     def __init__(self, name: str):
         self._name = name
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """Lets Python make a module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
         warnings.warn(
