@@ -48,37 +48,12 @@ class VisionTransformer(nn.Module):
     """Maps [B, H, W, C] normalised images to cls, register and patch tokens.
 
     Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
-    active while the caller provides a "drop_path" RNG.
+    active while the caller provides a "drop_path" RNG. The options are those of `vit.Config`, which
+    says what they mean; embed_dim (D), depth and num_heads are always given here, and
+    drop_path_group must divide the samples of every call.
 
     Attributes:
-      embed_dim: D, width of the tokens.
-      depth: number of blocks.
-      num_heads: attention heads; must divide `embed_dim`.
-      patch_size: side of a patch in pixels.
-      image_size: (H, W) in pixels that the position table is made for; any other size is resampled.
-      in_channels: channels of an image.
-      mlp_ratio: hidden width of the MLP over `embed_dim`.
-      ffn: "mlp" or "swiglu", a key of `layers.FFNS`.
-      layer_scale: first value of the LayerScale factors; 0 for none.
-      registers: R, number of register tokens.
-      has_mask_token: whether there is a token for masked patches.
-      token_std: of the first values of the cls and register tokens (DINO 0.02, DINOv2 1e-6).
-      qkv_bias: bias of the queries, keys and values.
-      proj_bias: bias of the output of the attention.
-      ffn_bias: biases of the FFN.
-      norm_epsilon: added to the variance in every LayerNorm.
-      drop_path_rate: stochastic depth rate of the last block.
-      drop_path_schedule: rates over depth, see `stochastic_depth.drop_rates`.
-      drop_path_kind: "per_sample" or "subset", see `stochastic_depth`; a subset needs the "uniform"
-        schedule, because its size is a shape.
-      drop_path_group: samples of a group that a subset is drawn from; must divide the samples of
-        every call. None: all samples are one group.
-      position_kernel: "bicubic" (DINO, DINOv2), "antialiased" (DINOv2 with registers) or
-        "bicubic_plain" (both in Hugging Face's transformers).
       dtype: of the activations; parameters are float32.
-      remat: what the backward pass keeps, a key of `REMAT_POLICIES`.
-      scan_unroll: blocks per iteration of the scan over depth; same numbers, other compile time.
-        0: all on TPUs, one elsewhere, see `on_devices`.
       branches: kernels for sequences that they take, see `on_devices`.
     """
 

@@ -1,5 +1,6 @@
 """The builders of networks, and bfloat16 activations."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -11,6 +12,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import quickstart, vits16_vanilla
 from dino_jax.config.section import section
+from dino_jax.models import vit as vit_kind
 from dino_jax.models.build import NetworkConfig, build_network
 from tests.recorded_draws import recorded_subsets
 
@@ -151,6 +153,8 @@ def test_every_option_of_the_config_reaches_the_vit():
     )
     vit = build_network(tiny_config(**options)).backbone
     assert {name: getattr(vit, name) for name in options} == options
+    names = [{field.name for field in dataclasses.fields(x)} for x in (vit, vit_kind.Config)]
+    assert names[0] - {"dtype", "branches", "parent", "name"} == names[1] - {"kind", "size"}
 
 
 def test_masks_and_subsets_reach_the_backbone():
