@@ -265,16 +265,15 @@ class VisionTransformer(nn.Module):
             self.pos_embed, self.table_grid, grid, (height, width), self.position_kernel
         ).astype(self.dtype)
         tokens = jnp.concatenate([self._repeat(self.cls_token, batch), patches], axis=1) + positions
-        if not self.registers and visible is None:
-            return tokens
-        cls, patches = tokens[:, :1], tokens[:, 1:]
         if visible is not None:
+            patches = tokens[:, 1:]
             self._check_visible(visible, patches)
-            patches = jnp.take_along_axis(patches, visible[..., None], axis=1)
+            kept = jnp.take_along_axis(patches, visible[..., None], axis=1)
+            tokens = jnp.concatenate([tokens[:, :1], kept], axis=1)
         if not self.registers:
-            return jnp.concatenate([cls, patches], axis=1)
+            return tokens
         registers = self._repeat(self.register_tokens, batch)
-        return jnp.concatenate([cls, registers, patches], axis=1)
+        return jnp.concatenate([tokens[:, :1], registers, tokens[:, 1:]], axis=1)
 
     def _embed_on_devices(self, crops: Crops) -> jax.Array:
         """`embed`, every device for its crops."""
