@@ -35,10 +35,10 @@ def get_config() -> ConfigDict:
     config.network.heads.ibot.of = "patches"
 
     config.objectives.dino.update(
-        centering="sinkhorn", warmup_teacher_temperature_every="step", least_local_pairs=1
+        centering="sinkhorn", warmup_teacher_temperature_every="step", min_local_pairs=1
     )
-    ibot = config.objectives.dino.to_dict()
-    del ibot["least_local_pairs"]
+    ibot = {**config.objectives.dino.to_dict(), "kind": "ibot"}
+    del ibot["min_local_pairs"]
     config.objectives.ibot = ConfigDict({**ibot, "head": "ibot"})
-    config.objectives.koleo = ConfigDict(dict(weight=0.1, group_size=16))
+    config.objectives.koleo = ConfigDict(dict(kind="koleo", weight=0.1, group_size=16))
     return config

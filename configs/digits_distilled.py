@@ -13,11 +13,15 @@ Command:
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from configs.vits16_vanilla import role
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.distill.path = "runs/quickstart"
+    config.roles.frozen_teacher = role("frozen", ("global",))
+    config.roles.frozen_teacher.path = "runs/quickstart"
+    config.roles.teacher.sees = ()
+    config.objectives.dino.targets = "frozen_teacher"
     config.evaluations.knn.of = ("teacher", "student", "frozen_teacher")
     config.network.backbone.update(embed_dim=32, depth=2, num_heads=2, drop_path_rate=0.0)
     return config

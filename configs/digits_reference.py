@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
         warmup_epochs=1.0,
         weight_decay_end=0.04,
     )
-    config.teacher.momentum = 0.99
+    config.roles.teacher.momentum = 0.99
 
     config.image_size = 32
     test = vits16_vanilla.images("digits", "test")

@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.epochs = 24.0  # 76,800 images
     for crop in config.augment.crops.values():
         crop.update(jitter=0.8, saturation=0.0, hue=0.0)
-    config.teacher.momentum_end = 0.99
+    config.roles.teacher.momentum_end = 0.99
     return config

@@ -37,5 +37,5 @@ def get_config() -> ConfigDict:
     config.objectives.ibot.head = "ibot"
     config.objectives.koleo.group_size = group
     config.optimizer.update(lr=2e-4, warmup_epochs=80.0, weight_decay_end=0.2, layer_decay=1.0)
-    config.teacher.momentum = 0.994
+    config.roles.teacher.momentum = 0.994
     return config

@@ -50,12 +50,12 @@ def get_config() -> ConfigDict:
         warmup_teacher_temperature=0.04,
         warmup_teacher_temperature_epochs=30.0,
         warmup_teacher_temperature_every="step",
-        least_local_pairs=1,
+        min_local_pairs=1,
     )
-    ibot = config.objectives.dino.to_dict()
-    del ibot["least_local_pairs"]
+    ibot = {**config.objectives.dino.to_dict(), "kind": "ibot"}
+    del ibot["min_local_pairs"]
     config.objectives.ibot = ConfigDict(ibot)
-    config.objectives.koleo = ConfigDict(dict(weight=0.1, group_size=group))
+    config.objectives.koleo = ConfigDict(dict(kind="koleo", weight=0.1, group_size=group))
 
     config.optimizer.update(
         lr=4e-3,  # x the root of 2048 / 1024
@@ -66,5 +66,5 @@ def get_config() -> ConfigDict:
         clip="module",
         freeze="zero_lr",
     )
-    config.teacher.momentum = 0.992
+    config.roles.teacher.momentum = 0.992
     return config

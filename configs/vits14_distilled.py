@@ -10,7 +10,7 @@ Hardware and time: officially 4,500 A100 hours. Not yet run on a TPU.
 
 Command:
   dino-jax train --config=vits14_distilled --workdir=runs/vits14_distilled \
-    --config.distill.path=runs/vitg14 --config.data.path=/data/imagenet22k \
+    --config.roles.frozen_teacher.path=runs/vitg14 --config.data.path=/data/imagenet22k \
     --config.evaluations.knn.train.path=/data/imagenet/train \
     --config.evaluations.knn.test.path=/data/imagenet/val
 """
@@ -18,12 +18,16 @@ Command:
 from ml_collections import ConfigDict
 
 from configs import vitg14
+from configs.vits16_vanilla import role
 
 
 def get_config() -> ConfigDict:
     config = vitg14.get_config()
-    config.distill.path = "runs/vitg14"
-    config.masking.hide = False
+    config.roles.frozen_teacher = role("frozen", ("global",))
+    config.roles.frozen_teacher.path = "runs/vitg14"
+    config.roles.teacher.sees = ()
+    config.roles.student.masked = "no"
+    config.objectives.dino.targets = config.objectives.ibot.targets = "frozen_teacher"
     config.evaluations.knn.of = ("teacher", "frozen_teacher")
     config.network.backbone.update(size="small", ffn="mlp", drop_path_rate=0.0)
     return config

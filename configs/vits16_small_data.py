@@ -29,5 +29,5 @@ def get_config() -> ConfigDict:
     config.network.heads.dino.out_dim = 8192
     config.objectives.dino.centering = config.objectives.ibot.centering = "sinkhorn"
     config.optimizer.update(lr=1e-3, min_lr=1e-5)
-    config.teacher.momentum = 0.996
+    config.roles.teacher.momentum = 0.996
     return config

@@ -51,6 +51,27 @@ def crop(
     )
 
 
+def role(follow: str, sees: tuple[str, ...], *, masked: str = "no", drop_path: bool = False):
+    """One network of the run; a way to follow reads the fields that it needs."""
+    return ConfigDict(
+        dict(
+            # learns (by the optimizer; exactly one) | averages (EMA of that one) | copies | frozen
+            follow=follow,
+            sees=sees,  # groups of crops of its forward pass; (): no pass
+            masked=masked,  # masked patches of its global crops: no (it sees them) | hide | drop
+            drop_path=drop_path,  # stochastic depth in its pass
+            leaves_out=(),  # heads that this network lacks
+            momentum=0.996,  # averages
+            momentum_end=1.0,
+            momentum_delay=0,  # 1: the schedule is read one step later (MoCo v3)
+            of="teacher",  # copies: role that is copied
+            every_steps=10_000,  # copies
+            path="",  # frozen: workdir of a run with the same heads (docs/distilling.md)
+            step=placeholder(int),  # frozen: its checkpoint; None: the newest
+        )
+    )
+
+
 def images(kind: str, split: str):
     """Where images come from; a kind reads the fields that it needs."""
     return ConfigDict(
@@ -101,33 +122,29 @@ def get_config() -> ConfigDict:
     crops.global_1 = crop("global", 1, (224, 224), (0.4, 1.0), blur=1.0, solarize=0.0)
     crops.global_2 = crop("global", 1, (224, 224), (0.4, 1.0), blur=0.1, solarize=0.2)
     crops.local = crop("local", 8, (96, 96), (0.05, 0.4), blur=0.5, solarize=0.0)
-    # Masked patches of the crops of the group "global".
+    # Masked patches of the crops of the group "global", for roles whose `masked` is not "no".
     config.masking = ConfigDict(
         dict(
             kind="block",  # block (DINOv2) | random (MAE: probability 1, the same share in all)
             probability=0.0,  # share of the crops with a mask; 0: no masks
             ratio=(0.1, 0.5),  # share of patches that is masked in such a crop; random: the second
-            hide=True,  # False: the student sees them; masks only say which ones iBOT compares
             group_size=32,  # images that share one draw; divides the images per device
         )
     )
 
-    # First weights of both networks; the run starts at step 0 with its own schedules.
+    # First weights of all networks; the run starts at step 0 with its own schedules.
     config.init_from = ConfigDict(
         dict(
-            path="",  # workdir of a run (its teacher), import or file (docs/weights.md); "": random
+            path="",  # workdir of a run, import or file (docs/weights.md); "": random
             step=placeholder(int),  # checkpoint of the workdir; None: the newest
             heads="import",  # import (those that fit; others are random) | fresh (all are random)
         )
     )
 
-    # A frozen teacher instead of the EMA (docs/distilling.md).
-    config.distill = ConfigDict(
-        dict(
-            path="",  # workdir of a run with the same heads; "": none
-            step=placeholder(int),  # its checkpoint; None: the newest
-        )
-    )
+    config.roles = ConfigDict()
+    config.roles.student = role("learns", ("global", "local"), masked="hide", drop_path=True)
+    config.roles.teacher = role("averages", ("global",))
+    config.evaluated = "teacher"  # role that is evaluated, guarded, loaded and exported
 
     config.network = ConfigDict()
     config.network.dtype = "bfloat16"  # activations; parameters, EMA, center, losses are float32
@@ -179,8 +196,10 @@ def get_config() -> ConfigDict:
     config.objectives = ConfigDict()
     config.objectives.dino = ConfigDict(
         dict(
+            kind="dino",  # dino | ibot | koleo
             weight=1.0,
             head="dino",
+            targets="teacher",  # role that gives them
             student_temperature=0.1,
             teacher_temperature=0.04,
             warmup_teacher_temperature=0.04,
@@ -189,7 +208,7 @@ def get_config() -> ConfigDict:
             centering="center",  # center | sinkhorn
             center_momentum=0.9,  # center
             sinkhorn_iterations=3,  # sinkhorn
-            least_local_pairs=0,  # the mean over pairs counts at least so many with a local crop
+            min_local_pairs=0,  # the mean over pairs counts at least this many with a local crop
         )
     )
 
@@ -215,7 +234,6 @@ def get_config() -> ConfigDict:
             lars=ConfigDict(dict(momentum=0.9, trust_coefficient=0.001)),
         )
     )
-    config.teacher = ConfigDict(dict(momentum=0.996, momentum_end=1.0))
     config.max_skipped_in_a_row = 10  # steps that are not finite before the run stops
     config.max_unreadable_share = 0.05  # of the images seen, before the run stops
 

@@ -56,7 +56,7 @@ from dino_jax.run.screen import say_if_slow
 from dino_jax.run.watch import LostRunError
 from dino_jax.run.writers import check_writers
 from dino_jax.step.recipe import Recipe, build_recipe, describe_recipe
-from dino_jax.weights.distillation import open_distillation
+from dino_jax.weights.frozen import open_frozen
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import describe_overrides, open_workdir
@@ -75,9 +75,9 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         mesh = make_mesh(runtime.fsdp)
         check_batch(config, mesh)
         source = build_source(config.data)
-        distillation = open_distillation(config, workdir)
+        frozen_roles = open_frozen(config, workdir)
         lowered = with_lowered_rates(config, workdir)
-        recipe = build_recipe(lowered, len(source), distillation.network)
+        recipe = build_recipe(lowered, len(source), frozen_roles.networks)
         train_step = recipe.make_step(runtime.log_every_steps, mesh, runtime.gradient_dtype)
         multi_crop = build_multi_crop(config.augment)
         instruments = build_instruments(config, recipe, mesh, source, workdir)
@@ -93,7 +93,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
     with Interruption(agreement) as interruption:
         with user_errors():
             first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
-            frozen = distillation.load(mesh, recipe.crop_shape)
+            frozen = frozen_roles.load(mesh, recipe.crop_shape)
             folder, best = open_workdir(workdir, config), Best()
             checkpoints = checkpointing.open_checkpoints(
                 folder,
@@ -131,10 +131,10 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, lowered, state),
                 *first.lines,
-                *distillation.lines,
+                *frozen_roles.lines,
                 f"workdir     {folder}, " + (f"resumed at step {start}" if resumed else "new run"),
             )
-            journal.begin(lines, state, resumed, {"frozen_teacher": frozen} if frozen else {})
+            journal.begin(lines, state, resumed, frozen)
             save_clock = SaveClock(runtime.save_every_minutes, agreement)
             for step in range(start + 1, recipe.total_steps + 1):
                 with user_errors(), journal.waiting():

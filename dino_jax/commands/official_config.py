@@ -137,6 +137,7 @@ def translate(values: Values, gpus: int) -> Sections:
     lr_scaling, reference_batch = _choose(v, "optim.scaling_rule", SCALING_RULES)
     global_crop = dict(count=1, size=(side, side), scale=tuple(v["crops.global_crops_scale"]))
     distillation = dict(
+        targets="teacher",
         student_temperature=0.1,
         teacher_temperature=v["teacher.teacher_temp"],
         warmup_teacher_temperature=v["teacher.warmup_teacher_temp"],
@@ -196,7 +197,11 @@ def translate(values: Values, gpus: int) -> Sections:
         ),
         "network.heads.dino": _head(v, "dino"),
         "objectives.dino": dict(
-            weight=v["dino.loss_weight"], head="dino", **distillation, least_local_pairs=1
+            kind="dino",
+            weight=v["dino.loss_weight"],
+            head="dino",
+            **distillation,
+            min_local_pairs=1,
         ),
         "optimizer": dict(
             kind="adamw",
@@ -215,7 +220,7 @@ def translate(values: Values, gpus: int) -> Sections:
             freeze="zero_lr",
         ),
         "optimizer.adamw": dict(b1=v["optim.adamw_beta1"], b2=v["optim.adamw_beta2"], eps=1e-8),
-        "teacher": dict(
+        "roles.teacher": dict(
             momentum=v["teacher.momentum_teacher"],
             momentum_end=v["teacher.final_momentum_teacher"],
         ),
@@ -225,12 +230,13 @@ def translate(values: Values, gpus: int) -> Sections:
     }
     if v["ibot.loss_weight"] > 0:
         head = "ibot" if v["ibot.separate_head"] else "dino"
-        sections["objectives.ibot"] = dict(weight=v["ibot.loss_weight"], head=head, **distillation)
+        weight = v["ibot.loss_weight"]
+        sections["objectives.ibot"] = dict(kind="ibot", weight=weight, head=head, **distillation)
         if head == "ibot":
             sections["network.heads.ibot"] = _head(v, "ibot")
     if v["dino.loss_weight"] > 0 and v["dino.koleo_loss_weight"] > 0:
         weight = v["dino.koleo_loss_weight"]
-        sections["objectives.koleo"] = dict(weight=weight, group_size=images)
+        sections["objectives.koleo"] = dict(kind="koleo", weight=weight, group_size=images)
     return sections
 
 

@@ -143,7 +143,8 @@ def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None =
 
     Args:
       where: its dotted name, for messages.
-      given: ConfigDict or mapping of names to values; names that it lacks have their default.
+      given: ConfigDict or mapping of names to values, where names that it lacks have their default;
+        or a section that was read already.
       kind: dataclass of the section.
       defaulted: gets the dotted name of every option that `given` lacks.
 
@@ -151,6 +152,8 @@ def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None =
       UnknownNameError: if `given` has a name that the section does not know.
       ValueError: if a value has another type, is out of range or unknown.
     """
+    if isinstance(given, kind):
+        return given
     require_mapping(where, given)
     known = options(kind)
     for name in given:

@@ -77,12 +77,53 @@ def _heads(config: Plain) -> Plain:
     return config | {"network": network | {"heads": heads}}
 
 
+def _roles(config: Plain) -> Plain:
+    """A student, a teacher that is its average, and for a distillation a frozen teacher."""
+    if not config.keys() & {"teacher", "distill"}:
+        return config
+    teacher, distill = config.get("teacher", {}), config.get("distill", {})
+    masking = dict(config.get("masking", {}))
+    hidden = masking.pop("hide", True)
+    roles = {
+        "student": {
+            "follow": "learns",
+            "sees": ["global", "local"],
+            "masked": "hide" if hidden else "no",
+            "drop_path": True,
+        },
+        "teacher": {"follow": "averages", "sees": ["global"], **teacher},
+    }
+    if distill.get("path"):
+        roles["teacher"]["sees"] = []
+        roles["frozen_teacher"] = {"follow": "frozen", "sees": ["global"], **distill}
+    kept = {name: x for name, x in config.items() if name not in ("teacher", "distill")}
+    if "masking" in config:
+        kept["masking"] = masking
+    return kept | {"roles": roles, "evaluated": "teacher"}
+
+
+def _objectives(config: Plain) -> Plain:
+    """Each has a kind, and those that have targets name the role that gives them."""
+    if "objectives" not in config:
+        return config
+    targets = "frozen_teacher" if "frozen_teacher" in config.get("roles", {}) else "teacher"
+    objectives = {}
+    for name, old in config["objectives"].items():
+        renamed = {"least_local_pairs": "min_local_pairs"}
+        section = {renamed.get(key, key): value for key, value in old.items()}
+        learned = {"targets": targets} if "teacher_temperature" in old else {}
+        objectives[name] = {"kind": name, **section, **learned}
+    return config | {"objectives": objectives}
+
+
 # One function per section that has changed; each gets and gives the whole config.
 SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (
     *upgrade_evaluations.SECTIONS,  # first: they read other sections as 0.1 wrote them
     _optimizer,
     _augment,
     _heads,
+    _roles,
+    _objectives,
 )
 
 # STEPS[i] turns form i into form i + 1.

@@ -1,34 +1,43 @@
-"""What an objective is and what it sees."""
+"""What an objective is, what it sees, and what it asks of the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
+from dino_jax.optim.schedules import Schedule
+
 ObjectiveState = Any
 
 
-class Branch(NamedTuple):
+class Outputs(NamedTuple):
     """What an objective sees of one network on one batch.
 
     Attributes:
-      features: per view {"cls": [B, D], "patches": [B, N, D]}, global views first.
-      project: (head name, [..., D]) -> [..., K] float32 logits. Call it once per head and branch
-        with everything that goes through this head, because BatchNorm in a head sees what comes in
-        one call as one batch.
+      features: per view {"cls": [B, D], "patches": [B, N, D]}, in the order in which the role sees
+        its groups of crops.
+      groups: per view, the group that it belongs to.
+      project: (head name, [..., D]) -> [..., K] float32. Call it once per head and network with
+        everything that goes through this head, because BatchNorm in a head sees what comes in one
+        call as one batch; an objective that keeps views apart calls it once per view.
     """
 
     features: tuple[dict[str, jax.Array], ...]
+    groups: tuple[str, ...]
     project: Callable[[str, jax.Array], jax.Array]
 
     def cls_tokens(self) -> jax.Array:
         """[B, V, D] cls tokens of all views."""
         return jnp.stack([view["cls"] for view in self.features], axis=1)
 
-    def first_views(self, count: int) -> "Branch":
-        """The same branch with its first views only."""
-        return self._replace(features=self.features[:count])
+    def of_group(self, group: str) -> "Outputs":
+        """The same with the views of one group only."""
+        views = [view for view, name in enumerate(self.groups) if name == group]
+        return self._replace(
+            features=tuple(self.features[view] for view in views), groups=(group,) * len(views)
+        )
 
 
 class Outcome(NamedTuple):
@@ -45,17 +54,65 @@ class Outcome(NamedTuple):
     metrics: dict[str, jax.Array]
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What an objective asks of the run; `dino_jax.step.needs` checks it before the first step.
+
+    Attributes:
+      roles: whose outputs it reads, the learner's included.
+      heads: that all of these roles have, with equal numbers of outputs.
+      groups: of crops that all of these roles see.
+      views: of an image that the learner sees at least.
+      aligned_views: whether the views of each of these roles are the first ones of the learner.
+      aligned_patches: whether it compares patches of the same place in several networks.
+      masks: whether the batch needs masks.
+      whole_batch: whether it compares images of the batch with each other, so that the passes of
+        an accumulated update would not add up to that of the batch.
+      views_apart: whether BatchNorm sees each view as a batch of its own (True) or all views of a
+        role together (False); None if it does not matter.
+      group_size: number of images that divides those of a pass; 0: any.
+    """
+
+    roles: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    views: int = 1
+    aligned_views: bool = False
+    aligned_patches: bool = False
+    masks: bool = False
+    whole_batch: bool = False
+    views_apart: bool | None = None
+    group_size: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an objective takes from the rest of the config.
+
+    Attributes:
+      learner: name of the role that learns.
+      outputs: out_dim of every head by name.
+      total_steps: updates of the run.
+      steps_per_epoch: updates per epoch.
+    """
+
+    learner: str
+    outputs: Mapping[str, int]
+    total_steps: int
+    steps_per_epoch: int
+
+
 class Objective(Protocol):
     """A loss with explicit state; pure, so that a train step is a pure function too."""
 
     @property
-    def weight(self) -> float:
+    def weight(self) -> Schedule:
         """Of this loss in the sum of all."""
         ...
 
     @property
-    def prototypes(self) -> int:
-        """K of its head; 0 without a head."""
+    def needs(self) -> Needs:
+        """What it asks of the run."""
         ...
 
     def init(self) -> ObjectiveState:
@@ -64,11 +121,10 @@ class Objective(Protocol):
 
     def __call__(
         self,
-        student: Branch,
-        teacher: Branch,
+        branches: Mapping[str, Outputs],
         batch: dict[str, jax.Array],
         state: ObjectiveState,
         step: jax.Array,
     ) -> Outcome:
-        """Compares the branches; the gradient flows into the student only."""
+        """Compares the outputs of roles, by name; the gradient flows into the learner only."""
         ...

@@ -1,32 +1,50 @@
 """iBOT (arXiv:2111.07832): the student sees masked images and predicts the teacher's patches."""
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
-from dino_jax.objectives.base import Branch, Outcome
+from dino_jax.config.section import option
+from dino_jax.objectives.base import Context, Needs, Outcome, Outputs
 from dino_jax.objectives.centering import (
     Centering,
     CenteringState,
     describe_targets,
     entropy,
 )
-from dino_jax.optim.schedules import Schedule
+from dino_jax.objectives.distillation import DistillationConfig, build_distillation
+from dino_jax.optim.schedules import Constant, Schedule
 
 
-def gather_patches(branch: Branch, views: int, indices: jax.Array) -> jax.Array:
+@dataclass(frozen=True)
+class Config(DistillationConfig):
+    """A section of `config.objectives` of kind "ibot"."""
+
+    kind: str = option("ibot", "of the objective")
+
+
+def build(where: str, config: Config, context: Context) -> "IbotObjective":
+    """Builds the objective.
+
+    Raises:
+      ValueError: as `build_distillation`.
+    """
+    return IbotObjective(**build_distillation(where, config, context))
+
+
+def gather_patches(outputs: Outputs, indices: jax.Array) -> jax.Array:
     """Takes the listed patch tokens of each group of images.
 
     Args:
-      branch: of the student or the teacher.
-      views: G, number of global views.
+      outputs: of one network, on the G global views.
       indices: [B / g, U] int32 into the g * G * N patches of a group of g images, image-major.
 
     Returns:
       [B / g, U, D] tokens. No communication where a group is on one device.
     """
-    patches = jnp.stack([view["patches"] for view in branch.features[:views]], axis=1)
+    patches = jnp.stack([view["patches"] for view in outputs.features], axis=1)
     grouped = patches.reshape(indices.shape[0], -1, patches.shape[-1])
     return jnp.take_along_axis(grouped, indices[..., None], axis=1)
 
@@ -53,7 +71,7 @@ def ibot_loss(
     return jnp.sum(weights * cross_entropy) / crops
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class IbotObjective:
     """Masked image modelling with the teacher's patches as targets, as in DINOv2.
 
@@ -67,7 +85,9 @@ class IbotObjective:
       student_temperature: of the student's softmax.
       teacher_temperature: schedule of the teacher's.
       centering: how teacher logits become targets, over all masked patches of the batch.
-      weight: of this objective in the total loss.
+      weight: schedule of this objective's weight in the total loss.
+      learner: role that learns.
+      targets: role that gives the targets.
     """
 
     head: str
@@ -75,15 +95,28 @@ class IbotObjective:
     student_temperature: float
     teacher_temperature: Schedule
     centering: Centering
-    weight: float = 1.0
+    weight: Schedule = Constant(1.0)
+    learner: str = "student"
+    targets: str = "teacher"
+
+    @property
+    def needs(self) -> Needs:
+        """Masks, and the same patches in both networks."""
+        return Needs(
+            roles=(self.learner, self.targets),
+            heads=(self.head,),
+            groups=("global",),
+            aligned_patches=True,
+            masks=True,
+            views_apart=False,
+        )
 
     def init(self) -> CenteringState:
         return self.centering.init(self.prototypes)
 
     def __call__(
         self,
-        student: Branch,
-        teacher: Branch,
+        branches: Mapping[str, Outputs],
         batch: dict[str, jax.Array],
         state: CenteringState,
         step: jax.Array,
@@ -93,10 +126,13 @@ class IbotObjective:
         "kl" is KL(teacher || student), the mean over the crops that have a mask.
         """
         indices, weights = batch["mask_indices"], batch["mask_weight"]
+        student, teacher = (
+            branches[name].of_group("global") for name in (self.learner, self.targets)
+        )
         views = len(teacher.features)
         images, tokens, _ = teacher.features[0]["patches"].shape
-        student_logits = student.project(self.head, gather_patches(student, views, indices))
-        teacher_logits = teacher.project(self.head, gather_patches(teacher, views, indices))
+        student_logits = student.project(self.head, gather_patches(student, indices))
+        teacher_logits = teacher.project(self.head, gather_patches(teacher, indices))
         temperature = self.teacher_temperature(step)
         valid = weights > 0
         targets, state = self.centering.targets(teacher_logits, state, temperature, valid)

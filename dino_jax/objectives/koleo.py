@@ -1,14 +1,34 @@
 """KoLeo (arXiv:1806.03198, Eq. 2): the cls tokens of a group of images spread over the sphere."""
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dino_jax.objectives.base import Branch, Outcome
+from dino_jax.config.section import option
+from dino_jax.objectives.base import Context, Needs, Outcome, Outputs
+from dino_jax.optim.schedules import Constant, Schedule
 
 EPSILON = 1e-8  # official; below what float16 can hold, so everything here is float32
+
+
+@dataclass(frozen=True)
+class Config:
+    """A section of `config.objectives` of kind "koleo"."""
+
+    kind: str = option("koleo", "of the objective")
+    weight: float = option(0.1, "of this loss in the sum")
+    group_size: int = option(
+        0, "successive images among which neighbours are searched; 0: all of a pass", at_least=0
+    )
+
+
+def build(where: str, config: Config, context: Context) -> "KoleoObjective":
+    """Builds the objective."""
+    del where
+    return KoleoObjective(Constant(config.weight), config.group_size, context.learner)
 
 
 def koleo_loss(features: jax.Array) -> jax.Array:
@@ -42,7 +62,7 @@ def _normalize(x: jax.Array) -> jax.Array:
     return x / jnp.sqrt(jnp.maximum(squares, EPSILON**2))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class KoleoObjective:
     """KoLeo of the student's cls tokens before the head, each global view by itself, as in DINOv2.
 
@@ -50,31 +70,36 @@ class KoleoObjective:
     holds, so that the loss depends on the number of devices.
 
     Attributes:
-      weight: of this objective in the total loss.
+      weight: schedule of this objective's weight in the total loss.
       group_size: images among which neighbours are searched; 0 for all of the pass.
-      prototypes: 0, there is no head.
+      learner: role that learns.
     """
 
-    weight: float
+    weight: Schedule
     group_size: int
-    prototypes: int = 0
+    learner: str = "student"
+
+    @property
+    def needs(self) -> Needs:
+        """Whole groups of images in a pass."""
+        return Needs(roles=(self.learner,), groups=("global",), group_size=self.group_size)
 
     def init(self) -> dict[str, jax.Array]:
         return {}
 
     def __call__(
         self,
-        student: Branch,
-        teacher: Branch,
+        branches: Mapping[str, Outputs],
         batch: dict[str, jax.Array],
         state: Any,
         step: jax.Array,
     ) -> Outcome:
         """Sum over the global views; "logged_loss" is DINOv2's, half of the weighted sum."""
-        del batch, step
-        views = len(teacher.features)
-        cls = jnp.stack([view["cls"] for view in student.features[:views]])
+        del batch
+        features = branches[self.learner].of_group("global").features
+        views = len(features)
+        cls = jnp.stack([view["cls"] for view in features])
         images, dim = cls.shape[1:]
         groups = cls.reshape(views, -1, self.group_size or images, dim).astype(jnp.float32)
         loss = views * koleo_loss(groups)
-        return Outcome(loss, state, {"loss": loss, "logged_loss": self.weight * loss / 2})
+        return Outcome(loss, state, {"loss": loss, "logged_loss": self.weight(step) * loss / 2})

@@ -58,10 +58,11 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
     Raises:
       ValueError: as in dino_jax.train, if the config is inconsistent or does not fit the devices.
     """
-    if config.distill.path:
+    frozen = sorted(name for name, role in config.roles.items() if role.follow == "frozen")
+    if frozen:
         raise ValueError(
-            "frozen teachers cannot be planned yet; omit --config.distill.path and add the "
-            "teacher's weights and one forward pass of it over the global crops"
+            f"frozen roles cannot be planned yet: plan a config without {frozen} and add the "
+            "weights of each and one forward pass over the crops that it sees"
         )
     mesh = make_mesh(config.runtime.fsdp, devices)
     check_batch(config, mesh)

@@ -240,7 +240,7 @@ RULES = (
         "The teacher stands still",
         "failure",
         _frozen,
-        "Lower config.teacher.momentum: 0.996 at the start, 0.9995 for small batches.",
+        "Lower config.roles.teacher.momentum: 0.996 at the start, 0.9995 for small batches.",
         "arXiv:2104.14294, Section 5.2: the teacher must follow; facebookresearch/dino issue 224",
     ),
     Rule(

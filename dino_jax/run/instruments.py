@@ -17,6 +17,7 @@ from dino_jax.evaluation.online.build import (
 )
 from dino_jax.run.guard import Guard, check_guard
 from dino_jax.step.recipe import Recipe
+from dino_jax.step.roles import in_state
 from dino_jax.visualize.probes import Probes, check_probes
 from dino_jax.workdir.paths import absolute_path
 
@@ -103,13 +104,10 @@ def check_instruments(config: Any, recipe: Recipe, mesh: Mesh) -> None:
 
 def make_context(config: Any, recipe: Recipe, mesh: Mesh, workdir: str) -> Context:
     """What the evaluations of a run know about it; opens nothing."""
-    networks = {"student": recipe.network, "teacher": recipe.network}
-    if recipe.frozen_teacher is not None:
-        networks["frozen_teacher"] = recipe.frozen_teacher
     return Context(
-        networks=networks,
-        frozen=frozenset(networks) - {"student", "teacher"},
-        evaluated="teacher",
+        networks={name: role.network for name, role in recipe.roles.items()},
+        frozen=frozenset(recipe.roles) - set(in_state(recipe.roles)),
+        evaluated=recipe.evaluated,
         image_size=config.image_size,
         max_pixels=config.max_pixels,
         mesh=mesh,

@@ -211,7 +211,7 @@ class Journal:
 
     def _networks(self, state: TrainState) -> dict[str, Variables]:
         """Variables by role."""
-        return {"student": state.student, "teacher": state.teacher, **self._frozen}
+        return {**state.networks, **self._frozen}
 
     def _is_last(self, step: int) -> bool:
         return step == self._recipe.total_steps

@@ -9,8 +9,8 @@ from etils import epath
 
 from dino_jax.data.sources import ImageSource
 from dino_jax.run.screen import Progress
-from dino_jax.step.health import describe_moments
-from dino_jax.step.train_step import MOMENTS, Metrics
+from dino_jax.step.health import MOMENTS, describe_moments
+from dino_jax.step.train_step import Metrics
 from dino_jax.workdir.layout import BAD_IMAGES_TXT
 from dino_jax.workdir.paths import write_atomically
 

@@ -5,6 +5,7 @@ global batch and of the whole state, whatever the mesh. What needs eigenvalues i
 which looks once per log interval. docs/metrics.md says what is healthy.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,34 +13,57 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dino_jax.objectives.base import Branch
+from dino_jax.objectives.base import Outputs
+from dino_jax.step.roles import Role, find_learner
 
+MOMENTS = "cls_moments"  # in the metrics: arrays, of which the host makes numbers when it logs
 FLOAT32 = float(np.finfo(np.float32).eps)
 NOISE = 10.0  # rounding errors of a matrix product by which its small eigenvalues may be off
 
 
-def describe_branches(student: Branch, teacher: Branch) -> dict[str, jax.Array]:
-    """Agreement of the two networks about the cls token of the same global crop.
+def build_measures(
+    roles: Mapping[str, Role], evaluated: str
+) -> list[Callable[[Mapping[str, Outputs]], dict[str, Any]]]:
+    """What a step measures of the outputs of its networks.
+
+    Args:
+      roles: by name.
+      evaluated: the role whose features matter; if it sees nothing, those of the learner are
+        measured in its place.
+    """
+    learner = find_learner(roles)
+    measured = evaluated if roles[evaluated].sees else learner
+    group = roles[measured].sees[0]
+    measures = [lambda branches: {MOMENTS: measure_moments(branches[measured].of_group(group))}]
+    if measured != learner and group in roles[learner].sees:
+        measures.append(
+            lambda branches: describe_agreement(
+                branches[learner].of_group(group), branches[measured].of_group(group)
+            )
+        )
+    return measures
+
+
+def describe_agreement(learner: Outputs, other: Outputs) -> dict[str, jax.Array]:
+    """Agreement of two networks about the cls tokens of the same crops.
 
     Returns:
-      "health/student_teacher_cosine": scalar, mean over the global crops of the batch.
+      "health/student_teacher_cosine": scalar, mean over the crops of the batch.
     """
-    views = len(teacher.features)
-    ours, theirs = student.cls_tokens()[:, :views], teacher.cls_tokens()
-    ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
+    ours, theirs = (outputs.cls_tokens().astype(jnp.float32) for outputs in (learner, other))
     product = jnp.sum(ours * theirs, axis=-1)
     norms = jnp.linalg.norm(ours, axis=-1) * jnp.linalg.norm(theirs, axis=-1)
     return {"health/student_teacher_cosine": jnp.mean(product / jnp.maximum(norms, 1e-12))}
 
 
-def measure_moments(branch: Branch) -> dict[str, jax.Array]:
+def measure_moments(outputs: Outputs) -> dict[str, jax.Array]:
     """First and second moments of the cls tokens of all views.
 
     Returns:
       {"mean": [D], "second": [D, D]} float32, means over the rows of the batch; so those of the
       passes of an update average to those of the batch.
     """
-    cls = branch.cls_tokens().astype(jnp.float32)
+    cls = outputs.cls_tokens().astype(jnp.float32)
     rows = cls.shape[0] * cls.shape[1]
     second = jnp.einsum("bvd,bve->de", cls, cls, precision="highest") / rows
     return {"mean": jnp.mean(cls, axis=(0, 1)), "second": second}

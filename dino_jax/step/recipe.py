@@ -1,6 +1,7 @@
 """The parts of a run, built from its config and the size of its data set."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,13 @@ from dino_jax.data.multi_crop import build_multi_crop, check_patches
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Objective
-from dino_jax.objectives.build import build_objectives, check_groups
+from dino_jax.objectives.build import build_objectives
 from dino_jax.optim.optimizer import build_optimizer
-from dino_jax.optim.schedules import Schedule, build_cosine, epochs_to_steps, scale_learning_rate
+from dino_jax.optim.schedules import Schedule, epochs_to_steps, scale_learning_rate
+from dino_jax.step.health import build_measures
+from dino_jax.step.needs import check_needs, check_roles
 from dino_jax.step.placement import fit_to_mesh
+from dino_jax.step.roles import Role, build_roles, find_learner, fit_roles, in_state
 from dino_jax.step.train_state import TrainState, init_train_state
 from dino_jax.step.train_step import make_train_step
 
@@ -26,39 +30,45 @@ class Recipe:
     """What a train step is made of, and how long the run is.
 
     Attributes:
-      network: module of student and teacher.
+      roles: networks by name.
+      evaluated: name of the role that is evaluated, loaded and exported.
       objectives: by name.
-      optimizer: of the student.
-      momentum: schedule of the teacher's EMA.
+      optimizer: of the role that learns.
       schedules: "lr" and "weight_decay", the ones inside the optimizer.
       crop_shape: (H, W, C) of a crop of the first group.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
       accumulate_steps: passes per update.
-      masking: of the student's global crops, None for none.
-      hide_masked: whether the student does not see masked patches.
-      frozen_teacher: module of the teacher of a distillation, None for none.
-      grace_steps: in which the last layer is frozen or the learning rate warms up, of which one
-        epoch counts; features and targets say little then.
+      masking: of the global crops, None for none.
+      grace_steps: steps with a frozen last layer or during warm-up (at most one epoch of it);
+        features and targets are not meaningful yet.
     """
 
-    network: Network
+    roles: dict[str, Role]
+    evaluated: str
     objectives: dict[str, Objective]
     optimizer: optax.GradientTransformationExtraArgs
-    momentum: Schedule
     schedules: dict[str, Schedule]
     crop_shape: tuple[int, int, int]
     steps_per_epoch: int
     total_steps: int
     accumulate_steps: int
     masking: Masking | None
-    hide_masked: bool
-    frozen_teacher: Network | None
     grace_steps: int
+
+    @property
+    def learner(self) -> str:
+        """Name of the role that learns."""
+        return find_learner(self.roles)
+
+    @property
+    def network(self) -> Network:
+        """Module of the evaluated role."""
+        return self.roles[self.evaluated].network
 
     def init(self, rng: jax.Array) -> TrainState:
         """First state of the run; call it under jit."""
-        return init_train_state(self.network, self.objectives, self.optimizer, self.crop_shape, rng)
+        return init_train_state(self.roles, self.objectives, self.optimizer, self.crop_shape, rng)
 
     def schedule_values(self, step: int) -> dict[str, float]:
         """The schedules as the update that finished `step` used them."""
@@ -82,27 +92,70 @@ class Recipe:
         """
         fit = partial(fit_to_mesh, mesh=mesh, gradient_dtype=gradient_dtype)
         return make_train_step(
-            fit(self.network),
+            fit_roles(self.roles, fit),
             self.objectives,
             self.optimizer,
-            self.momentum,
+            build_measures(self.roles, self.evaluated),
             self.accumulate_steps,
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
-            self.frozen_teacher and fit(self.frozen_teacher),
-            self.hide_masked,
         )
 
 
-def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None = None) -> Recipe:
+def build_recipe(
+    config: Any, image_count: int, frozen: Mapping[str, Network] | None = None
+) -> Recipe:
     """Builds all parts.
 
     Args:
       config: the whole config.
       image_count: images of the training set.
-      frozen_teacher: module of the teacher of a distillation.
+      frozen: modules of the frozen roles by name.
 
     Raises:
       ValueError: if something in the config is unknown, out of range or does not fit together.
+    """
+    steps_per_epoch, total_steps = count_steps(config, image_count)
+    length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    network, groups = build_network(config.network), build_multi_crop(config.augment).groups
+    patch_size: int = network.backbone.patch_size
+    check_patches(groups, patch_size)
+    height, width = next(iter(groups.values())).size
+    pass_size = config.batch_size // config.accumulate_steps
+    roles = build_roles(config.roles, network, frozen or {}, total_steps=total_steps)
+    optimizer, rates = build_optimizer(config.optimizer, batch_size=config.batch_size, **length)
+    warmup_epochs = min(config.optimizer.warmup_epochs, 1.0)
+    grace_epochs = max(config.optimizer.freeze_last_layer_epochs, warmup_epochs)
+    recipe = Recipe(
+        roles=roles,
+        evaluated=config.evaluated,
+        objectives=build_objectives(
+            config.objectives, network.heads, learner=find_learner(roles), **length
+        ),
+        optimizer=optimizer,
+        schedules=rates,
+        crop_shape=(height, width, network.backbone.in_channels),
+        accumulate_steps=config.accumulate_steps,
+        masking=build_masking(
+            config.masking, groups=groups, patch_size=patch_size, batch_size=pass_size
+        ),
+        grace_steps=epochs_to_steps(grace_epochs, steps_per_epoch),
+        **length,
+    )
+    known = {crop.group for _, crop in config.augment.crops.items()}
+    views = {name: len(groups[name].crops) if name in groups else 0 for name in known}
+    check_recipe(recipe, views, pass_size)
+    return recipe
+
+
+def count_steps(config: Any, image_count: int) -> tuple[int, int]:
+    """Updates per epoch, and of the whole run.
+
+    Args:
+      config: the whole config.
+      image_count: images of the training set.
+
+    Raises:
+      ValueError: if there are none, or a number is out of range.
     """
     if config.seed < 0:
         raise ValueError(f"config.seed must be at least 0, got {config.seed}")
@@ -111,78 +164,40 @@ def build_recipe(config: Any, image_count: int, frozen_teacher: Network | None =
             f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
             "lower --config.batch_size or add images"
         )
-    network, groups = build_network(config.network), build_multi_crop(config.augment).groups
-    patch_size: int = network.backbone.patch_size
-    check_patches(groups, patch_size)
-    check_views(sum(len(group.crops) for group in groups.values()))
     steps_per_epoch = config.steps_per_epoch or image_count // config.batch_size
     total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
     if total_steps < 1:
         raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
-    length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    batch_size = config.batch_size
-    pass_size = batch_size // config.accumulate_steps
-    check_groups(config.objectives, pass_size)
-    check_masking(config)
-    height, width = next(iter(groups.values())).size
-    freeze_epochs, warmup_epochs = (
-        config.optimizer.freeze_last_layer_epochs,
-        config.optimizer.warmup_epochs,
-    )
-    grace_epochs = max(freeze_epochs, min(warmup_epochs, 1.0))
-    optimizer, rates = build_optimizer(config.optimizer, batch_size=batch_size, **length)
-    if max(config.teacher.momentum, config.teacher.momentum_end) > 1:
-        raise ValueError(
-            f"teacher.momentum ({config.teacher.momentum}) and teacher.momentum_end "
-            f"({config.teacher.momentum_end}) must be at most 1"
-        )
-    return Recipe(
-        network=network,
-        objectives=build_objectives(config.objectives, config.network.heads, **length),
-        optimizer=optimizer,
-        momentum=build_cosine(
-            config.teacher.momentum, config.teacher.momentum_end, total_steps=total_steps
-        ),
-        schedules=rates,
-        crop_shape=(height, width, network.backbone.in_channels),
-        accumulate_steps=config.accumulate_steps,
-        masking=build_masking(
-            config.masking,
-            groups=groups,
-            patch_size=patch_size,
-            batch_size=pass_size,
-        ),
-        hide_masked=config.masking.hide,
-        frozen_teacher=frozen_teacher,
-        grace_steps=epochs_to_steps(grace_epochs, steps_per_epoch),
-        **length,
-    )
+    return steps_per_epoch, total_steps
 
 
-def check_masking(config: Any) -> None:
-    """Checks that masks are made where something needs them, for a network that can take them.
+def check_recipe(recipe: Recipe, views: Mapping[str, int], images: int) -> None:
+    """Checks that roles, objectives and masks fit together.
+
+    Args:
+      recipe: of the run.
+      views: crops of an image by group, 0 for a group of which none is drawn.
+      images: of the global batch in one pass.
 
     Raises:
-      ValueError: if iBOT has no masks, or masks meet a network without a mask token.
+      ValueError: names what does not fit.
     """
-    backbone, masked = config.network.backbone, config.masking.probability > 0
-    if "ibot" in config.objectives and not masked:
-        raise ValueError("config.objectives.ibot needs masks: set config.masking.probability=0.5")
-    hidden = masked and config.masking.hide
-    if hidden and not (backbone.kind == "vit" and backbone.has_mask_token):
+    kept = in_state(recipe.roles)
+    if recipe.evaluated not in kept:
         raise ValueError(
-            "config.masking.probability > 0 needs a ViT with "
-            "--config.network.backbone.has_mask_token=True"
+            f"config.evaluated is {recipe.evaluated!r}; roles of config.roles that are trained, "
+            f"averaged or copied: {sorted(kept)}"
         )
-
-
-def check_views(views: int) -> None:
-    """Raises a ValueError if an image gives fewer views than can be compared."""
-    if views < 2:
-        raise ValueError(
-            "DINO compares different views of an image: the counts of config.augment.crops must "
-            "add up to at least 2"
-        )
+    has_masks = recipe.masking is not None
+    check_roles(recipe.roles, views, has_masks)
+    check_needs(
+        recipe.objectives,
+        recipe.roles,
+        views,
+        has_masks=has_masks,
+        images=images,
+        accumulate_steps=recipe.accumulate_steps,
+    )
 
 
 def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]:
@@ -195,7 +210,7 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     """
     counts = {
         name.replace("heads_", "head "): sum(leaf.size for leaf in jax.tree.leaves(tree))
-        for name, tree in state.student["params"].items()
+        for name, tree in state.networks[recipe.learner]["params"].items()
     }
     parameters = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     lr, optimizer = recipe.schedules["lr"], config.optimizer
@@ -207,7 +222,8 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     )
     scaling = {"linear": "x", "sqrt": "x the root of"}[optimizer.lr_scaling]
     last = recipe.total_steps - 1
-    decay, momentum = recipe.schedules["weight_decay"], recipe.momentum
+    decay = recipe.schedules["weight_decay"]
+    _, *followers = in_state(recipe.roles)
     return [
         f"parameters  {parameters}",
         f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = "
@@ -219,5 +235,5 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
         f"weights     decay {decay(0):g} to {decay(last):.3g}; "
         f"last layer frozen for {frozen} steps"
         + (f", backbone for {heads_alone}" if heads_alone else ""),
-        f"teacher     momentum {momentum(0):g} to {momentum(last):.6g}",
+        *(f"{name:<11} {recipe.roles[name].follow.describe(last)}" for name in followers),
     ]

@@ -11,18 +11,16 @@ import optax
 
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Objective
-
-Variables = dict[str, Any]
+from dino_jax.step.roles import Role, Variables, find_learner, in_state
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run needs to go on.
+    """All that a run needs to continue.
 
     Attributes:
       step: int32, steps done. The only clock: data position, checkpoint label, RNG fold and
         schedule index.
-      student: {"params": …} and, with BatchNorm, {"batch_stats": …}; float32.
-      teacher: the same structure; its params are the EMA of the student's, its statistics its own.
+      networks: variables by role: {"params": …} and, with BatchNorm, {"batch_stats": …}; float32.
       opt_state: of the optax transform.
       objectives: state by objective, such as {"dino": {"center": [K]}}.
       rng: base key, never advanced: fold_in(rng, step).
@@ -30,8 +28,7 @@ class TrainState(flax.struct.PyTreeNode):
     """
 
     step: jax.Array
-    student: Variables
-    teacher: Variables
+    networks: dict[str, Variables]
     opt_state: optax.OptState
     objectives: dict[str, Any]
     rng: jax.Array
@@ -39,35 +36,48 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 def init_train_state(
-    network: Network,
+    roles: Mapping[str, Role],
     objectives: Mapping[str, Objective],
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     rng: jax.Array,
 ) -> TrainState:
-    """First state of a run; student and teacher start equal.
+    """First state of a run; all networks start equal.
 
-    Call it under jit, with the shardings of the state as out_shardings: student and teacher then
-    have buffers of their own, and nothing is ever whole on one device.
+    Call it under jit, with the shardings of the state as out_shardings: every network then has
+    buffers of its own, and nothing is ever whole on one device.
 
     Args:
-      network: of both branches.
+      roles: by name.
       objectives: by name.
-      optimizer: of the student's params.
+      optimizer: of the learner's params.
       image_shape: (H, W, C) of a global crop.
       rng: typed base key of the run.
     """
     init_rng, run_rng = jax.random.split(rng)
-    variables = init_variables(network, image_shape, init_rng)
+    learner = find_learner(roles)
+    variables = init_variables(roles[learner].network, image_shape, init_rng)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        student=variables,
-        teacher=jax.tree.map(jnp.copy, variables),
+        networks={
+            name: variables if name == learner else _copy_for(roles[name].network, variables)
+            for name in in_state(roles)
+        },
         opt_state=optimizer.init(variables["params"]),
         objectives={name: objective.init() for name, objective in objectives.items()},
         rng=run_rng,
         skipped={"total": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)},
     )
+
+
+def _copy_for(network: Network, variables: Variables) -> Variables:
+    """A copy of what a network has of the variables, which may be those of more heads."""
+    modules = {"backbone", *(f"heads_{name}" for name in network.heads)}
+    kept = {
+        kind: {name: part for name, part in parts.items() if name in modules}
+        for kind, parts in variables.items()
+    }
+    return jax.tree.map(jnp.copy, {kind: parts for kind, parts in kept.items() if parts})
 
 
 def init_variables(

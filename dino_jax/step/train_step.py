@@ -1,208 +1,80 @@
-"""One step of self-distillation: a pure function of state and batch."""
+"""One step of self-supervised learning: a pure function of state and batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dino_jax.models.crops import Crops
-from dino_jax.models.network import Network
-from dino_jax.objectives.base import Branch, Objective
-from dino_jax.optim.schedules import Schedule
-from dino_jax.step.health import describe_branches, describe_norms, measure_moments
+from dino_jax.objectives.base import Objective, Outputs
+from dino_jax.step.forward import forward
+from dino_jax.step.health import describe_norms
+from dino_jax.step.needs import keeps_views_apart
 from dino_jax.step.photometric import apply_photometric
-from dino_jax.step.placement import gather_weights
-from dino_jax.step.train_state import TrainState, Variables
+from dino_jax.step.roles import Role, Variables, describe_follow, find_learner, follow_learner
+from dino_jax.step.train_state import TrainState
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, Any]
-MOMENTS = "cls_moments"  # in the metrics: arrays, of which the host makes numbers when it logs
-
-
-class Views(NamedTuple):
-    """Crops of one size, and what the backbone is told about them.
-
-    Attributes:
-      images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
-        sharded batch axis needs no communication.
-      masks: bool [B, V, N], patches that the mask token replaces, if any.
-    """
-
-    images: jax.Array
-    masks: jax.Array | None = None
-
-    def merged(self) -> Crops:
-        """All crops of all images: [B * V, H, W, C]."""
-        batch, count = self.images.shape[:2]
-        images = self.images.reshape(batch * count, *self.images.shape[2:])
-        masks = None if self.masks is None else self.masks.reshape(batch * count, -1)
-        return Crops(images, masks)
-
-
-def global_views(batch: Batch) -> list[Views]:
-    """What the teacher sees: the global crops, nothing masked."""
-    return [Views(batch["global_crops"])]
-
-
-def all_views(batch: Batch, hide: bool = True) -> list[Views]:
-    """What the student sees: the global crops, masked if the batch says so, and the local ones.
-
-    Args:
-      batch: see `make_train_step`.
-      hide: whether masks, if there are any, hide patches.
-    """
-    masks = batch.get("masks") if hide else None
-    views = [Views(batch["global_crops"], masks)]
-    if "local_crops" in batch:
-        views.append(Views(batch["local_crops"]))
-    return views
-
-
-def forward(
-    network: Network,
-    variables: Variables,
-    groups: list[Views],
-    rngs: dict[str, jax.Array],
-    mutable: Sequence[str] = ("batch_stats",),
-) -> tuple[Branch, Callable[[], Variables]]:
-    """Runs the backbone once over the crops of all sizes.
-
-    Args:
-      network: the module.
-      variables: of this branch.
-      groups: one per crop size.
-      rngs: {"drop_path": key} for stochastic depth, {} without.
-      mutable: with "batch_stats" BatchNorm uses and tracks the statistics of the batch, with () it
-        uses those of `variables`.
-
-    Returns:
-      The branch for the objectives, and a function that gives the statistics ({} or
-      {"batch_stats": …}) once they have projected everything.
-    """
-    variables = gather_weights(network, variables)
-    bound = network.bind(variables, rngs=rngs, mutable=list(mutable))
-    features = bound.encode_groups([group.merged() for group in groups])
-    views = [
-        {
-            name: x.reshape(*group.images.shape[:2], *x.shape[1:])[:, view]
-            for name, x in of_group.items()
-        }
-        for group, of_group in zip(groups, features, strict=True)
-        for view in range(group.images.shape[1])
-    ]
-
-    def statistics() -> Variables:
-        return {name: tree for name, tree in bound.variables.items() if name != "params"}
-
-    return Branch(tuple(views), bound.project), statistics
+Measure = Callable[[Mapping[str, Outputs]], Metrics]
 
 
 def make_train_step(
-    network: Network,
+    roles: Mapping[str, Role],
     objectives: Mapping[str, Objective],
     optimizer: optax.GradientTransformationExtraArgs,
-    momentum: Schedule,
+    measures: Sequence[Measure] = (),
     accumulate_steps: int = 1,
     is_logged: Callable[[jax.Array], Any] = lambda step: True,
-    frozen_teacher: Network | None = None,
-    hide_masked: bool = True,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
 
     Args:
-      network: of both branches.
+      roles: networks by name. The step is given the variables of the frozen ones as `frozen`, a
+        dict by name.
       objectives: by name; their weighted losses are summed.
-      optimizer: of the student's params; its `update` takes the step as an extra argument.
-      momentum: schedule of the teacher's EMA.
+      optimizer: of the learner's params; its `update` takes the step as an extra argument.
+      measures: what else is measured of the outputs of the networks.
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
       is_logged: whether the norms of finished update `step` are asked for; they are nan otherwise,
         because each costs a pass over all parameters.
-      frozen_teacher: of a distillation: its variables are the step's argument `frozen`, it gives
-        the targets, and the teacher of the state is nothing but the EMA of the student.
-      hide_masked: whether the student does not see the patches of "masks"; else they only say
-        which patches iBOT compares.
 
-    A batch is {"global_crops": [B, G, H, W, C], "local_crops": [B, L, h, w, C]}, uint8 or
-    normalised floats, and whatever else the objectives ask for; the local crops may be missing.
-    "masks" are patches of the global crops; photometric parameters of the device
+    A batch has "GROUP_crops" [B, V, H, W, C] by group of crops ("global", "local", …), uint8 or
+    normalised floats, and whatever else the objectives ask for; a group that a role sees may be
+    missing. "masks" are patches of the global crops; photometric parameters of the device
     back end are applied first. Arrays with fewer than B rows have one per group of images.
 
     A step whose loss or gradient is not finite leaves everything but the clock and the counts as it
     was.
     """
-
-    def loss_and_grads(state: TrainState, frozen: Variables | None, batch: Batch, rng: jax.Array):
-        batch = apply_photometric(batch)
-
-        def loss_fn(params):
-            variables = {**state.student, "params": params}
-            views = all_views(batch, hide_masked)
-            student, statistics = forward(network, variables, views, {"drop_path": rng})
-            if frozen_teacher is None:
-                # No stochastic depth; its BatchNorm uses batch statistics all the same.
-                teacher, teacher_statistics = forward(
-                    network, state.teacher, global_views(batch), {}
-                )
-            else:
-                teacher, _ = forward(
-                    frozen_teacher, frozen or {}, global_views(batch), {}, mutable=()
-                )
-                teacher_statistics = statistics  # the EMA makes no pass of its own
-            outcomes = {
-                name: objective(student, teacher, batch, state.objectives[name], state.step)
-                for name, objective in objectives.items()
-            }
-            total = sum(objectives[name].weight * out.loss for name, out in outcomes.items())
-            moved = {
-                "student": statistics(),
-                "teacher": teacher_statistics(),
-                "objectives": {name: out.state for name, out in outcomes.items()},
-            }
-            metrics: Metrics = {
-                f"{name}/{key}": value
-                for name, out in outcomes.items()
-                for key, value in out.metrics.items()
-            }
-            metrics |= {"loss": total}
-            if frozen_teacher is None:
-                metrics |= {MOMENTS: measure_moments(teacher)} | describe_branches(student, teacher)
-            else:  # whose features never change and have other dimensions
-                metrics |= {MOMENTS: measure_moments(student.first_views(len(teacher.features)))}
-            return total, (moved, metrics)
-
-        grads, (moved, metrics) = jax.grad(loss_fn, has_aux=True)(state.student["params"])
-        return grads, moved, metrics
+    learner = find_learner(roles)
+    compute_loss = make_loss(roles, objectives, measures)
 
     def train_step(
-        state: TrainState, batch: Batch, frozen: Variables | None = None
+        state: TrainState, batch: Batch, frozen: Mapping[str, Variables] | None = None
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
-        grads, moved, metrics = average_over_parts(
-            lambda part, index: loss_and_grads(state, frozen, part, jax.random.fold_in(rng, index)),
-            batch,
-            accumulate_steps,
-        )
-        params = state.student["params"]
+        params = state.networks[learner]["params"]
+
+        def compute_grads(part: Batch, index: Any):
+            key = jax.random.fold_in(rng, index)
+            loss = jax.grad(compute_loss, has_aux=True)
+            return loss(params, state, frozen or {}, apply_photometric(part), key)
+
+        grads, (moved, metrics) = average_over_parts(compute_grads, batch, accumulate_steps)
 
         def measure_norms() -> Metrics:
             updates, _ = optimizer.update(grads, state.opt_state, params, step=state.step)
-            trees = {"grad": grads, "update": updates, "param": params}
-            return describe_norms(trees)
+            return describe_norms({"grad": grads, "update": updates, "param": params})
 
         norms = jax.lax.cond(is_logged(state.step + 1), measure_norms, nans_like(measure_norms))
         # The old state is read before the update takes its place, so that nothing is copied.
         grads, norms = jax.lax.optimization_barrier((grads, norms))
         updates, opt_state = optimizer.update(grads, state.opt_state, params, step=state.step)
-        params = optax.apply_updates(params, updates)
-        teacher_momentum = momentum(state.step)
-        teacher_params = optax.incremental_update(
-            params, state.teacher["params"], 1.0 - teacher_momentum
-        )
+        new = optax.apply_updates(params, updates)
         moved_state = state.replace(
-            student={"params": params, **moved["student"]},
-            teacher={"params": teacher_params, **moved["teacher"]},
+            networks=follow_learner(roles, state.networks, new, moved["statistics"], state.step),
             opt_state=opt_state,
             objectives=moved["objectives"],
         )
@@ -213,12 +85,64 @@ def make_train_step(
             "total": state.skipped["total"] + ~finite,
             "in_a_row": jnp.where(finite, 0, state.skipped["in_a_row"] + 1),
         }
-        metrics |= {"grad_norm": grad_norm, "teacher_momentum": teacher_momentum}
+        metrics |= {"grad_norm": grad_norm, **describe_follow(roles, state.step), **norms}
         metrics |= {"skipped_steps": skipped["total"], "skipped_in_a_row": skipped["in_a_row"]}
-        metrics |= norms
         return kept.replace(step=state.step + 1, skipped=skipped), metrics
 
     return train_step
+
+
+def make_loss(
+    roles: Mapping[str, Role],
+    objectives: Mapping[str, Objective],
+    measures: Sequence[Measure],
+) -> Callable[..., tuple[jax.Array, tuple[dict[str, Any], Metrics]]]:
+    """Builds `loss(params, state, frozen, batch, rng) -> (loss, (moved, metrics))`.
+
+    `params` are the learner's. `moved` has the next states of the objectives as "objectives", and
+    BatchNorm's by role as "statistics"; all are means over the images of the batch.
+    """
+    learner = find_learner(roles)
+    apart = keeps_views_apart(objectives)
+
+    def compute_loss(
+        params: Variables,
+        state: TrainState,
+        frozen: Mapping[str, Variables],
+        batch: Batch,
+        rng: jax.Array,
+    ):
+        variables = {**frozen, **state.networks}
+        variables[learner] = {**variables[learner], "params": params}
+        passes = {
+            name: forward(role, variables[name], batch, rng, apart)
+            for name, role in roles.items()
+            if role.sees
+        }
+        branches = {name: outputs for name, (outputs, _) in passes.items()}
+        outcomes = {
+            name: objective(branches, batch, state.objectives[name], state.step)
+            for name, objective in objectives.items()
+        }
+        total = sum(objectives[name].weight(state.step) * x.loss for name, x in outcomes.items())
+        moved = {
+            "statistics": {
+                name: statistics()
+                for name, (_, statistics) in passes.items()
+                if roles[name].follow.by_batch
+            },
+            "objectives": {name: outcome.state for name, outcome in outcomes.items()},
+        }
+        metrics: Metrics = {
+            f"{name}/{key}": value
+            for name, outcome in outcomes.items()
+            for key, value in outcome.metrics.items()
+        }
+        for measure in measures:
+            metrics |= measure(branches)
+        return total, (moved, metrics | {"loss": total})
+
+    return compute_loss
 
 
 def nans_like(compute: Callable[[], Metrics]) -> Callable[[], Metrics]:

@@ -27,6 +27,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
 from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.config.upgrade import upgrade
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network, read_network_config
 from dino_jax.models.network import Network
@@ -124,9 +125,10 @@ def _open_trained(model: str, step: int | None) -> Trained:
     if not file.exists():
         raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no {CONFIG_JSON}")
     config = json.loads(file.read_text())
-    teacher, step = checkpointing.read_teacher(workdir, step)
+    variables, step = checkpointing.read_network(workdir, step)
     network = build_network(dataclasses.replace(read_network_config(config), dtype="float32"))
-    return Trained(f"teacher of step {step} of {workdir}", network, teacher, _licence(config))
+    title = f"{checkpointing.evaluated_role(workdir)} of step {step} of {workdir}"
+    return Trained(title, network, variables, _licence(upgrade(config)))
 
 
 def _with_heads(trained: Trained, heads: list[str]) -> Trained:
@@ -146,8 +148,8 @@ def _licence(config: dict[str, Any]) -> str:
     """That of an import, or what a run's own config says about it."""
     if "imported" in config:
         return config["imported"]["licence"]
-    sources = [config[section]["path"] for section in ("init_from", "distill")]
-    given = [path for path in sources if path]
+    sources = [config["init_from"], *config["roles"].values()]
+    given = [source["path"] for source in sources if source["path"]]
     return "yours to choose" + (f", but mind that of {' and '.join(given)}" if given else "")
 
 

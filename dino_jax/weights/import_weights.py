@@ -16,6 +16,7 @@ and the center. docs/weights.md says more.
 
 import argparse
 import sys
+from typing import Any
 
 from etils import epath
 
@@ -75,7 +76,7 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
       source: where it comes from, to be kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"teacher": network.variables}
+    state: dict[str, Any] = {"networks": {"teacher": network.variables}}
     if network.centers:
         state["objectives"] = {name: {"center": x} for name, x in network.centers.items()}
     checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)

@@ -1,7 +1,7 @@
 """The first weights of a run, from a run of dino_jax or an official file, for `config.init_from`.
 
 Only weights are taken, and the centers that belong to them: the run starts at step 0 with its own
-schedules and optimizer. Student and teacher both start from the teacher of the source.
+schedules and optimizer. All networks of the state start from the one that the source evaluates.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class FirstWeights:
     def init(
         self, init: Callable[[jax.Array], TrainState], rng: jax.Array, shardings: TrainState
     ) -> TrainState:
-        """First state on the mesh; what is imported replaces both networks' random numbers.
+        """First state on the mesh; what is imported replaces random numbers in every network.
 
         Args:
           init: of a state with random networks.
@@ -62,20 +62,21 @@ class FirstWeights:
           shardings: of the state.
         """
 
-        def init_both(rng: jax.Array, imported: Variables, centers: Variables) -> TrainState:
+        def init_all(rng: jax.Array, imported: Variables, centers: Variables) -> TrainState:
             state = init(rng)
-            # Copies: donated buffers must not be those of the other network.
-            student, teacher = (
-                _replace(network, jax.tree.map(jnp.copy, imported))
-                for network in (state.student, state.teacher)
-            )
+            # Copies: donated buffers must not be those of another network.
+            networks = {
+                name: _replace(network, jax.tree.map(jnp.copy, _take_known(imported, network)))
+                for name, network in state.networks.items()
+            }
             objectives = _replace(state.objectives, centers)
-            return state.replace(student=student, teacher=teacher, objectives=objectives)
+            return state.replace(networks=networks, objectives=objectives)
 
-        variables = _place(self.variables, shardings.teacher)
+        places = _fullest(shardings.networks)
+        variables = _place(self.variables, places)
         centers = {name: {"center": center} for name, center in self.centers.items()}
         centers = _place(centers, shardings.objectives)
-        return jax.jit(init_both, out_shardings=shardings)(rng, variables, centers)
+        return jax.jit(init_all, out_shardings=shardings)(rng, variables, centers)
 
 
 def load_first_weights(
@@ -98,7 +99,7 @@ def load_first_weights(
         return FirstWeights()
     if checkpointing.checkpoint_steps(workdir):
         return FirstWeights(lines=("init_from   ignored: the workdir has checkpoints of its own",))
-    like = abstract.teacher
+    like = _fullest(abstract.networks)
     source = open_source(config.path, config.step, like)
     variables, lines = _import_backbone(source, like, backbone)
     for name in sorted(set(like["params"]) - {BACKBONE}):
@@ -213,6 +214,19 @@ def _import_centers(
             centers[name] = np.asarray(center, np.float32)
             lines.append(f"{title}: imported")
     return centers, lines
+
+
+def _fullest(networks: dict[str, Variables]) -> Variables:
+    """Those of the role that learns: it has all heads, others may lack some."""
+    return max(networks.values(), key=lambda tree: len(tree["params"]))
+
+
+def _take_known(variables: Variables, network: Variables) -> Variables:
+    """The parts of the variables that a network has."""
+    return {
+        kind: {name: part for name, part in parts.items() if name in network.get(kind, {})}
+        for kind, parts in variables.items()
+    }
 
 
 def _place(tree: Variables, shardings: Variables) -> Variables:

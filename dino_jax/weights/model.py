@@ -125,9 +125,9 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
         )
     config = json.loads(file.read_text())
     network = build_network(dataclasses.replace(read_network_config(config), heads={}))
-    teacher, step = checkpointing.read_teacher(workdir, step)
-    title, size = f"teacher of step {step} of {workdir}", upgrade(config)["image_size"]
-    return Model(title, network, take_part(teacher, BACKBONE), size)
+    variables, step = checkpointing.read_network(workdir, step)
+    title = f"{checkpointing.evaluated_role(workdir)} of step {step} of {workdir}"
+    return Model(title, network, take_part(variables, BACKBONE), upgrade(config)["image_size"])
 
 
 def _pixels(image: ImageLike) -> np.ndarray:

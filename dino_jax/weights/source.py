@@ -74,21 +74,21 @@ def open_source(path: str, step: int | None, like: Variables) -> Source:
 
 
 class RunSource:
-    """The teacher of a run of dino_jax."""
+    """The network that a run of dino_jax evaluates."""
 
     def __init__(self, path: str, step: int | None):
         """Reads a checkpoint of the workdir `path`, the newest if `step` is None."""
-        self._teacher, step = checkpointing.read_teacher(path, step)
+        self._variables, step = checkpointing.read_network(path, step)
         objectives = checkpointing.read_objectives(path, step)
         self._centers = {n: x["center"] for n, x in objectives.items() if "center" in (x or {})}
-        self.title = f"teacher of step {step} of {path}"
+        self.title = f"{checkpointing.evaluated_role(path)} of step {step} of {path}"
         self.implicit = _read_implicit(absolute_path(path) / CONFIG_JSON)
 
     def parts(self) -> set[str]:
-        return set(self._teacher["params"])
+        return set(self._variables["params"])
 
     def positions(self) -> int | None:
-        flat: dict[Path, Any] = flatten_dict(self._teacher)
+        flat: dict[Path, Any] = flatten_dict(self._variables)
         table = flat.get(POSITIONS)
         return None if table is None else table.shape[1]
 
@@ -98,7 +98,7 @@ class RunSource:
     def read(self, like: Variables) -> Variables:
         (name,) = like["params"]
         ours: dict[Path, Any] = flatten_dict(like)
-        theirs: dict[Path, Any] = flatten_dict(take_part(self._teacher, name))
+        theirs: dict[Path, Any] = flatten_dict(take_part(self._variables, name))
         shapes = [{path: x.shape for path, x in tree.items()} for tree in (ours, theirs)]
         lines = [
             f"{'/'.join(path)}: the run has {shapes[1].get(path, 'nothing')}, "

@@ -1,16 +1,20 @@
-"""Orbax wiring: open, save, restore_or_init, load_teacher, close.
+"""Orbax wiring: open, save, restore_or_init, load_network, close.
 
 A checkpoint is `workdir/checkpoints/<step>/state`, the whole TrainState after `step` updates;
-nothing else is needed to resume. Saves are asynchronous and atomic (renamed, or marked as committed
-on gs://), so a killed process leaves no half checkpoint behind; what can still go wrong (a full
-disk, a damaged file) is met by falling back to the step before, loudly. Orbax checks the structure
-of its files and the length of their chunks; it holds no checksum of large arrays, so a flipped bit
-inside one is not noticed.
+nothing else is needed to resume. On disk the networks called student and teacher lie beside the
+other fields, as in version 0.1, and those of other roles in "others".
+
+Saves are asynchronous and atomic (renamed, or marked as committed on gs://), so a killed process
+leaves no half checkpoint behind; what can still go wrong (a full disk, a damaged file) is met by
+falling back to the step before, loudly. Orbax checks the structure of its files and the length of
+their chunks; it holds no checksum of large arrays, so a flipped bit inside one is not noticed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import jax
@@ -20,10 +24,16 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from dino_jax.workdir.layout import CHECKPOINTS, UNREADABLE_CHECKPOINTS
+from dino_jax.workdir.layout import CHECKPOINTS, CONFIG_JSON, UNREADABLE_CHECKPOINTS
 from dino_jax.workdir.paths import absolute_path
 
 STATE = "state"  # the one item of a checkpoint
+ON_TOP = (
+    "student",
+    "teacher",
+)  # networks that are fields of a stored state; the rest are in OTHERS
+OTHERS = "others"
+DEFAULT_ROLE = "teacher"  # what version 0.1 evaluates
 MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
 
 PyTree = Any
@@ -106,8 +116,28 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, force: bool =
     manager.check_for_errors()
     if step in manager.all_steps():
         return False
-    args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(state)})
+    args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(to_stored(state))})
     return manager.save(step, args=args, force=force)
+
+
+def to_stored(state: Any) -> dict[str, PyTree]:
+    """A TrainState, or a mapping of some of its fields, as it lies on disk."""
+    if isinstance(state, Mapping):
+        fields = dict(state)
+    else:
+        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    networks = fields.pop("networks", {})
+    on_top = {name: networks[name] for name in ON_TOP if name in networks}
+    others = {name: tree for name, tree in networks.items() if name not in ON_TOP}
+    return fields | on_top | ({OTHERS: others} if others else {})
+
+
+def from_stored(stored: dict[str, PyTree], like: Any) -> Any:
+    """What `to_stored` made of a state like `like`, abstract or not, as such a state again."""
+    networks = {name: stored[name] for name in ON_TOP if name in stored} | stored.get(OTHERS, {})
+    fields = {name: tree for name, tree in stored.items() if name not in (*ON_TOP, OTHERS)}
+    fields |= {"networks": networks} if networks else {}
+    return fields if isinstance(like, Mapping) else dataclasses.replace(like, **fields)
 
 
 def restore_or_init(
@@ -144,54 +174,89 @@ def restore_or_init(
     return state, True
 
 
+def load_network(
+    source: ocp.CheckpointManager | epath.PathLike,
+    abstract: PyTree,
+    step: int | None = None,
+    role: str | None = None,
+) -> PyTree:
+    """Reads one network of a run, and nothing else: no optimizer state.
+
+    Args:
+      source: A manager, a workdir, or a `checkpoints` directory; nothing in it is changed.
+      abstract: Variables as `jax.ShapeDtypeStruct`s with shardings, like those of
+        `TrainState.networks`.
+      step: Which checkpoint; None takes the newest one that can be read, and logs every one that
+        cannot.
+      role: Of the network; None: the one that the run evaluates.
+
+    Returns:
+      Arrays in the structure of `abstract`.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or none of this step.
+      ValueError: if the network of the checkpoint has other parameters, shapes or dtypes.
+      OSError: if no checkpoint can be read.
+    """
+    directory, steps = _find_steps(source, step)
+    place = _place_of(role or evaluated_role(directory.parent))
+    restore = partial(_restore_network, place)
+    network, step = _restore_newest(directory, steps, restore, abstract)
+    logging.info("loaded the %s of step %d from %s", place[-1], step, directory)
+    return network
+
+
 def load_teacher(
     source: ocp.CheckpointManager | epath.PathLike,
     abstract_teacher: PyTree,
     step: int | None = None,
 ) -> PyTree:
-    """Reads the teacher of a run, and only the teacher: no student, no optimizer state.
-
-    Args:
-      source: A manager, a workdir, or a `checkpoints` directory; nothing in it is changed.
-      abstract_teacher: Variables as `jax.ShapeDtypeStruct`s with shardings, like
-        `TrainState.teacher`.
-      step: Which checkpoint; None takes the newest one that can be read, and logs every one that
-        cannot.
-
-    Returns:
-      Arrays in the structure of `abstract_teacher`.
-
-    Raises:
-      FileNotFoundError: if there is no checkpoint, or none of this step.
-      ValueError: if the teacher of the checkpoint has other parameters, shapes or dtypes.
-      OSError: if no checkpoint can be read.
-    """
-    directory, steps = _find_steps(source, step)
-    teacher, step = _restore_newest(directory, steps, _restore_teacher, abstract_teacher)
-    logging.info("loaded the teacher of step %d from %s", step, directory)
-    return teacher
+    """`load_network` for the network that the run evaluates, under the name of version 0.1."""
+    return load_network(source, abstract_teacher, step)
 
 
-def read_teacher(source: epath.PathLike, step: int | None = None) -> tuple[PyTree, int]:
-    """Reads the teacher of a run, whatever its network, as whole NumPy arrays on every process.
+def read_network(
+    source: epath.PathLike, step: int | None = None, role: str | None = None
+) -> tuple[PyTree, int]:
+    """Reads one network of a run, whatever its module, as whole NumPy arrays on every process.
 
     Args:
       source: A workdir, or a `checkpoints` directory; nothing in it is changed.
-      step: As in `load_teacher`.
+      step: As in `load_network`.
+      role: As in `load_network`.
 
     Returns:
       Its variables, and the step of the checkpoint.
 
     Raises:
       FileNotFoundError: if there is no checkpoint, or none of this step.
+      ValueError: if the checkpoint has no such role.
       OSError: if no checkpoint can be read.
     """
-    return _read_whole(source, step, "teacher")
+    directory = _checkpoints_directory(source)
+    role = role or evaluated_role(directory.parent)
+    variables, step = _read_whole(source, step, _place_of(role))
+    if not variables:
+        raise ValueError(f"checkpoint {step} in {directory} has no role {role!r}")
+    return variables, step
 
 
 def read_objectives(source: epath.PathLike, step: int) -> PyTree:
-    """Reads the states of a run's objectives, {"dino": {"center": [K]}}, as `read_teacher`."""
-    return _read_whole(source, step, "objectives")[0]
+    """Reads the states of a run's objectives, {"dino": {"center": [K]}}, as `read_network`."""
+    return _read_whole(source, step, ("objectives",))[0]
+
+
+def evaluated_role(workdir: epath.PathLike) -> str:
+    """Name of the network that the run of a workdir evaluates: `config.evaluated`."""
+    file = absolute_path(workdir) / CONFIG_JSON
+    if not file.exists():
+        return DEFAULT_ROLE
+    return json.loads(file.read_text()).get("evaluated", DEFAULT_ROLE)
+
+
+def _place_of(role: str) -> tuple[str, ...]:
+    """Where the network of a role is in a stored state."""
+    return (role,) if role in ON_TOP else (OTHERS, role)
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
@@ -283,41 +348,60 @@ def _restore_newest(
     )
 
 
-def _restore_state(path: epath.Path, abstract_state: PyTree) -> PyTree:
+def _restore_state(path: epath.Path, abstract_state: Any) -> Any:
     handler, options = _local_handler(ocp.StandardCheckpointHandler)
-    _require_same_tree(_stored_tree(path), abstract_state)
+    wanted = to_stored(abstract_state)
+    _require_same_tree(_stored_tree(path), wanted)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        return reader.restore(path, args=ocp.args.StandardRestore(abstract_state))
+        stored: Any = reader.restore(path, args=ocp.args.StandardRestore(wanted))
+    return from_stored(stored, abstract_state)
 
 
-def _restore_teacher(path: epath.Path, abstract_teacher: PyTree) -> PyTree:
-    _require_same_tree(_stored_tree(path).get("teacher", {}), abstract_teacher)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract_teacher)
-    return _restore_partly(path, "teacher", abstract_teacher, restore_args)
+def _restore_network(place: tuple[str, ...], path: epath.Path, abstract: PyTree) -> PyTree:
+    _require_same_tree(_part_of(_stored_tree(path), place), abstract)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
+    return _restore_partly(path, place, abstract, restore_args)
 
 
-def _read_whole(source: epath.PathLike, step: int | None, part: str) -> tuple[PyTree, int]:
-    """One field of a state as NumPy arrays, {} if the checkpoint has none; and its step."""
+def _read_whole(
+    source: epath.PathLike, step: int | None, place: tuple[str, ...]
+) -> tuple[PyTree, int]:
+    """One part of a state as NumPy arrays, {} if the checkpoint has none; and its step."""
     directory, steps = _find_steps(source, step)
 
     def read(path: epath.Path, _: None) -> PyTree:
-        stored = _stored_tree(path).get(part)
+        stored = _part_of(_stored_tree(path), place)
         if not jax.tree.leaves(stored):
             return {}
         whole = ocp.RestoreArgs(restore_type=np.ndarray)
-        return _restore_partly(path, part, stored, jax.tree.map(lambda _: whole, stored))
+        return _restore_partly(path, place, stored, jax.tree.map(lambda _: whole, stored))
 
     return _restore_newest(directory, steps, read, None)
 
 
-def _restore_partly(path: epath.Path, part: str, item: PyTree, restore_args: PyTree) -> PyTree:
-    """One field of the state of a checkpoint, and nothing else of it."""
+def _restore_partly(
+    path: epath.Path, place: tuple[str, ...], item: PyTree, restore_args: PyTree
+) -> PyTree:
+    """One part of the state of a checkpoint, and nothing else of it."""
     handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
     args = ocp.args.PyTreeRestore(
-        item={part: item}, restore_args={part: restore_args}, partial_restore=True
+        item=_as_part(item, place), restore_args=_as_part(restore_args, place), partial_restore=True
     )
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        return reader.restore(path, args=args)[part]
+        return _part_of(reader.restore(path, args=args), place)
+
+
+def _part_of(tree: Any, place: tuple[str, ...]) -> PyTree:
+    """A part of a tree, {} if it has none."""
+    for name in place:
+        tree = (tree or {}).get(name, {})
+    return tree
+
+
+def _as_part(part: PyTree, place: tuple[str, ...]) -> PyTree:
+    for name in reversed(place):
+        part = {name: part}
+    return part
 
 
 def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:

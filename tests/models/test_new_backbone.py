@@ -74,7 +74,9 @@ def test_it_trains(config, devices):
         state, batch
     )
     assert np.isfinite(metrics["loss"]) and int(after.step) == 1
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), state.student, after.student)
+    moved = jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), state.networks["student"], after.networks["student"]
+    )
     assert moved["params"]["backbone"]["linear"]["kernel"] > 0
 
 

@@ -1,20 +1,25 @@
-"""Branches without a network: the features already are the logits."""
+"""Outputs without a network: the features already are the logits."""
 
 import functools
 
 import jax
 import numpy as np
 
-from dino_jax.objectives.base import Branch
+from dino_jax.objectives.base import Outputs
 
 
-def as_branch(cls=None, patches=None):
-    """A branch from cls tokens [B, V, D] and, or, patch tokens [B, V, N, D]."""
+def as_outputs(cls=None, patches=None, global_views=None):
+    """Outputs from cls tokens [B, V, D] and, or, patch tokens [B, V, N, D].
+
+    All views are global ones, or `global_views` of them, and the rest local ones.
+    """
     given = {"cls": cls, "patches": patches}
     given = {name: x for name, x in given.items() if x is not None}
     count = next(iter(given.values())).shape[1]
     views = tuple({name: x[:, view] for name, x in given.items()} for view in range(count))
-    return Branch(views, lambda head, x: x)
+    global_views = count if global_views is None else global_views
+    groups = ("global",) * global_views + ("local",) * (count - global_views)
+    return Outputs(views, groups, lambda head, x: x)
 
 
 @functools.partial(jax.jit, static_argnames="objective")
@@ -26,8 +31,10 @@ def run(objective, student, teacher, batch, state, step=0):
     """
 
     def loss_fn(student):
-        branches = as_branch(**student), as_branch(**teacher)
-        outcome = objective(*branches, batch, state, jax.numpy.asarray(step))
+        targets = as_outputs(**teacher)
+        views = len(targets.features)
+        branches = {"student": as_outputs(**student, global_views=views), "teacher": targets}
+        outcome = objective(branches, batch, state, jax.numpy.asarray(step))
         return outcome.loss, outcome
 
     grads, outcome = jax.grad(loss_fn, has_aux=True)(student)

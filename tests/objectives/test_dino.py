@@ -113,18 +113,18 @@ def test_without_local_crops_v2_divides_two_pairs_by_three():
     student = rng.normal(size=(3, 2, 7)).astype(np.float32)
     targets = rng.dirichlet(np.ones(7), size=(3, 2)).astype(np.float32)
     v1_global, v1_local = dino_losses(student, targets, 0.1)
-    v2_global, v2_local = dino_losses(student, targets, 0.1, least_local_pairs=1)
+    v2_global, v2_local = dino_losses(student, targets, 0.1, min_local_pairs=1)
     np.testing.assert_allclose(v2_global, v1_global * 2 / 3, rtol=1e-6)
     assert v1_local == v2_local == 0
 
 
-@pytest.mark.parametrize(("views", "least_local_pairs"), [(4, 0), (2, 0), (2, 1)])
-def test_kl_is_the_mean_over_all_pairs_of_different_views(views, least_local_pairs):
+@pytest.mark.parametrize(("views", "min_local_pairs"), [(4, 0), (2, 0), (2, 1)])
+def test_kl_is_the_mean_over_all_pairs_of_different_views(views, min_local_pairs):
     rng = np.random.default_rng(5)
     student = rng.normal(size=(3, views, 7)).astype(np.float32)
     teacher = rng.normal(size=(3, 2, 7)).astype(np.float32)
     objective = DinoObjective(
-        "dino", 7, 0.1, Constant(0.05), Center(0.9), least_local_pairs=least_local_pairs
+        "dino", 7, 0.1, Constant(0.05), Center(0.9), min_local_pairs=min_local_pairs
     )
     outcome, _ = run(objective, {"cls": student}, {"cls": teacher}, {}, objective.init())
     log_targets, log_predictions = log_softmax(teacher / 0.05), log_softmax(student / 0.1)

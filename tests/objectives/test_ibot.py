@@ -10,7 +10,7 @@ from dino_jax.data.mask_indices import index_masks
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.ibot import IbotObjective, gather_patches
 from dino_jax.optim.schedules import Constant
-from tests.objectives.branches import as_branch, image_major, log_softmax, run
+from tests.objectives.branches import as_outputs, image_major, log_softmax, run
 
 
 def scatter(rows, masks):
@@ -84,7 +84,7 @@ def test_groups_of_images_give_the_mean_over_crops_of_the_mean_over_their_masked
 def test_patches_are_gathered_from_the_global_views_only():
     patches = np.arange(4 * 3 * 2 * 1, dtype=np.float32).reshape(4, 3, 2, 1)
     indices = np.array([[0, 3, 4], [1, 2, 7]], np.int32)  # groups of 2 images, 2 views, 2 patches
-    got = gather_patches(as_branch(patches=patches), 2, indices)
+    got = gather_patches(as_outputs(patches=patches, global_views=2).of_group("global"), indices)
     wanted = patches[:, :2].reshape(2, 8, 1)
     np.testing.assert_array_equal(got, np.stack([wanted[0, indices[0]], wanted[1, indices[1]]]))
 

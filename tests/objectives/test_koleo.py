@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dino_jax.objectives.koleo import KoleoObjective, koleo_loss
+from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import run
 
 jit_koleo = jax.jit(koleo_loss)
@@ -44,23 +45,23 @@ def test_neighbours_are_searched_in_groups_of_successive_images_of_one_view():
     cls = student["cls"]
     groups = [cls[start : start + 2, view] for start in (0, 2, 4) for view in (0, 1)]
     wanted = 2 * np.mean([jit_koleo(group) for group in groups])
-    outcome, _ = run(KoleoObjective(weight=0.1, group_size=2), student, teacher, {}, {})
+    outcome, _ = run(KoleoObjective(Constant(0.1), group_size=2), student, teacher, {}, {})
     np.testing.assert_allclose(outcome.loss, wanted, rtol=1e-5)
     np.testing.assert_allclose(outcome.metrics["logged_loss"], 0.05 * wanted, rtol=1e-5)
-    whole, _ = run(KoleoObjective(weight=0.1, group_size=0), student, teacher, {}, {})
+    whole, _ = run(KoleoObjective(Constant(0.1), group_size=0), student, teacher, {}, {})
     wanted = jit_koleo(cls[:, 0]) + jit_koleo(cls[:, 1])
     np.testing.assert_allclose(whole.loss, wanted, rtol=1e-5)
 
 
 def test_local_crops_get_no_gradient():
-    _, grads = run(KoleoObjective(weight=0.1, group_size=0), *make_tokens(4), {}, {})
+    _, grads = run(KoleoObjective(Constant(0.1), group_size=0), *make_tokens(4), {}, {})
     assert np.abs(grads["cls"][:, :2]).min() > 0
     np.testing.assert_array_equal(grads["cls"][:, 2], 0)
 
 
 def test_bfloat16_features_are_compared_in_float32():
     student, teacher = make_tokens(4, jnp.bfloat16)
-    outcome, _ = run(KoleoObjective(weight=0.1, group_size=4), student, teacher, {}, {})
+    outcome, _ = run(KoleoObjective(Constant(0.1), group_size=4), student, teacher, {}, {})
     exact = np.asarray(student["cls"], np.float32)
     wanted = jit_koleo(exact[:, 0]) + jit_koleo(exact[:, 1])
     np.testing.assert_allclose(outcome.loss, wanted, rtol=1e-5)

@@ -22,8 +22,8 @@ OBJECTIVES = {
     "dino, sinkhorn": DinoObjective(*COMMON, Sinkhorn()),
     "ibot, center": IbotObjective(*COMMON, Center(0.9)),
     "ibot, sinkhorn": IbotObjective(*COMMON, Sinkhorn()),
-    "koleo, groups": KoleoObjective(weight=0.1, group_size=4),
-    "koleo, all": KoleoObjective(weight=0.1, group_size=0),
+    "koleo, groups": KoleoObjective(Constant(0.1), group_size=4),
+    "koleo, all": KoleoObjective(Constant(0.1), group_size=0),
 }
 
 

@@ -62,7 +62,7 @@ def test_images_stay_where_they_are(compiled):
 def test_what_is_gathered_are_weights(compiled):
     config, fsdp, module = compiled
     state = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
-    student, depth = state.student, config.network.backbone.depth
+    student, depth = state.networks["student"], config.network.backbone.depth
     sizes = {leaf.size for leaf in jax.tree.leaves(student)}
     sizes |= {
         leaf.size // depth for leaf in jax.tree.leaves(student["params"]["backbone"]["blocks"])
@@ -76,7 +76,7 @@ def test_what_is_gathered_are_weights(compiled):
 def test_the_devices_add_up_every_gradient_once(compiled):
     config, fsdp, module = compiled
     state = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
-    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(state.student["params"]))
+    weights = sum(4 * leaf.size for leaf in jax.tree.leaves(state.networks["student"]["params"]))
     moved = {kind: each.bytes for kind, each in module_cost(module, 4).collectives.items()}
     scattered = moved.get("reduce-scatter", 0)
     assert weights < moved["all-reduce"] + scattered < 2 * weights

@@ -8,7 +8,7 @@ from etils import epath
 
 from dino_jax.run.screen import Progress
 from dino_jax.run.watch import RUN_AHEAD, NotFiniteError, UnreadableImagesError, Watch
-from dino_jax.step.train_step import MOMENTS
+from dino_jax.step.health import MOMENTS
 
 READABLE = np.array([-1, -1, -1, -1])
 

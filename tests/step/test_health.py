@@ -6,13 +6,13 @@ import pytest
 
 from dino_jax.devices.sharding import batch_sharding, make_mesh
 from dino_jax.step.health import (
-    describe_branches,
+    describe_agreement,
     describe_moments,
     describe_norms,
     effective_rank,
     measure_moments,
 )
-from tests.objectives.branches import as_branch
+from tests.objectives.branches import as_outputs
 
 IMAGES, VIEWS, DIM = 16, 2, 6
 
@@ -30,7 +30,11 @@ def place(devices, *arrays):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_cosine_is_that_of_the_global_crops_of_both_networks(devices):
     student, teacher = draw_cls(0, views=5), draw_cls(1)
-    described = jax.jit(lambda s, t: describe_branches(as_branch(s), as_branch(t)))
+    described = jax.jit(
+        lambda s, t: describe_agreement(
+            as_outputs(s, global_views=VIEWS).of_group("global"), as_outputs(t)
+        )
+    )
     (got,) = described(*place(devices, student, teacher)).values()
     ours, theirs = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (student, teacher))
     np.testing.assert_allclose(got, np.mean(np.sum(ours[:, :VIEWS] * theirs, axis=-1)), rtol=1e-5)
@@ -41,7 +45,7 @@ def test_rank_and_std_are_those_of_all_features_of_the_batch(devices):
     teacher = draw_cls(0)
     teacher[..., 3:] *= 0.01
     (placed,) = place(devices, teacher)
-    moments = jax.jit(lambda cls: measure_moments(as_branch(cls)))(placed)
+    moments = jax.jit(lambda cls: measure_moments(as_outputs(cls)))(placed)
     described = describe_moments(jax.device_get(moments))
     rows = teacher.reshape(-1, DIM).astype(np.float64)
     singular = np.linalg.svd(rows, compute_uv=False)
@@ -54,7 +58,7 @@ def test_rank_and_std_are_those_of_all_features_of_the_batch(devices):
 
 def test_features_that_are_all_equal_have_rank_1_and_no_spread():
     cls = np.broadcast_to(draw_cls(0)[:1, :1], (IMAGES, VIEWS, DIM))
-    described = describe_moments(jax.device_get(measure_moments(as_branch(cls))))
+    described = describe_moments(jax.device_get(measure_moments(as_outputs(cls))))
     assert described["health/effective_rank"] == pytest.approx(1, abs=1e-3)
     assert described["health/feature_std"] < 1e-3
 

@@ -11,6 +11,7 @@ import pytest
 from configs import quickstart, vits16_boosted, vits16_vanilla
 from dino_jax.commands.config_from_yaml import convert
 from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe, describe_recipe
 from dino_jax.workdir.config_json import config_to_json
 
@@ -28,7 +29,7 @@ FLAGS = {
     "patch_size": lambda c: c.network.backbone.patch_size,
     "out_dim": lambda c: c.network.heads.dino.out_dim,
     "norm_last_layer": lambda c: not c.network.heads.dino.train_gain,
-    "momentum_teacher": lambda c: c.teacher.momentum,
+    "momentum_teacher": lambda c: c.roles.teacher.momentum,
     "use_bn_in_head": lambda c: c.network.heads.dino.batch_norm,
     "warmup_teacher_temp": lambda c: c.objectives.dino.warmup_teacher_temperature,
     "teacher_temp": lambda c: c.objectives.dino.teacher_temperature,
@@ -79,7 +80,7 @@ def test_what_is_fixed_in_the_official_code_has_its_value():
     config = vits16_vanilla.get_config()
     assert config.objectives.dino.student_temperature == 0.1
     assert config.objectives.dino.center_momentum == 0.9
-    assert config.teacher.momentum_end == 1.0
+    assert config.roles.teacher.momentum_end == 1.0
     adamw = config.optimizer.adamw
     assert (adamw.b1, adamw.b2, adamw.eps) == (0.9, 0.999, 1e-8)
     assert config.optimizer.reference_batch == 256
@@ -201,6 +202,13 @@ PARAMETERS = {
 }
 
 
+# Networks of the frozen roles, as the configs that they name build them.
+FROZEN = {
+    "digits_distilled": lambda: {"frozen_teacher": build_network(load("quickstart").network)},
+    "vits14_distilled": lambda: {"frozen_teacher": build_network(load("vitg14").network)},
+}
+
+
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
@@ -209,11 +217,11 @@ def count(tree):
 def test_a_config_builds_and_says_what_it_is(name):
     config = load(name)
     images = 1438 if config.data.kind == "digits" else IMAGENET_IMAGES
-    recipe = build_recipe(config, images)
+    recipe = build_recipe(config, images, FROZEN.get(name, dict)())
     state = jax.eval_shape(recipe.init, jax.random.key(0))
     groups = build_multi_crop(config.augment).groups
     assert len(groups["global"].crops) == 2
-    params = state.student["params"]
+    params = state.networks["student"]["params"]
     counts = count(params["backbone"]), count(params["heads_dino"])
     if name in PARAMETERS:
         assert counts == PARAMETERS[name]
@@ -238,7 +246,7 @@ def test_the_sizes_of_the_specification_have_their_parameters():
     for patch_size, expected in ((16, 5_524_416), (8, 5_526_720)):
         config.network.backbone.patch_size = patch_size
         state = jax.eval_shape(build_recipe(config, IMAGENET_IMAGES).init, jax.random.key(0))
-        assert count(state.student["params"]["backbone"]) == expected
+        assert count(state.networks["student"]["params"]["backbone"]) == expected
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
@@ -259,7 +267,7 @@ def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
         ),
         (lambda c: c.update(epochs=0.0), r"config.epochs \(0.0\) gives no steps"),
         (lambda c: c.update(seed=-1), "config.seed must be at least 0, got -1"),
-        (lambda c: c.teacher.update(momentum=1.5), "must be at most 1"),
+        (lambda c: c.roles.teacher.update(momentum=1.5), "must be at least 0 and at most 1"),
         (lambda c: c.augment.crops.local.update(size=(16, 4)), "less than one patch of 8 pixels"),
         (
             lambda c: c.augment.crops.local.update(size=(16,)),
@@ -267,7 +275,7 @@ def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
         ),
         (
             lambda c: c.augment.crops.update({"global_1": {"count": 0}, "local": {"count": 0}}),
-            "at least 2",
+            "must see at least 2",
         ),
         (lambda c: c.optimizer.update(warmup_epochs=1e3), "longer than the run"),
         (lambda c: c.objectives.update(moco={"head": "dino"}), "unknown objective 'moco'; known:"),

@@ -16,6 +16,7 @@ from dino_jax.objectives.dino import DinoObjective
 from dino_jax.optim.optimizer import make_adamw, make_optimizer
 from dino_jax.optim.schedules import Cosine, TeacherTemperature, WarmupCosine
 from dino_jax.step.placement import fit_to_mesh
+from dino_jax.step.roles import Averages, Learns, Role, fit_roles
 from dino_jax.step.train_state import init_train_state
 from dino_jax.step.train_step import make_train_step
 from dino_jax.weights import from_torch, to_torch
@@ -31,18 +32,20 @@ CLIP = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    network: Network
+    roles: dict
     objectives: dict
     optimizer: object
 
     def init(self, key):
-        return init_train_state(self.network, self.objectives, self.optimizer, (32, 32, 3), key)
+        return init_train_state(self.roles, self.objectives, self.optimizer, (32, 32, 3), key)
 
     def on(self, mesh):
-        return dataclasses.replace(self, network=fit_to_mesh(self.network, mesh))
+        return dataclasses.replace(
+            self, roles=fit_roles(self.roles, partial(fit_to_mesh, mesh=mesh))
+        )
 
     def step(self, **options):
-        return make_train_step(self.network, self.objectives, self.optimizer, MOMENTUM, **options)
+        return make_train_step(self.roles, self.objectives, self.optimizer, **options)
 
 
 def tiny_parts(
@@ -68,7 +71,11 @@ def tiny_parts(
     objective = DinoObjective("dino", PROTOTYPES, 0.1, TEMPERATURE, Center(0.9))
     rule = make_adamw(LR, WEIGHT_DECAY, b1=0.9, b2=0.999, eps=eps)
     optimizer = make_optimizer(rule, clip_norm=CLIP, frozen_steps=frozen_steps)
-    return Parts(network, {"dino": objective}, optimizer)
+    roles = {
+        "student": Role(network, Learns(), ("global", "local"), draws=True),
+        "teacher": Role(network, Averages("student", MOMENTUM), ("global",)),
+    }
+    return Parts(roles, {"dino": objective}, optimizer)
 
 
 def random_crops(step: int) -> dict[str, np.ndarray]:
@@ -85,7 +92,7 @@ def random_tensors(parts: Parts, train_gain: bool) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     tensors = {
         name: (value + 0.1 * rng.normal(size=value.shape)).astype(np.float32)
-        for name, value in to_torch(state.student).items()
+        for name, value in to_torch(state.networks["student"]).items()
     }
     if not train_gain:
         tensors["head.last_layer.weight_g"] = np.ones((PROTOTYPES, 1), np.float32)
@@ -97,8 +104,9 @@ def test_trajectory_equals_a_plain_second_implementation(train_gain):
     parts = tiny_parts(train_gain=train_gain)
     tensors = random_tensors(parts, train_gain)
     state = jax.jit(parts.init)(jax.random.key(0))
-    variables = from_torch(tensors, state.student)
-    state = state.replace(student=variables, teacher=jax.tree.map(np.copy, variables))
+    variables = from_torch(tensors, state.networks["student"])
+    networks = {"student": variables, "teacher": jax.tree.map(np.copy, variables)}
+    state = state.replace(networks=networks)
     clock = np.arange(STEPS)
     plain = PlainDino(
         tensors,
@@ -123,8 +131,8 @@ def test_trajectory_equals_a_plain_second_implementation(train_gain):
         state, metrics = step(state, batch)
         np.testing.assert_allclose(metrics["loss"], expected, rtol=0, atol=2e-5)
     np.testing.assert_allclose(state.objectives["dino"]["center"], plain.center, rtol=0, atol=1e-6)
-    for ours, theirs in ((state.student, plain.student), (state.teacher, plain.teacher)):
-        ours = to_torch(ours)
+    for ours, theirs in (("student", plain.student), ("teacher", plain.teacher)):
+        ours = to_torch(state.networks[ours])
         assert set(ours) == set(theirs)
         for name, expected in theirs.items():
             actual = ours[name]
@@ -146,8 +154,8 @@ def test_accumulation_equals_one_pass(parts_per_update):
     assert int(b.step) == 3
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
-        (a.teacher, a.objectives),
-        (b.teacher, b.objectives),
+        (a.networks["teacher"], a.objectives),
+        (b.networks["teacher"], b.objectives),
     )
 
 
@@ -163,7 +171,7 @@ def test_a_step_that_is_not_finite_moves_nothing_but_the_clock():
         assert not np.isfinite(metrics["loss"])
         assert int(metrics["skipped_in_a_row"]) == int(metrics["skipped_steps"]) == count
     assert int(after.step) == 3
-    unchanged = ("student", "teacher", "opt_state", "objectives")
+    unchanged = ("networks", "opt_state", "objectives")
     jax.tree.map(
         np.testing.assert_array_equal,
         [getattr(after, name) for name in unchanged],
@@ -204,8 +212,8 @@ def test_every_mesh_gives_the_same_run(fsdp, one_device_run):
     np.testing.assert_allclose(other_losses, losses, rtol=0, atol=1e-5)
     jax.tree.map(
         partial(np.testing.assert_allclose, rtol=0, atol=2e-5),
-        (other.student, other.teacher, other.objectives),
-        (state.student, state.teacher, state.objectives),
+        (other.networks, other.objectives),
+        (state.networks, state.objectives),
     )
 
 
@@ -223,7 +231,9 @@ def test_fsdp_splits_large_arrays_and_leaves_small_ones_whole():
 def test_teacher_statistics_are_its_own():
     parts = tiny_parts(batch_norm=True)
     state, _ = jax.jit(parts.step())(jax.jit(parts.init)(jax.random.key(0)), random_crops(0))
-    student, teacher = (s["batch_stats"]["heads_dino"] for s in (state.student, state.teacher))
+    student, teacher = (
+        state.networks[name]["batch_stats"]["heads_dino"] for name in ("student", "teacher")
+    )
     assert not np.allclose(student["norm_0"]["mean"], teacher["norm_0"]["mean"])
     assert not np.allclose(teacher["norm_0"]["mean"], 0)
 
@@ -233,7 +243,7 @@ def test_student_and_teacher_start_equal_in_buffers_of_their_own():
     init = jax.jit(parts.init)
     step = jax.jit(parts.step(), donate_argnums=0)
     state = init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, state.student, state.teacher)
+    jax.tree.map(np.testing.assert_array_equal, *state.networks.values())
     state, _ = step(state, random_crops(0))
     assert int(state.step) == 1
 
@@ -243,7 +253,10 @@ def test_uint8_crops_are_normalised_on_the_device():
     state = jax.jit(parts.init)(jax.random.key(0))
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     floats = ((images / 255.0 - 0.5) / 0.25).astype(np.float32)
-    a, b = (parts.network.apply(state.student, x)["cls"] for x in (images, floats))
+    a, b = (
+        parts.roles["student"].network.apply(state.networks["student"], x)["cls"]
+        for x in (images, floats)
+    )
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
@@ -262,10 +275,16 @@ def test_norms_are_measured_in_logged_steps_only_and_change_nothing():
             metrics_b,
             {name: metrics_a[name] for name in metrics_b},
         )
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), b.student, a.student)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, rtol=0, atol=1e-6),
+        b.networks["student"],
+        a.networks["student"],
+    )
     for module in ("backbone", "heads_dino"):
         old, new = (
-            np.concatenate([x.ravel() for x in jax.tree.leaves(s.student["params"][module])])
+            np.concatenate(
+                [x.ravel() for x in jax.tree.leaves(s.networks["student"]["params"][module])]
+            )
             for s in (before, a)
         )
         wanted = {"param": np.linalg.norm(old), "update": np.linalg.norm(new - old)}

@@ -54,12 +54,12 @@ def whole(config):
 
 def test_all_objectives_and_heads_take_part(whole):
     state, metrics = whole
-    assert {"heads_dino", "heads_ibot", "backbone"} == set(state.teacher["params"])
+    assert {"heads_dino", "heads_ibot", "backbone"} == set(state.networks["teacher"]["params"])
     assert {"center"} == set(state.objectives["dino"]) == set(state.objectives["ibot"])
     weighted = metrics["dino/loss"] + metrics["ibot/loss"] + 0.1 * metrics["koleo/loss"]
     np.testing.assert_allclose(metrics["loss"], weighted, rtol=1e-6)
     assert metrics["ibot/masked_share"] > 0
-    assert np.any(state.student["params"]["backbone"]["mask_token"] != 0)
+    assert np.any(state.networks["student"]["params"]["backbone"]["mask_token"] != 0)
 
 
 def test_accumulation_deals_whole_groups_of_images(config):

@@ -62,7 +62,7 @@ def make_config(centering: str, separate_head: bool, ffn: str, registers: int, d
         freeze_last_layer_epochs=1.0,
         freeze="zero_lr",
     )
-    config.teacher.update(momentum=0.9, momentum_end=1.0)
+    config.roles.teacher.update(momentum=0.9, momentum_end=1.0)
     return config
 
 
@@ -84,7 +84,7 @@ def random_tensors(state) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     tensors = {
         name: np.asarray(value + 0.1 * rng.normal(size=value.shape), np.float32)
-        for name, value in to_torch(state.student).items()
+        for name, value in to_torch(state.networks["student"]).items()
     }
     gammas = [name for name in tensors if name.endswith("gamma")]
     tensors |= {name: 1 + 0.2 * tensors[name] / 0.1 for name in gammas}
@@ -149,8 +149,9 @@ def test_trajectory_equals_a_plain_second_implementation(name):
     recipe = build_recipe(make_config(**case), 100)
     state = jax.jit(recipe.init)(jax.random.key(0))
     tensors = random_tensors(state)
-    variables = from_torch(tensors, state.student)
-    state = state.replace(student=variables, teacher=jax.tree.map(np.copy, variables))
+    variables = from_torch(tensors, state.networks["student"])
+    networks = {"student": variables, "teacher": jax.tree.map(np.copy, variables)}
+    state = state.replace(networks=networks)
     clock = np.arange(STEPS)
     rates = {name: rule(clock) for name, rule in recipe.schedules.items()}
     plain = PlainDinoV2(
@@ -159,7 +160,7 @@ def test_trajectory_equals_a_plain_second_implementation(name):
         centering={"center": "centering", "sinkhorn": "sinkhorn_knopp"}[case["centering"]],
         schedules={
             **rates,
-            "momentum": recipe.momentum(clock),
+            "momentum": recipe.roles["teacher"].follow.momentum(clock),
             "temperature": recipe.objectives["dino"].teacher_temperature(clock),
         },
         layer_decay=0.9,
@@ -189,8 +190,8 @@ def test_trajectory_equals_a_plain_second_implementation(name):
             np.testing.assert_allclose(
                 value, expected[loss], rtol=1e-5, atol=atol, err_msg=f"{index} {loss}"
             )
-    check_tensors(state.student, plain.student, case)
-    check_tensors(state.teacher, plain.teacher, case)
+    check_tensors(state.networks["student"], plain.student, case)
+    check_tensors(state.networks["teacher"], plain.teacher, case)
 
 
 def check_tensors(variables, expected, case) -> None:

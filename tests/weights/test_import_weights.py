@@ -108,7 +108,7 @@ def test_a_full_checkpoint_starts_both_networks_heads_and_center(tmp_path):
         shardings = jax.tree.map(lambda _, one=one: one, abstract)
         state = jax.device_get(first.init(recipe.init, jax.random.key(0), shardings))
         wanted = flatten_dict(teacher)
-        for network in (state.student, state.teacher):
+        for network in state.networks.values():
             got = flatten_dict(network)
             assert got.keys() == wanted.keys()
             for name, value in wanted.items():
@@ -357,7 +357,7 @@ def test_different_resampling_in_transformers_is_noted(tmp_path):
 
 
 def test_a_run_that_continued_from_other_weights_is_exported_with_a_word_about_their_licence():
-    none = {"init_from": {"path": ""}, "distill": {"path": ""}}
+    none = {"init_from": {"path": ""}, "roles": {"student": {"path": ""}}}
     assert licence_of_export(none) == "yours to choose"
     continued = none | {"init_from": {"path": "w.pth"}}
     assert licence_of_export(continued) == "yours to choose, but mind that of w.pth"

@@ -36,13 +36,13 @@ def source(tmp_path_factory):
     state = jax.jit(recipe.init)(jax.random.key(5))
     noise = np.random.default_rng(0)
     teacher = jax.tree.map(
-        lambda x: x + 0.1 * noise.normal(size=x.shape).astype("f"), state.teacher
+        lambda x: x + 0.1 * noise.normal(size=x.shape).astype("f"), state.networks["teacher"]
     )
     open_workdir(folder / "run", config)
     checkpoints = checkpointing.open_checkpoints(folder / "run", save_every_steps=2, keep=9)
     halved = jax.tree.map(lambda x: x / 2, teacher)
-    checkpointing.save(checkpoints, 2, state.replace(teacher=halved))
-    checkpointing.save(checkpoints, 4, state.replace(teacher=teacher))
+    checkpointing.save(checkpoints, 2, state.replace(networks={"teacher": halved}))
+    checkpointing.save(checkpoints, 4, state.replace(networks={"teacher": teacher}))
     checkpointing.close(checkpoints)
     save_file(to_torch(teacher), folder / "official.safetensors")
     return folder / "run", folder / "official.safetensors", jax.device_get(teacher)
@@ -82,17 +82,17 @@ def test_both_networks_start_from_the_teacher_of_the_source(source, tmp_path, ki
     path = str(source[0] if kind == "run" else source[1])
     config = make_config(**{"init_from.path": path})
     state = start(config, tmp_path, fsdp)
-    assert_equal(state.student, source[2])
-    assert_equal(state.teacher, source[2])
+    assert_equal(state.networks["student"], source[2])
+    assert_equal(state.networks["teacher"], source[2])
     assert int(state.step) == 0
     said = load(config, tmp_path)[1]
     assert "FRESH" not in said and "head dino: imported" in said
-    kernel = state.teacher["params"]["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]
+    kernel = state.networks["teacher"]["params"]["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == fsdp
     pointers = [
         {shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree)
          for shard in x.addressable_shards}
-        for tree in (state.student, state.teacher)
+        for tree in state.networks.values()
     ]  # fmt: skip
     assert not pointers[0] & pointers[1]
 
@@ -100,7 +100,9 @@ def test_both_networks_start_from_the_teacher_of_the_source(source, tmp_path, ki
 def test_without_a_path_the_networks_are_random(tmp_path):
     config = make_config()
     plain = jax.jit(build_recipe(config, 1438).init)(jax.random.key(0))
-    assert_equal(start(config, tmp_path).teacher, jax.device_get(plain.teacher))
+    assert_equal(
+        start(config, tmp_path).networks["teacher"], jax.device_get(plain.networks["teacher"])
+    )
     assert load(config, tmp_path) == ({}, "")
 
 
@@ -108,8 +110,9 @@ def test_a_head_that_is_not_imported_stays_random_in_both_networks(source, tmp_p
     config = make_config(**{"init_from.path": str(source[0]), "init_from.heads": "fresh"})
     plain = jax.device_get(jax.jit(build_recipe(config, 1438).init)(jax.random.key(0)))
     state = start(config, tmp_path)
-    for network in (state.student, state.teacher):
-        assert_equal(network["params"]["heads_dino"], plain.teacher["params"]["heads_dino"])
+    for network in state.networks.values():
+        random = plain.networks["teacher"]["params"]["heads_dino"]
+        assert_equal(network["params"]["heads_dino"], random)
         assert_equal(network["params"]["backbone"], source[2]["params"]["backbone"])
 
 

@@ -83,7 +83,8 @@ def workdir(tmp_path_factory):
     config.network.backbone.update(embed_dim=24, depth=1)
     config.network.heads.dino.update(out_dim=16, hidden_dim=8, bottleneck_dim=8)
     state = jax.jit(build_recipe(config, 1438).init)(jax.random.key(0))
-    state = state.replace(teacher=jax.tree.map(lambda x: x + 0.1, state.teacher))
+    teacher = jax.tree.map(lambda x: x + 0.1, state.networks["teacher"])
+    state = state.replace(networks=state.networks | {"teacher": teacher})
     (folder / "config.json").write_text(config_to_json(config))
     checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
     with checkpointing.closing(checkpoints):
@@ -96,7 +97,7 @@ def test_a_run_gives_its_teacher(workdir):
     model = dino_jax.load(folder)
     assert model.title == f"teacher of step 0 of {folder}" and model.image_size == 32
     network = build_network(config.network)
-    for key, value in jax.jit(network.apply)(state.teacher, PIXELS).items():
+    for key, value in jax.jit(network.apply)(state.networks["teacher"], PIXELS).items():
         np.testing.assert_allclose(model(PIXELS)[key], value, rtol=0, atol=1e-5)
 
 

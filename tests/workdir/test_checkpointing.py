@@ -26,8 +26,7 @@ class State:
     """The fields of TrainState, without its module."""
 
     step: Any
-    student: Any
-    teacher: Any
+    networks: Any
     opt_state: Any
     objectives: Any
     rng: Any
@@ -49,8 +48,10 @@ def init_state(step: int = 0, width: int = 256) -> State:
     opt_state = optimizer.update(params, optimizer.init(params), params)[1]
     return State(
         step=jnp.int32(step),
-        student={"params": params},
-        teacher={"params": jax.tree.map(lambda x: x * 0.5, params)},
+        networks={
+            "student": {"params": params},
+            "teacher": {"params": jax.tree.map(lambda x: x * 0.5, params)},
+        },
         opt_state=opt_state,
         objectives={"dino": {"center": jnp.arange(8.0) / 3}, "koleo": {}},
         rng=jax.random.key(7),
@@ -175,7 +176,7 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path, saved_on, restored_on
     checkpointing.save(manager, 2, place(init_state(2), saved_on))
     checkpointing.close(manager)
     state, _ = restore(tmp_path, abstract_state(restored_on))
-    kernel = state.student["params"]["kernel"]
+    kernel = state.networks["student"]["params"]["kernel"]
     assert kernel.sharding == NamedSharding(mesh(restored_on), PartitionSpec("data"))
     assert len(kernel.addressable_shards) == restored_on
     assert_bitwise_equal(state, init_state(2))
@@ -216,11 +217,43 @@ def test_a_run_without_checkpoints_has_no_steps(tmp_path):
 
 
 def test_the_teacher_of_any_network_is_read_as_numpy_arrays(run):
-    teacher, step = checkpointing.read_teacher(run, step=2)
+    teacher, step = checkpointing.read_network(run, step=2)
     assert step == 2
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(teacher))
-    assert_bitwise_equal(teacher, jax.device_get(init_state(2).teacher))
-    assert checkpointing.read_teacher(run / "checkpoints")[1] == 4
+    assert_bitwise_equal(teacher, jax.device_get(init_state(2).networks["teacher"]))
+    assert checkpointing.read_network(run / "checkpoints")[1] == 4
+
+
+def test_networks_lie_on_disk_as_in_version_0_1_and_other_roles_beside_them(tmp_path):
+    state = init_state(2)
+    manager = open_run(tmp_path)
+    checkpointing.save(manager, 2, state)
+    anchor = {"params": {"kernel": jnp.full((16, 256), 3.0)}}
+    more = init_state(4).replace(networks={"student": state.networks["student"], "anchor": anchor})
+    checkpointing.save(manager, 4, more)
+    checkpointing.close(manager)
+    fields = {"step", "student", "teacher", "opt_state", "objectives", "rng", "skipped"}
+    trees = {
+        step: checkpointing._stored_tree(tmp_path / f"checkpoints/{step}/state") for step in (2, 4)
+    }
+    assert set(trees[2]) == fields
+    assert set(trees[4]) == fields - {"teacher"} | {"others"} and set(trees[4]["others"]) == {
+        "anchor"
+    }
+    restored, _ = restore(tmp_path, sharded(jax.eval_shape(lambda: more), 1))
+    assert_bitwise_equal(restored, more)
+    loaded = checkpointing.load_network(
+        tmp_path, sharded(jax.eval_shape(lambda: anchor), 1), role="anchor"
+    )
+    assert_bitwise_equal(loaded, anchor)
+
+
+def test_the_evaluated_network_is_the_one_that_is_read(run):
+    (run / "config.json").write_text('{"evaluated": "student"}')
+    variables, _ = checkpointing.read_network(run, 2)
+    assert_bitwise_equal(variables, jax.device_get(init_state(2).networks["student"]))
+    with pytest.raises(ValueError, match="has no role 'anchor'"):
+        checkpointing.read_network(run, 2, "anchor")
 
 
 def test_a_forced_save_writes_an_odd_step_and_never_the_same_step_twice(tmp_path):
@@ -237,16 +270,17 @@ def test_a_forced_save_writes_an_odd_step_and_never_the_same_step_twice(tmp_path
 
 def test_donating_the_state_right_after_save_does_not_change_what_is_saved(tmp_path):
     overwrite = jax.jit(
-        lambda s: s.replace(student=jax.tree.map(lambda x: x * 0 - 1, s.student)), donate_argnums=0
+        lambda s: s.replace(networks=jax.tree.map(lambda x: x * 0 - 1, s.networks)),
+        donate_argnums=0,
     )
     state = jax.jit(init_state, static_argnums=(0, 1))(2, 1 << 16)
-    expected = jax.tree.map(lambda x: np.array(x), state.student)
+    expected = jax.tree.map(lambda x: np.array(x), state.networks)
     manager = open_run(tmp_path)
     checkpointing.save(manager, 2, state)
     jax.block_until_ready(overwrite(state))
     checkpointing.close(manager)
     restored, _ = restore(tmp_path, abstract_state(width=1 << 16))
-    assert_bitwise_equal(restored.student, expected)
+    assert_bitwise_equal(restored.networks, expected)
 
 
 def largest_chunk(checkpoint: Path) -> Path:
@@ -329,7 +363,7 @@ def test_a_run_never_starts_from_scratch_over_unreadable_checkpoints(run):
             r"  step: checkpoint has int32\[\], this run has float32\[\]",
         ),
         (
-            lambda s: s.replace(opt_state=s.student),
+            lambda s: s.replace(opt_state=s.networks["student"]),
             r"opt_state/params/bias: checkpoint has nothing, this run has float32\[3\]",
         ),
     ],
@@ -344,35 +378,37 @@ def test_a_checkpoint_of_another_model_is_an_error_and_not_a_damaged_one(
 
 @pytest.mark.parametrize("where", [".", "checkpoints"])
 def test_the_teacher_loads_alone_onto_any_mesh(two_checkpoints, where):
-    teacher = checkpointing.load_teacher(two_checkpoints / where, abstract_state(4).teacher)
-    assert_bitwise_equal(teacher, init_state(4).teacher)
+    teacher = checkpointing.load_network(
+        two_checkpoints / where, abstract_state(4).networks["teacher"]
+    )
+    assert_bitwise_equal(teacher, init_state(4).networks["teacher"])
     assert len(teacher["params"]["kernel"].addressable_shards) == 4
 
 
 def test_the_teacher_of_a_chosen_step_loads_from_an_open_manager(two_checkpoints):
     manager = open_run(two_checkpoints)
-    teacher = checkpointing.load_teacher(manager, abstract_state().teacher, step=2)
+    teacher = checkpointing.load_network(manager, abstract_state().networks["teacher"], step=2)
     checkpointing.close(manager)
-    assert_bitwise_equal(teacher, init_state(2).teacher)
+    assert_bitwise_equal(teacher, init_state(2).networks["teacher"])
 
 
 def test_loading_the_teacher_falls_back_loudly_and_changes_nothing(run, warnings):
     DAMAGE["no index"](run / "checkpoints/4")
-    teacher = checkpointing.load_teacher(run, abstract_state().teacher)
-    assert_bitwise_equal(teacher, init_state(2).teacher)
+    teacher = checkpointing.load_network(run, abstract_state().networks["teacher"])
+    assert_bitwise_equal(teacher, init_state(2).networks["teacher"])
     assert "CHECKPOINT 4" in warnings()
     assert (run / "checkpoints/4").is_dir()
 
 
 def test_a_teacher_of_another_model_is_a_clear_error(two_checkpoints):
     with pytest.raises(ValueError, match=r"params/kernel: checkpoint has float32\[16, 256\]"):
-        checkpointing.load_teacher(two_checkpoints, abstract_state(width=64).teacher)
+        checkpointing.load_network(two_checkpoints, abstract_state(width=64).networks["teacher"])
 
 
 @pytest.mark.parametrize("step", [None, 3])
 def test_a_missing_checkpoint_is_a_clear_error(tmp_path, step):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint.*steps found: \[\]"):
-        checkpointing.load_teacher(tmp_path, abstract_state().teacher, step=step)
+        checkpointing.load_network(tmp_path, abstract_state().networks["teacher"], step=step)
 
 
 @pytest.mark.parametrize("wrong", [{"save_every_steps": 0}, {"keep": 0}])

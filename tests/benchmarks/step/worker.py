@@ -48,7 +48,7 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
         {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
         for _ in range(BATCHES)
     ]
-    write_for_torch(folder, config, recipe, to_torch(state.student), batches)
+    write_for_torch(folder, config, recipe, to_torch(state.networks["student"]), batches)
     step = jit_step(recipe.make_step(config.runtime.log_every_steps, mesh), mesh, shardings)
     on_device = [jax.device_put(batch) for batch in batches]
     start = time.process_time()
@@ -89,7 +89,7 @@ def write_for_torch(folder: Path, config: Any, recipe: Any, weights: Any, batche
         "hyper": {
             "lr": [values["lr"] for values in schedules],
             "weight_decay": [values["weight_decay"] for values in schedules],
-            "momentum": [float(recipe.momentum(step)) for step in steps],
+            "momentum": [float(recipe.roles["teacher"].follow.momentum(step)) for step in steps],
             "b1": optimizer.adamw.b1,
             "b2": optimizer.adamw.b2,
             "eps": optimizer.adamw.eps,

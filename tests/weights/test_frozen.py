@@ -1,4 +1,4 @@
-"""A student that learns from a frozen teacher: targets, masks that hide nothing, whole runs."""
+"""A student that learns from a frozen role: targets, masks that hide nothing, whole runs."""
 
 import json
 import shutil
@@ -11,10 +11,12 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import digits_dinov2, digits_distilled, quickstart, vitg14, vits14_distilled
+from configs.vits16_vanilla import role
 from dino_jax.devices.sharding import make_mesh
+from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe
 from dino_jax.step.train_state import init_variables
-from dino_jax.weights.distillation import check_distillation, open_distillation
+from dino_jax.weights.frozen import open_frozen
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import open_workdir
 from tests.run_train import (
@@ -49,7 +51,7 @@ def teacher_config() -> ConfigDict:
 def student_config() -> ConfigDict:
     config = digits_dinov2.get_config()
     config.batch_size, config.masking.group_size = IMAGES, GROUP
-    config.masking.hide = False
+    config.roles.student.masked = "no"
     config.network.backbone.update(
         embed_dim=24, depth=2, registers=0, has_mask_token=False, drop_path_rate=0.0
     )
@@ -57,8 +59,13 @@ def student_config() -> ConfigDict:
     del config.objectives.koleo
     for name in ("dino", "ibot"):
         config.objectives[name].update(
-            centering="center", teacher_temperature=0.07, warmup_teacher_temperature=0.07
+            centering="center",
+            teacher_temperature=0.07,
+            warmup_teacher_temperature=0.07,
+            targets="frozen_teacher",
         )
+    config.roles.frozen_teacher = role("frozen", ("global",))
+    config.roles.teacher.sees = ()
     return config
 
 
@@ -90,11 +97,11 @@ def make_batch(recipe, step: int) -> dict[str, np.ndarray]:
 def stepped(frozen):
     """One step: (recipe, batch, state before, state after, metrics), as NumPy."""
     network, variables = frozen
-    recipe = build_recipe(student_config(), 100, network)
+    recipe = build_recipe(student_config(), 100, {"frozen_teacher": network})
     state = jax.device_get(jax.jit(recipe.init)(jax.random.key(0)))
     batch = make_batch(recipe, 0)
     step = jax.jit(recipe.make_step())
-    return recipe, batch, state, *jax.device_get(step(state, batch, variables))
+    return recipe, batch, state, *jax.device_get(step(state, batch, {"frozen_teacher": variables}))
 
 
 def log_softmax(x):
@@ -121,9 +128,9 @@ def plain_losses(recipe, frozen, state, batch) -> dict[str, float]:
     }
     targets = {name: np.exp(log_softmax(np.asarray(x) / 0.07)) for name, x in told.items()}
 
-    student = recipe.network
+    student, own = recipe.roles["student"].network, state.networks["student"]
     by_batch = {"mutable": ["batch_stats"]}
-    ours, small = (features(student, state.student, x) for x in (crops, batch["local_crops"]))
+    ours, small = (features(student, own, x) for x in (crops, batch["local_crops"]))
 
     # One call per head, as BatchNorm sees what comes in one call as one batch; the views of an
     # image come view by view.
@@ -131,7 +138,7 @@ def plain_losses(recipe, frozen, state, batch) -> dict[str, float]:
         return np.asarray(x).reshape(IMAGES, 2, -1).swapaxes(0, 1)
 
     cls = np.concatenate([by_view(ours["cls"]), by_view(small["cls"])]).swapaxes(0, 1)
-    said, _ = logits(student, state.student, "dino", cls, **by_batch)
+    said, _ = logits(student, own, "dino", cls, **by_batch)
     said = log_softmax(np.asarray(said) / 0.1)  # [B, 4, K]
     theirs = targets["dino"].reshape(IMAGES, 2, K)
     pairs = [
@@ -141,7 +148,7 @@ def plain_losses(recipe, frozen, state, batch) -> dict[str, float]:
     indices, weights = batch["mask_indices"], batch["mask_weight"]
     patches = np.asarray(ours["patches"]).reshape(IMAGES // GROUP, -1, 24)
     chosen = np.stack([patches[g][indices[g]] for g in range(IMAGES // GROUP)])
-    hidden, _ = logits(student, state.student, "ibot", chosen, **by_batch)
+    hidden, _ = logits(student, own, "ibot", chosen, **by_batch)
     hidden = log_softmax(np.asarray(hidden) / 0.1)
     per_group = targets["ibot"].reshape(IMAGES // GROUP, -1, K)
     total = 0.0
@@ -160,40 +167,51 @@ def test_the_targets_are_those_of_the_frozen_network_and_the_student_sees_all(fr
 
 def test_the_teacher_of_the_state_is_the_ema_of_the_student(stepped):
     recipe, _, before, after, _ = stepped
-    momentum = float(recipe.momentum(0))
+    momentum = float(recipe.roles["teacher"].follow.momentum(0))
     assert momentum < 1
     expected = jax.tree.map(
         lambda old, new: momentum * old + (1 - momentum) * new,
-        before.teacher["params"],
-        after.student["params"],
+        before.networks["teacher"]["params"],
+        after.networks["student"]["params"],
     )
-    got = flatten_dict(after.teacher["params"])
+    got = flatten_dict(after.networks["teacher"]["params"])
     for path, value in flatten_dict(expected).items():
         np.testing.assert_allclose(got[path], value, atol=1e-6, err_msg="/".join(path))
     jax.tree.map(
-        np.testing.assert_array_equal, after.teacher["batch_stats"], after.student["batch_stats"]
+        np.testing.assert_array_equal,
+        after.networks["teacher"]["batch_stats"],
+        after.networks["student"]["batch_stats"],
     )
 
 
 def test_masks_that_hide_change_what_the_student_sees(frozen):
     losses = {}
-    for hide in (False, True):
+    network, variables = frozen
+    for masked in ("no", "hide"):
         config = student_config()
-        config.masking.hide, config.network.backbone.has_mask_token = hide, True
-        recipe = build_recipe(config, 100, frozen[0])
+        config.roles.student.masked, config.network.backbone.has_mask_token = masked, True
+        recipe = build_recipe(config, 100, {"frozen_teacher": network})
         state = jax.jit(recipe.init)(jax.random.key(0))
-        state.student["params"]["backbone"]["mask_token"] += 1.0
-        _, metrics = jax.jit(recipe.make_step())(state, make_batch(recipe, 0), frozen[1])
-        losses[hide] = float(metrics["ibot/loss"])
-    assert abs(losses[True] - losses[False]) > 1e-3
+        state.networks["student"]["params"]["backbone"]["mask_token"] += 1.0
+        frozen_variables = {"frozen_teacher": variables}
+        _, metrics = jax.jit(recipe.make_step())(state, make_batch(recipe, 0), frozen_variables)
+        losses[masked] = float(metrics["ibot/loss"])
+    assert abs(losses["hide"] - losses["no"]) > 1e-3
 
 
-def test_only_masks_that_hide_need_a_mask_token():
-    config = student_config()
-    assert build_recipe(config, 100).masking is not None
-    config.masking.hide = True
+def test_only_masks_that_hide_need_a_mask_token(frozen):
+    config, networks = student_config(), {"frozen_teacher": frozen[0]}
+    assert build_recipe(config, 100, networks).masking is not None
+    config.roles.student.masked = "hide"
     with pytest.raises(ValueError, match="has_mask_token=True"):
-        build_recipe(config, 100)
+        build_recipe(config, 100, networks)
+
+
+def test_a_frozen_role_needs_its_network():
+    with pytest.raises(
+        ValueError, match=r"frozen_teacher is frozen, and its network was not opened"
+    ):
+        build_recipe(student_config(), 100)
 
 
 @pytest.fixture(scope="module")
@@ -205,15 +223,15 @@ def source(tmp_path_factory):
     open_workdir(folder, config)
     checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=2, keep=9)
     for step in (2, 4):
-        scaled = jax.tree.map(lambda x, step=step: x * step, state.teacher)
-        checkpointing.save(checkpoints, step, state.replace(teacher=scaled))
+        scaled = jax.tree.map(lambda x, step=step: x * step, state.networks["teacher"])
+        checkpointing.save(checkpoints, step, state.replace(networks={"teacher": scaled}))
     checkpointing.close(checkpoints)
-    return folder, jax.device_get(state.teacher)
+    return folder, jax.device_get(state.networks["teacher"])
 
 
 def distilling(path, **changes) -> ConfigDict:
     config = student_config()
-    config.distill.path = str(path)
+    config.roles.frozen_teacher.path = str(path)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -221,10 +239,10 @@ def distilling(path, **changes) -> ConfigDict:
 @pytest.mark.parametrize("fsdp", [1, 4])
 def test_the_teacher_of_a_run_comes_onto_the_mesh(source, tmp_path, fsdp):
     for step, factor in ((None, 4), (2, 2)):
-        config = distilling(source[0], **({"distill.step": step} if step else {}))
-        distillation = open_distillation(config, str(tmp_path))
-        assert f"teacher of step {factor} of {source[0]}, frozen" in distillation.lines[0]
-        variables = distillation.load(make_mesh(fsdp), PIXELS)
+        config = distilling(source[0], **({"roles.frozen_teacher.step": step} if step else {}))
+        opened = open_frozen(config, str(tmp_path))
+        assert f"teacher of step {factor} of {source[0]}, frozen" in opened.lines[0]
+        variables = opened.load(make_mesh(fsdp), PIXELS)["frozen_teacher"]
         expected = jax.tree.map(partial(np.multiply, factor), source[1])
         jax.tree.map(np.testing.assert_array_equal, variables, expected)
         kernel = variables["params"]["backbone"]["blocks"]["mlp"]["fc1"]["kernel"]
@@ -234,33 +252,46 @@ def test_the_teacher_of_a_run_comes_onto_the_mesh(source, tmp_path, fsdp):
 @pytest.mark.parametrize("step", [0, 2])
 def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_path, step):
     config = distilling(source[0])
-    config.distill.step = step
+    config.roles.frozen_teacher.step = step
     open_workdir(tmp_path, config)
     again = distilling(source[0])
-    assert open_distillation(again, str(tmp_path)).step == again.distill.step == step
+    found = open_frozen(again, str(tmp_path)).found["frozen_teacher"]
+    assert found.step == again.roles.frozen_teacher.step == step
 
 
-def test_without_a_path_nothing_is_distilled(tmp_path):
-    distillation = open_distillation(quickstart.get_config(), str(tmp_path))
-    assert (distillation.network, distillation.lines) == (None, ())
-    assert distillation.load(make_mesh(1), PIXELS) is None
+def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
+    opened = open_frozen(quickstart.get_config(), str(tmp_path))
+    assert (opened.networks, opened.lines) == ({}, ())
+    assert opened.load(make_mesh(1), PIXELS) == {}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"distill.path": "dinov2.pth"}, r"files of weights have no heads"),
-        ({"distill.path": "/nowhere"}, r"/nowhere.* is no workdir of a run"),
-        ({"distill.step": 3}, r"no checkpoint 3 .*steps found: \[2, 4\]"),
-        ({"network.heads.dino.out_dim": 64}, r"student has 64 .* has 32 prototypes"),
-        ({"network.backbone.in_channels": 1}, r"3 channels, the student of 1"),
-        ({"network.backbone.patch_size": 4}, r"patches of 8 pixels .* student the patches of 4"),
+        ({"roles.frozen_teacher.path": ""}, r"frozen_teacher\.path is empty"),
+        ({"roles.frozen_teacher.path": "dinov2.pth"}, r"files of weights have no heads"),
+        ({"roles.frozen_teacher.path": "/nowhere"}, r"/nowhere.* is not the workdir of a run"),
+        ({"roles.frozen_teacher.step": 3}, r"no checkpoint 3 .*steps found: \[2, 4\]"),
+        (
+            {"network.heads.dino.out_dim": 64},
+            r"learns has 64 outputs, .* frozen frozen_teacher has 32 outputs",
+        ),
+        (
+            {"network.backbone.in_channels": 1, "network.mean": (0.5,), "network.std": (0.25,)},
+            r"images of 3 channels, the one that learns of 1",
+        ),
+        (
+            {"network.backbone.patch_size": 4},
+            r"patches of 8 pixels, the one that learns has patches of 4",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(source, tmp_path, changes, message):
     config = distilling(source[0], **changes)
     with pytest.raises((ValueError, OSError), match=message):
-        open_distillation(config, str(tmp_path)).load(make_mesh(1), PIXELS)
+        opened = open_frozen(config, str(tmp_path))
+        build_recipe(config, 100, opened.networks)
+        opened.load(make_mesh(1), PIXELS)
 
 
 def test_a_head_that_the_teacher_has_not_is_named(source, tmp_path):
@@ -268,7 +299,7 @@ def test_a_head_that_the_teacher_has_not_is_named(source, tmp_path):
     config.network.heads.other = ConfigDict(config.network.heads.dino.to_dict())
     config.objectives.dino.head = "other"
     with pytest.raises(ValueError, match=r"no such head, only \['dino', 'ibot'\]"):
-        open_distillation(config, str(tmp_path))
+        build_recipe(config, 100, open_frozen(config, str(tmp_path)).networks)
 
 
 @pytest.mark.parametrize(
@@ -276,14 +307,17 @@ def test_a_head_that_the_teacher_has_not_is_named(source, tmp_path):
 )
 def test_the_configs_fit_the_teachers_that_they_name(student, teacher):
     config = student.get_config()
-    assert config.distill.path == f"runs/{teacher.__name__.rpartition('.')[2]}"
-    check_distillation(config, teacher.get_config().network)
+    path = config.roles.frozen_teacher.path
+    assert path == f"runs/{teacher.__name__.rpartition('.')[2]}"
+    network = build_network(teacher.get_config().network)
+    build_recipe(config, 1_281_167, {"frozen_teacher": network})
 
 
 def test_other_patches_are_fine_without_ibot(source, tmp_path):
     config = distilling(source[0], **{"network.backbone.patch_size": 4})
     del config.objectives.ibot
-    assert open_distillation(config, str(tmp_path)).network is not None
+    networks = open_frozen(config, str(tmp_path)).networks
+    assert build_recipe(config, 100, networks).roles["frozen_teacher"].network is not None
 
 
 @pytest.fixture(scope="module")
@@ -294,13 +328,13 @@ def runs(tmp_path_factory):
     assert (code, err) == (0, "")
     code, out, err = run(*student_arguments(teacher, student, **KNN))
     assert (code, err) == (0, "")
-    assert f"distill     from the teacher of step 8 of {teacher}, frozen" in out
+    assert f"frozen_teacher the teacher of step 8 of {teacher}, frozen" in out
     return teacher, student
 
 
 def student_arguments(teacher, workdir, **changes):
     small = SMALL | {"network.backbone.drop_path_rate": 0.0, "network.backbone.embed_dim": 16}
-    changes = small | {"distill.path": teacher} | changes
+    changes = small | {"roles.frozen_teacher.path": teacher} | changes
     return ["--config=configs/digits_distilled.py", f"--workdir={workdir}", *overrides(changes)]
 
 
@@ -311,7 +345,7 @@ def test_a_run_measures_its_frozen_teacher_once_and_keeps_the_ema_of_its_student
     assert len(judged) == 1 and 0 < judged[0] <= 100
     assert "health/student_teacher_cosine" not in lines[-1]
     assert lines[-1]["health/effective_rank"] > 1
-    assert json.loads((student / "config.json").read_text())["distill"]["step"] == 8
+    assert json.loads((student / "config.json").read_text())["roles"]["frozen_teacher"]["step"] == 8
     kept = read_state(student)
     assert kept["teacher/params/backbone/norm/scale"].shape == (16,)
 

@@ -1,0 +1,110 @@
+"""The forward pass of a role over the crops that it sees."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+
+from dino_jax.models.crops import Crops
+from dino_jax.objectives.base import Outputs
+from dino_jax.step.placement import gather_weights
+from dino_jax.step.roles import Role, Variables
+
+Batch = Mapping[str, jax.Array]
+MASKED_GROUP = "global"  # whose crops the masks of a batch belong to
+
+
+class Views(NamedTuple):
+    """Crops of one size, and what the backbone is told about them.
+
+    Attributes:
+      group: that they belong to.
+      images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
+        sharded batch axis needs no communication.
+      masks: bool [B, V, N], patches that the mask token replaces, if any.
+    """
+
+    group: str
+    images: jax.Array
+    masks: jax.Array | None = None
+
+    @property
+    def count(self) -> int:
+        """V."""
+        return self.images.shape[1]
+
+    def apart(self) -> "list[Views]":
+        """Each view by itself."""
+        return [
+            Views(self.group, *(x if x is None else x[:, v : v + 1] for x in self[1:]))
+            for v in range(self.count)
+        ]
+
+    def merged(self) -> Crops:
+        """All crops of all images: [B * V, H, W, C]."""
+        images = self.images.reshape(-1, *self.images.shape[2:])
+        masks = None if self.masks is None else self.masks.reshape(len(images), -1)
+        return Crops(images, masks)
+
+
+def views_of(role: Role, batch: Batch) -> list[Views]:
+    """What a role sees of a batch, see `make_train_step`: its groups, as far as there are any."""
+    views = []
+    for group in role.sees:
+        if f"{group}_crops" in batch:
+            hidden = role.masked == "hide" and group == MASKED_GROUP
+            masks = batch.get("masks") if hidden else None
+            views.append(Views(group, batch[f"{group}_crops"], masks))
+    return views
+
+
+def forward(
+    role: Role,
+    variables: Variables,
+    batch: Batch,
+    rng: jax.Array,
+    views_apart: bool = False,
+) -> tuple[Outputs, Callable[[], Variables]]:
+    """Runs the network of a role over all that it sees, in one pass of its backbone.
+
+    Args:
+      role: one that sees something.
+      variables: of its network.
+      batch: see `make_train_step`.
+      rng: for stochastic depth, if the role has any.
+      views_apart: runs the backbone once per view, so that BatchNorm sees each by itself.
+
+    Returns:
+      What the objectives see, and a function that gives the statistics ({} or {"batch_stats": …})
+      once they have projected everything.
+    """
+    variables = gather_weights(role.network, variables)
+    rngs = {"drop_path": rng} if role.draws else {}
+    mutable = ["batch_stats"] if role.follow.by_batch else []
+    bound = role.network.bind(variables, rngs=rngs, mutable=mutable)
+    groups = views_of(role, batch)
+    if views_apart:
+        groups = [view for group in groups for view in group.apart()]
+        features = [bound.encode_groups([view.merged()])[0] for view in groups]
+    else:
+        features = bound.encode_groups([group.merged() for group in groups])
+
+    def statistics() -> Variables:
+        return {name: tree for name, tree in bound.variables.items() if name != "params"}
+
+    names = tuple(group.group for group in groups for _ in range(group.count))
+    return Outputs(_split(groups, features), names, bound.project), statistics
+
+
+def _split(
+    groups: Sequence[Views], features: Sequence[Mapping[str, jax.Array]]
+) -> tuple[dict[str, jax.Array], ...]:
+    """Features of merged crops by view."""
+    return tuple(
+        {
+            name: x.reshape(*group.images.shape[:2], *x.shape[1:])[:, view]
+            for name, x in of_group.items()
+        }
+        for group, of_group in zip(groups, features, strict=True)
+        for view in range(group.count)
+    )

@@ -1,0 +1,136 @@
+"""Frozen roles: networks of finished runs of dino_jax that a run learns from.
+
+A student learns the targets of a larger network that no longer changes, through the train step of
+every other run; its EMA is kept, and is what is evaluated and released (DINOv2, arXiv:2304.07193,
+Section 5; DINOv3, arXiv:2508.10104, Section 5).
+"""
+
+import json
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dino_jax.config.upgrade import upgrade
+from dino_jax.devices.sharding import state_sharding, with_sharding
+from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.network import Network
+from dino_jax.step.train_state import Variables, init_variables
+from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.workdir import checkpointing
+from dino_jax.workdir.layout import CONFIG_JSON
+from dino_jax.workdir.paths import absolute_path
+
+
+@dataclass(frozen=True)
+class FrozenNetwork:
+    """The network that a run evaluates, as one of its checkpoints has it.
+
+    Attributes:
+      path: workdir of the run.
+      role: that the run evaluates.
+      step: of the checkpoint.
+      network: module with all heads of the run.
+    """
+
+    path: str
+    role: str
+    step: int
+    network: Network
+
+    def load(self, mesh: Mesh, crop_shape: tuple[int, int, int]) -> Variables:
+        """Reads the variables straight onto the mesh, each device its part.
+
+        Args:
+          mesh: of the devices; large arrays are split over "fsdp" as those of the state.
+          crop_shape: (H, W, C) of a global crop.
+
+        Raises:
+          OSError: if the checkpoint cannot be read.
+          ValueError: if it does not belong to the config.json beside it.
+        """
+        init = partial(init_variables, self.network, crop_shape)
+        abstract = jax.eval_shape(init, jax.random.key(0))
+        return checkpointing.load_network(
+            self.path, with_sharding(abstract, state_sharding(mesh, abstract)), self.step, self.role
+        )
+
+
+@dataclass(frozen=True)
+class FrozenRoles:
+    """The frozen networks of a run by role."""
+
+    found: dict[str, FrozenNetwork]
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        """Modules by role."""
+        return {name: each.network for name, each in self.found.items()}
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """For the screen."""
+        return tuple(
+            f"{name:<11} the {each.role} of step {each.step} of {each.path}, frozen"
+            for name, each in self.found.items()
+        )
+
+    def load(self, mesh: Mesh, crop_shape: tuple[int, int, int]) -> dict[str, Variables]:
+        """Variables by role, as `FrozenNetwork.load` reads them."""
+        return {name: each.load(mesh, crop_shape) for name, each in self.found.items()}
+
+
+def open_frozen(config: Any, workdir: str) -> FrozenRoles:
+    """Finds the networks of the frozen roles of `config.roles`.
+
+    Without a `step` it is the newest checkpoint; a workdir that was started with that one stays
+    with it, also when the other run has continued since.
+
+    Args:
+      config: the whole config; the `step` of frozen roles is filled in.
+      workdir: of the run that learns.
+
+    Raises:
+      OSError: if there is no such run or checkpoint.
+      ValueError: if it is a file of weights, which have no heads.
+    """
+    frozen = {name: role for name, role in config.roles.items() if role.follow == "frozen"}
+    return FrozenRoles({name: _open(name, role, workdir) for name, role in frozen.items()})
+
+
+def _open(name: str, config: Any, workdir: str) -> FrozenNetwork:
+    where, path = f"config.roles.{name}.path", config.path
+    if not path:
+        raise ValueError(f"{where} is empty; a frozen role needs the workdir of a run of dino_jax")
+    if path.endswith(SUFFIXES):
+        raise ValueError(
+            f"{where} ({path}) must be the workdir of a run of dino_jax: files of weights have no "
+            "heads, and the objectives read the output of heads"
+        )
+    file = absolute_path(path) / CONFIG_JSON
+    if not file.exists():
+        raise FileNotFoundError(f"{where} ({path}) is not the workdir of a run: no {CONFIG_JSON}")
+    if config.step is None:
+        earlier = _step_of_earlier_start(name, workdir)
+        config.step = _newest_step(where, path) if earlier is None else earlier
+    network = build_network(read_network_config(json.loads(file.read_text())))
+    role = checkpointing.evaluated_role(path)
+    return FrozenNetwork(path, role, config.step, network)
+
+
+def _step_of_earlier_start(name: str, workdir: str) -> int | None:
+    """`step` of a role in the workdir's own config.json; None for a new workdir."""
+    file = absolute_path(workdir) / CONFIG_JSON
+    if not file.exists():
+        return None
+    roles = upgrade(json.loads(file.read_text())).get("roles", {})
+    return roles.get(name, {}).get("step")
+
+
+def _newest_step(where: str, path: str) -> int:
+    steps = checkpointing.checkpoint_steps(path)
+    if not steps:
+        raise FileNotFoundError(f"{where} ({path}) has no checkpoint")
+    return max(steps)
