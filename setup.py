@@ -68,7 +68,6 @@ setup(
         "safetensors>=0.8,<0.9",
         "simplejpeg>=1.9,<2",
         "tensorboardX>=2.6.2,<3",
-        "tqdm>=4.66,<5",
     ],
     extras_require={
         "tpu": TPU,

@@ -35,8 +35,8 @@ from jax.sharding import Mesh
 
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser
+from dino_jax.commands.progress import show_progress
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
-from dino_jax.data.building.build_workers import show_progress
 from dino_jax.data.building.output_folder import open_folder
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import build_eval_stream

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from dino_jax.data.building.build_workers import Progress
+from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.crops import CropStream
 from dino_jax.evaluation.features import AHEAD

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.building.build_workers import Progress
+from dino_jax.commands.progress import Progress
 from dino_jax.data.slots import Batch
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.accuracy import TopAccuracy

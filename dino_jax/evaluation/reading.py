@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.building.build_workers import show_progress
+from dino_jax.commands.progress import show_progress
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource

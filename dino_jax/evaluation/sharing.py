@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dino_jax.data.building.build_workers import Progress
+from dino_jax.commands.progress import Progress
 
 
 def own_share(count: int, title: str, unit: str = "images") -> Iterator[int]:

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -312,24 +311,6 @@ def test_a_full_disk_is_an_os_error_that_names_the_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(shard_writer, "written_whole", lambda target: full)
     with pytest.raises(OSError, match=r"out/x can't be written: .*No space left"):
         shard_writer.write_shard(source, [0, 1], digests, "out/x", lambda: None)
-
-
-def test_progress_is_lines_where_there_is_no_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(build_workers, "LINE_SECONDS", 0.0)
-    progress = build_workers.Progress("scan", 2000)
-    progress.show(1500)
-    progress.close()
-    assert re.match(r"scan +1,500 of 2,000 images, [\d,]+/s\n", capsys.readouterr().out)
-
-
-def test_progress_is_a_bar_on_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    progress = build_workers.Progress("scan", 2000)
-    progress.show(1500)
-    progress.close()
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert re.search(r"scan: +75%.*1.50k/2.00k", output.err)
 
 
 def test_wrong_numbers_and_missing_sources_are_one_line(tmp_path, capsys):

@@ -2,64 +2,17 @@
 
 import concurrent.futures
 import multiprocessing
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from dino_jax.data.slots import Batch
+from dino_jax.commands.progress import Progress
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.worker_process import follow_parent
 
 POLL_SECONDS = 0.2
-LINE_SECONDS = 10.0  # between lines where the output is no terminal
 
 # A part of the work: called with the source and with what to call after each image.
 Task = Callable[[ImageSource, Callable[[], None]], None]
-
-
-class Progress:
-    """A bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, title: str, total: int, unit: str = "images"):
-        self._title, self._total, self._unit = title, total, unit
-        self._begin = self._said = time.monotonic()
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True)
-
-    def show(self, done: int) -> None:
-        """Shows how many are done."""
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif now - self._said >= LINE_SECONDS:
-            self._said = now
-            speed = done / (now - self._begin)
-            print(
-                f"{self._title:11} {done:,} of {self._total:,} {self._unit}, {speed:,.0f}/s",
-                flush=True,
-            )
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def show_progress(stream: Iterable[Batch], title: str, total: int) -> Iterator[Batch]:
-    """Passes the batches of an evaluation stream on; shows how many of `total` images are done."""
-    progress, done = Progress(title, total), 0
-    try:
-        for batch in stream:
-            yield batch
-            done += int(np.sum(batch["valid"] | (batch["unreadable"] >= 0)))
-            progress.show(done)
-    finally:
-        progress.close()
 
 
 def run_tasks(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.building.build_workers import Progress
+from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import describe_images, extract_labelled
