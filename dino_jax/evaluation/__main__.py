@@ -8,7 +8,7 @@
 --checkpoint is the workdir of a run (its teacher) or a file of official weights.
 `dino-jax evaluate PROTOCOL --help` shows the options, docs/evaluation.md the protocols.
 
-The metrics and what was evaluated are printed and written to WORKDIR/eval/STEP/PROTOCOL.json, or
+The metrics and the settings are printed and written to WORKDIR/eval/STEP/PROTOCOL.json, or
 to OUT/PROTOCOL.json with --out=OUT. On a pod, start the same command with --distributed on all
 hosts. Ctrl-C and SIGTERM (exit codes 130 and 75) leave no file.
 """
@@ -42,12 +42,12 @@ from dino_jax.weights.model import Model, load
 
 
 class Protocol(typing.Protocol):
-    """A file of `dino_jax.evaluation.protocols`; its docstring is its help."""
+    """A module of `dino_jax.evaluation.protocols`; its docstring is its help."""
 
     __doc__: str | None
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the options that this protocol has beside the common ones."""
+        """Adds the options that this protocol has besides the common ones."""
         ...
 
     def evaluate(self, model: Model, arguments: argparse.Namespace) -> Result:
@@ -110,7 +110,7 @@ def evaluate(arguments: argparse.Namespace) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = parse(argv)
-    when_stopped = "nothing was written; the same command begins again"
+    when_stopped = "nothing was written; the same command starts over"
     return run_batch_command(lambda: evaluate(arguments), when_stopped, arguments.distributed)
 
 

@@ -1,4 +1,4 @@
-"""How often the right class is among the first ones."""
+"""Top-k accuracy: how often the right class is among the first ones."""
 
 from typing import NamedTuple
 
@@ -16,15 +16,15 @@ class TopAccuracy(NamedTuple):
     top5: float
 
     def metrics(self, prefix: str, classes: int) -> dict[str, float]:
-        """For a result; of up to five classes, the first five say nothing."""
+        """Accuracies for a result; with up to five classes, top-5 says nothing."""
         parts = self._asdict() if classes > max(TOP) else {"top1": self.top1}
         return {prefix + name: value for name, value in parts.items()}
 
 
 def rank_of(scores: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes come before the right one; of equal scores, that of the smaller index.
+    """Number of classes before the right one; of equal scores, the smaller index comes first.
 
-    Scores that are no number come before: a classifier that has diverged is never right.
+    NaN scores come first: a classifier that has diverged is never right.
 
     Args:
       scores: [..., M, C].
@@ -41,5 +41,5 @@ def rank_of(scores: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def top_accuracy(ranks: np.ndarray) -> TopAccuracy:
-    """The accuracy that [M] ranks from `rank_of` stand for."""
+    """The accuracy for [M] ranks from `rank_of`."""
     return TopAccuracy(*(100.0 * float(np.mean(ranks < n)) for n in TOP))

@@ -1,4 +1,4 @@
-"""Bilinear resizing without antialiasing, pixel centers aligned, as torch's `interpolate` does it.
+"""Bilinear resizing without antialiasing, pixel centers aligned, like torch's `interpolate`.
 
 A resize is two small matrix products, the same for NumPy and for JAX arrays.
 """
@@ -13,7 +13,7 @@ Array = TypeVar("Array", np.ndarray, jax.Array)
 
 
 class Taps(NamedTuple):
-    """The two pixels that each pixel of a result is mixed from, along one axis; any arrays.
+    """The two source pixels of each pixel of a result, along one axis; any arrays.
 
     Attributes:
       below: [out_size] int64.
@@ -29,7 +29,7 @@ class Taps(NamedTuple):
 def bilinear_taps(in_size: int, out_size: int, step: float | None = None) -> Taps:
     """See `bilinear_matrix`."""
     step = in_size / out_size if step is None else step
-    # In float32, as torch: at 500 pixels that moves a result by 1e-4 times what pixels differ.
+    # In float32, as torch: at 500 pixels that moves a result by 1e-4 times the pixels' difference.
     centers = np.arange(out_size, dtype=np.float32) + np.float32(0.5)
     source = np.maximum(centers * np.float32(step) - np.float32(0.5), np.float32(0))
     below = np.minimum(source.astype(np.int64), in_size - 1)
@@ -42,8 +42,8 @@ def bilinear_matrix(in_size: int, out_size: int, step: float | None = None) -> n
     """Weights of a resize along one axis.
 
     Args:
-      in_size: pixels.
-      out_size: pixels.
+      in_size: pixels of the source.
+      out_size: pixels of the result.
       step: pixels of the source per pixel of the result. None: `in_size / out_size`; torch takes 1
         / scale instead when it is given a scale, which differs if in_size * scale is not whole.
 
@@ -67,12 +67,12 @@ def rescale(x: Array, scale: float) -> Array:
     """Resizes [..., H, W, C] floats to [..., floor(H * scale), floor(W * scale), C].
 
     Raises:
-      ValueError: if nothing is left.
+      ValueError: if the result would be empty.
     """
     height, width = (int(side * scale) for side in x.shape[-3:-1])
     if min(height, width) < 1:
         raise ValueError(
-            f"an image of {x.shape[-3]} x {x.shape[-2]} pixels times {scale:g} is gone"
+            f"an image of {x.shape[-3]} x {x.shape[-2]} pixels times {scale:g} would be empty"
         )
     rows = bilinear_matrix(x.shape[-3], height, 1 / scale)
     return _multiply(x, rows, bilinear_matrix(x.shape[-2], width, 1 / scale))

@@ -21,9 +21,9 @@ class Block(NamedTuple):
     """The copies of one kind.
 
     Attributes:
-      name: as "jpegqual/3".
+      name: such as "jpegqual/3".
       files: sorted.
-      originals: for each the originals that it is a copy of.
+      originals: for each file, the originals of which it is a copy.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Block(NamedTuple):
 
 
 class Copydays(NamedTuple):
-    """A data set: N files of originals, and the blocks that there are."""
+    """A data set: N files of originals, and its blocks of copies."""
 
     originals: list[str]
     blocks: list[Block]
@@ -45,9 +45,9 @@ def read_copydays(folder: str) -> Copydays:
       folder: local or gs://.
 
     Raises:
-      OSError: if the originals or all blocks are not there.
-      ValueError: if a block has not as many files as there are originals, or a strong attack none
-        that it is a copy of.
+      OSError: if the originals or all blocks are missing.
+      ValueError: if a block does not have one file per original, or a strong attack has no
+        original.
     """
     root = epath.Path(folder).expanduser()
     originals = _list_jpg(root / ORIGINAL)

@@ -1,4 +1,4 @@
-"""Random crops of images with a target for every pixel, as batches to train a probe with."""
+"""Random crops of images with a target for every pixel, as batches for training a probe."""
 
 import collections
 from collections.abc import Callable, Iterator
@@ -11,8 +11,8 @@ from PIL import Image
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.evaluation.image_files import THREADS
 
-AHEAD = 3  # batches that are made before they are asked for
-TRIES = 10  # for a crop with enough classes (mmsegmentation)
+AHEAD = 3  # batches that are made ahead
+TRIES = 10  # tries to get a crop with enough classes (mmsegmentation)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
 Crop = Callable[[np.random.Generator, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -22,14 +22,14 @@ class RandomCrop(NamedTuple):
     """Scales an image and its target, cuts a window, and flips it half of the time.
 
     Attributes:
-      height: of the window, pixels.
-      width: of the window, pixels.
+      height: height of the window, pixels.
+      width: width of the window, pixels.
       scales: the short side becomes the short side of the window times a number in this range;
         None: the image keeps its size.
-      color: [3] uint8 where an image ends inside of the window.
-      nothing: target there.
-      largest_share: of one target value among those that are not `nothing`; up to `TRIES` windows
-        are drawn until it is less. 1 takes the first.
+      color: [3] uint8 outside of the image, where it ends inside of the window.
+      nothing: target outside of the image.
+      largest_share: limit on the share of one target value among those that are not `nothing`; up
+        to `TRIES` windows are drawn until it is lower. 1 takes the first.
     """
 
     height: int
@@ -94,7 +94,7 @@ class CropStream:
     """Batches of random crops, each a function of the seed and its number alone.
 
     Attributes:
-      lost: bool [N], images that could not be read so far; the next ones stood in for them.
+      lost: bool [N], images that could not be read so far; the next ones replaced them.
     """
 
     def __init__(self, count: int, read: Read, crop: Crop, seed: int):
@@ -104,7 +104,7 @@ class CropStream:
           count: N.
           read: index to pixels and target; raises UnreadableImageError.
           crop: random generator, pixels and target to pixels and target of one shape.
-          seed: of order and crops.
+          seed: seed of order and crops.
         """
         self._count, self._read, self._crop, self._seed = count, read, crop, seed
         self.lost = np.zeros(count, bool)
@@ -113,15 +113,15 @@ class CropStream:
         """Yields this process's rows of the batches 0 to steps - 1.
 
         Args:
-          steps: how many.
-          rows: of each batch.
-          batch_size: of all processes together.
+          steps: number of batches.
+          rows: this process's rows of each batch.
+          batch_size: images per batch over all processes.
 
         Yields:
           "image" [b, h, w, 3] uint8 and "target" [b, h, w].
 
         Raises:
-          ValueError: if no image can be read, or an image and its target do not fit together.
+          ValueError: if no image can be read, or an image and its target differ in size.
         """
         with ThreadPoolExecutor(THREADS) as pool:
             running: collections.deque = collections.deque()

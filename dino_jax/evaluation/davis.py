@@ -33,8 +33,8 @@ def list_videos(folder: str, split: str = "val") -> list[Video]:
       split: name of a list in ImageSets/2017.
 
     Raises:
-      OSError: if the list or a video is not there.
-      ValueError: if a video has not a mask for every frame.
+      OSError: if the list or a video is missing.
+      ValueError: if a video does not have a mask for every frame.
     """
     root = epath.Path(folder).expanduser()
     listing = root / "ImageSets" / "2017" / f"{split}.txt"
@@ -53,8 +53,8 @@ def read_mask(path: str) -> np.ndarray:
     """[H, W] uint8 numbers of objects, 0 for background, `VOID` for pixels that do not count.
 
     Raises:
-      OSError: if it is not there.
-      UnreadableImageError: if it is no image.
+      OSError: if it does not exist.
+      UnreadableImageError: if it is not an image.
       ValueError: if it has colors instead of numbers.
     """
     mode, values = read_values(path)
@@ -87,17 +87,17 @@ def palette() -> np.ndarray:
 
 
 def frame_size(height: int, width: int, short: int, patch_size: int) -> tuple[int, int]:
-    """(H, W) that a frame is resized to.
+    """(H, W) to which a frame is resized.
 
     The short side becomes `short`, the long one a multiple of 64 below its share, as in the
     official code; both then the next multiple of a patch below, which changes nothing for patches
     of 8 and 16 and 480 pixels.
 
     Args:
-      height: of the video.
-      width: of the video.
-      short: pixels.
-      patch_size: of the backbone.
+      height: height of the video.
+      width: width of the video.
+      short: short side of the result in pixels.
+      patch_size: patch size of the backbone.
     """
     long = int(short * max(height, width) / min(height, width) // 64 * 64)
     sides = (long, short) if height > width else (short, long)

@@ -1,4 +1,4 @@
-"""Depth as an expectation over bins, its loss, and how far it is off (as DINOv2 evaluates it)."""
+"""Depth as an expectation over bins, its loss and its errors (as DINOv2 evaluates it)."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ PROBABILITY_FLOOR = 0.1
 
 
 class Range(NamedTuple):
-    """Depths that there can be, in metres, and in how many bins they fall."""
+    """Range of depths in meters, and the number of bins."""
 
     smallest: float
     largest: float
@@ -32,7 +32,7 @@ def expected_depth(logits: jax.Array, depths: Range) -> jax.Array:
       depths: range and bins.
 
     Returns:
-      [B, 4 h, 4 w] metres.
+      [B, 4 h, 4 w] meters.
     """
     _, height, width, _ = logits.shape
     large = resize(logits, UPSAMPLE * height, UPSAMPLE * width)
@@ -48,8 +48,8 @@ def sig_loss(predicted: jax.Array, truth: jax.Array, step: jax.Array) -> jax.Arr
     variance in the first 100 steps.
 
     Args:
-      predicted: [B, H, W] metres, > 0.
-      truth: [B, H, W] metres, 0 where it is not known.
+      predicted: [B, H, W] meters, > 0.
+      truth: [B, H, W] meters, 0 where unknown.
       step: finished updates.
     """
     counts = truth > 0
@@ -65,11 +65,11 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """Errors of one image over the pixels whose depth is known.
 
     Args:
-      predicted: [H, W] metres, > 0.
-      truth: [H, W] metres, 0 where it is not known.
+      predicted: [H, W] meters, > 0.
+      truth: [H, W] meters, 0 where unknown.
 
     Returns:
-      rmse in metres, abs_rel, and the shares delta1 to delta3 of pixels off by a factor below
+      rmse in meters, abs_rel, and the shares delta1 to delta3 of pixels off by a factor below
       1.25, 1.25 ** 2 and 1.25 ** 3.
 
     Raises:

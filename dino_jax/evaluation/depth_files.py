@@ -1,7 +1,7 @@
 """Images with a depth for every pixel, in the layout of NYU Depth V2 that BTS and others use.
 
 FOLDER/nyu_train.txt and FOLDER/nyu_test.txt: a line per image with the image, its depth and the
-focal length, which is not needed; paths are relative to FOLDER, depths 16-bit PNG in millimetres.
+focal length, which is not needed; paths are relative to FOLDER, depths 16-bit PNG in millimeters.
 """
 
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class DepthFiles(NamedTuple):
     depths: list[str]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels [H, W, 3] uint8 and depth [H, W] float32 in metres, 0 where it is not known.
+        """Pixels [H, W, 3] uint8 and depth [H, W] float32 in meters, 0 where unknown.
 
         Raises:
-          UnreadableImageError: if one of the files is no image.
-          ValueError: if they do not fit together.
+          UnreadableImageError: if one of the files is not an image.
+          ValueError: if their sizes differ.
         """
         pixels, depth = read_pixels(self.images[index]), read_depth(self.depths[index])
         if depth.shape != pixels.shape[:2]:
@@ -46,7 +46,7 @@ def open_depth(folder: str, part: str) -> DepthFiles:
       part: "train" or "test".
 
     Raises:
-      OSError: if the list or a file of it is not there.
+      OSError: if the list or one of its files is missing.
       ValueError: if the list is empty or a line has no depth.
     """
     root = epath.Path(folder).expanduser()
@@ -73,17 +73,17 @@ def open_depth(folder: str, part: str) -> DepthFiles:
 
 
 def read_depth(path: str) -> np.ndarray:
-    """[H, W] float32 metres of a 16-bit PNG in millimetres.
+    """[H, W] float32 meters of a 16-bit PNG in millimeters.
 
     Raises:
-      OSError: if it is not there.
-      UnreadableImageError: if it is no image.
+      OSError: if it does not exist.
+      UnreadableImageError: if it is not an image.
       ValueError: if it is an image of another kind.
     """
     mode, values = read_values(path)
     if not mode.startswith("I"):
         raise ValueError(
-            f"{path} has pixels of mode {mode}; a depth is a 16-bit gray PNG in millimetres"
+            f"{path} has pixels of mode {mode}; a depth is a 16-bit gray PNG in millimeters"
         )
     return values.astype(np.float32) / MILLIMETRES
 
@@ -100,5 +100,5 @@ def _check_files(paths: Sequence[str]) -> None:
     missing = sorted(set(paths) - there)
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(set(paths))} files are not there: {missing[:5]}"
+            f"{len(missing)} of {len(set(paths))} files are missing: {missing[:5]}"
         )

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.models.network import Network
 
-AHEAD = 2  # batches that the devices may be behind the decoding
+AHEAD = 2  # batches that the devices may lag behind the decoding
 NOTHING_LOST = np.zeros(0, np.int64)
 
 Extract = Callable[[Any, jax.Array], jax.Array]
@@ -47,8 +47,8 @@ def make_extractor(
     """Compiles (variables, images [B, H, W, C]) -> [B, D] float32, whole on every device.
 
     Args:
-      network: whose features are taken.
-      mesh: of the devices.
+      network: network whose features are taken.
+      mesh: mesh of the devices.
       take: (network, variables, images) -> [B, D].
     """
 
@@ -65,9 +65,9 @@ def extract_features(
 
     Args:
       extract: from `make_extractor`.
-      variables: of the network.
+      variables: variables of the network.
       stream: this host's batches of `dino_jax.data.pipeline.build_eval_stream`.
-      mesh: of the devices.
+      mesh: mesh of the devices.
     """
     features, labels, unreadable = [], [], []
     running: collections.deque[tuple[jax.Array, dict[str, np.ndarray]]] = collections.deque()

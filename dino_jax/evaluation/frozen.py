@@ -46,12 +46,12 @@ def extract_part(
     """Runs images through the backbone, on all devices of the mesh.
 
     Args:
-      model: whose backbone it is.
-      source: of the images.
-      part: what they are, for messages: "train".
-      reading: how they are read.
-      mesh: of the devices.
-      take: (network, variables, images) -> [B, …], what is kept of each.
+      model: model whose backbone it is.
+      source: source of the images.
+      part: name of the part for messages, such as "train".
+      reading: how the images are read.
+      mesh: mesh of the devices.
+      take: (network, variables, images) -> [B, …], the features to keep.
 
     Raises:
       ValueError: if an image has no label, none can be read, or a feature is not finite.
@@ -85,7 +85,7 @@ def _check_finite(found: LabeledFeatures, part: str, model: Model) -> None:
 
 
 def describe_images(images: Labelled, reading: Reading, features: FrozenFeatures) -> dict[str, Any]:
-    """What was evaluated, for a result."""
+    """The evaluated model and images, for a result."""
     return {
         "image_size": reading.image_size,
         "classes": len(images.class_names),

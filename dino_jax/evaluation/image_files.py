@@ -21,7 +21,7 @@ from dino_jax.evaluation.sharing import counted, from_all
 from dino_jax.weights.model import Model
 
 THREADS = min(16, os.cpu_count() or 1)  # that decode
-MOST_WAITING = 512  # images in memory whose batches are not full
+MOST_WAITING = 512  # images in memory that wait for a full batch
 
 Prepare = Callable[[int, np.ndarray], Sequence[np.ndarray]]
 
@@ -45,8 +45,8 @@ class BatchEmbedder:
         """Compiles `take(network, variables, images [B, H, W, C])`, once per shape.
 
         Args:
-          model: whose network and variables.
-          take: gives an array whose first axis is B.
+          model: model with the network and the variables.
+          take: returns an array whose first axis is B.
         """
         devices = np.array(jax.local_devices()).reshape(-1, 1)
         self._mesh = Mesh(devices, ("data", "fsdp"))
@@ -68,11 +68,11 @@ def normalize_pixels(pixels: np.ndarray, mean: Sequence[float], std: Sequence[fl
 
 
 def cut_to_patches(image: np.ndarray, patch_size: int) -> np.ndarray:
-    """Cuts the part of a patch at the right and at the bottom off, as a ViT does.
+    """Cuts off incomplete patches at the right and at the bottom, as a ViT does.
 
     Args:
       image: [H, W, C].
-      patch_size: of the backbone.
+      patch_size: patch size of the backbone.
 
     Raises:
       ValueError: if nothing is left.
@@ -90,24 +90,24 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     """Reads an image file as [H, W, 3] uint8.
 
     Raises:
-      OSError: if it is not there.
-      UnreadableImageError: if it is no image.
+      OSError: if it does not exist.
+      UnreadableImageError: if it is not an image.
     """
     return decode_image(epath.Path(path).read_bytes(), MAX_PIXELS)
 
 
 def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
-    """Mode of an image file in Pillow's words, and its numbers as they are stored.
+    """Pillow's mode of an image file, and its numbers as they are stored.
 
     Raises:
-      OSError: if it is not there.
-      UnreadableImageError: if it is no image.
+      OSError: if it does not exist.
+      UnreadableImageError: if it is not an image.
     """
     data = epath.Path(path).read_bytes()
     try:
         with Image.open(BytesIO(data)) as image:
             return image.mode, np.array(image)
-    # Pillow raises errors of many kinds: whatever it is, these bytes are no image.
+    # Pillow raises many kinds of errors; in each case these bytes are not an image.
     except Exception as error:
         raise UnreadableImageError(f"{path}: {type(error).__name__}: {error}") from error
 
@@ -115,19 +115,19 @@ def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
 def embed_files(
     files: Sequence[str], prepare: Prepare, embedder: BatchEmbedder, batch_size: int, title: str
 ) -> Embedded:
-    """Embeds all images; every process its share, and all get the whole.
+    """Embeds all images; every process embeds its share, and all get everything.
 
-    Views of equal shape are batched, whatever the order of their files.
+    Views of equal shape are batched, regardless of the order of their files.
 
     Args:
       files: N paths, local or gs://.
       prepare: number of a file and its pixels [H, W, 3] uint8 to its V views, each [h, w, 3].
       embedder: [B, h, w, 3] to [B, D].
-      batch_size: B, which the last batch of a shape is filled up to.
-      title: of the progress that process 0 shows.
+      batch_size: B, to which the last batch of a shape is padded.
+      title: title of the progress that process 0 shows.
 
     Raises:
-      OSError: if a file is not there.
+      OSError: if a file does not exist.
       ValueError: if no image can be read.
     """
     mine = range(jax.process_index(), len(files), jax.process_count())
@@ -157,7 +157,7 @@ def embed_files(
 def _read_ahead(
     files: Sequence[str], indices: Iterable[int], prepare: Prepare
 ) -> Iterator[tuple[int, Sequence[np.ndarray] | None]]:
-    """The views of each file, in order; None for a file that is no image."""
+    """The views of each file, in order; None for a file that is not an image."""
 
     def read(index: int) -> tuple[int, Sequence[np.ndarray] | None]:
         try:
@@ -194,7 +194,7 @@ def _gather(rows: dict[tuple[int, int], np.ndarray], count: int) -> Embedded:
 
 
 def pad_color(model: Model) -> np.ndarray:
-    """[3] uint8 that the network normalises to about 0."""
+    """[3] uint8 that the network normalizes to about 0."""
     return np.rint(255 * np.asarray(model.network.mean)).astype(np.uint8)
 
 

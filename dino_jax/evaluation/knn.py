@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
 from dino_jax.evaluation.search import QUERY_TILE, Neighbours, find_nearest, local_mesh
 
-WITHOUT_VOTES = np.iinfo(np.int32).max  # rank of a class that no neighbour has
+WITHOUT_VOTES = np.iinfo(np.int32).max  # rank of a class that no neighbor has
 
 
 def dino_weights(similarities: jax.Array, temperature: float) -> jax.Array:
-    """Votes of the neighbours as DINO counts them: exp(s / temperature).
+    """Votes of the neighbors as DINO counts them: exp(s / temperature).
 
     Args:
       similarities: [M, k] cosine similarities.
@@ -28,14 +28,14 @@ def dino_weights(similarities: jax.Array, temperature: float) -> jax.Array:
 
 
 def dinov2_weights(similarities: jax.Array, temperature: float) -> jax.Array:
-    """Votes of the neighbours as DINOv2 counts them: softmax(s / temperature) over all of them.
+    """Votes of the neighbors as DINOv2 counts them: softmax(s / temperature) over all of them.
 
-    They are DINO's up to a factor for each image, so that they rank classes alike, and they do not
+    They equal DINO's up to a factor for each image, so they rank classes alike, and they do not
     overflow.
 
     Args:
-      similarities: [M, k] cosine similarities of all neighbours that were retrieved: DINOv2 scales
-        with the 200 nearest, and for a smaller k takes the first ones of the result.
+      similarities: [M, k] cosine similarities of all retrieved neighbors: DINOv2 scales with the
+        200 nearest, and for a smaller k takes the first ones of the result.
       temperature: > 0.
 
     Returns:
@@ -51,11 +51,11 @@ WEIGHTS: dict[str, Callable[[jax.Array, float], jax.Array]] = {
 
 
 def class_votes(weights: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """Sums the votes of the neighbours by class.
+    """Sums the votes of the neighbors by class.
 
     Args:
       weights: [M, k] from `dino_weights` or `dinov2_weights`.
-      labels: [M, k] classes of the neighbours.
+      labels: [M, k] classes of the neighbors.
       classes: C.
 
     Returns:
@@ -78,7 +78,7 @@ def knn_accuracy(
 ) -> dict[int, TopAccuracy]:
     """Accuracy for several k by cosine similarity.
 
-    A class is among the first n if it has votes and fewer than n classes have more; of equal ones
+    A class is among the first n if it has votes and fewer than n classes have more; of equal ones,
     the class of the smaller index comes first.
 
     Args:
@@ -86,10 +86,10 @@ def knn_accuracy(
       train_labels: [N] integers >= 0.
       test_features: [M, D] of any scale.
       test_labels: [M] integers >= 0.
-      k: numbers of neighbours, each in [1, N].
-      temperature: of the vote, > 0; 0.07 in the papers.
+      k: numbers of neighbors, each in [1, N].
+      temperature: temperature of the vote, > 0; 0.07 in the papers.
       convention: how votes are weighted, a key of `WEIGHTS`.
-      mesh: of devices; None: those of this process.
+      mesh: mesh of devices; None: those of this process.
 
     Raises:
       ValueError: if there are no images, labels are missing, or a k is out of range.
@@ -122,10 +122,10 @@ def leave_one_out_accuracy(
     Args:
       features: [N, D] of any scale.
       labels: [N] integers >= 0.
-      k: numbers of neighbours, each in [1, N - 1].
+      k: numbers of neighbors, each in [1, N - 1].
       temperature: of the vote, > 0.
       convention: how votes are weighted, a key of `WEIGHTS`.
-      mesh: of devices; None: those of this process.
+      mesh: mesh of devices; None: those of this process.
 
     Raises:
       ValueError: if labels are missing or a k is out of range.

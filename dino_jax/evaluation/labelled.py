@@ -28,7 +28,7 @@ class Labelled(NamedTuple):
     Attributes:
       train: the training images.
       test: the test images.
-      class_names: of the labels of both.
+      class_names: class names of the labels of both.
     """
 
     train: ImageSource
@@ -37,11 +37,11 @@ class Labelled(NamedTuple):
 
 
 def add_labelled_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `open_labelled` needs beside --data."""
+    """Adds the options that `open_labelled` needs besides --data."""
     add = parser.add_argument
     add("--train", default="", help="training images; default: the folder train in --data")
     add("--test", default="", help="test images; default: val, validation or test in --data")
-    add("--train-split", default="train", help="of TFDS or the digits")
+    add("--train-split", default="train", help="split of TFDS or the digits")
     add("--test-split", default="", help="default: test of the digits, validation of TFDS")
     add_kind_arguments(parser)
 
@@ -114,7 +114,7 @@ def open_part(arguments: argparse.Namespace, part: str) -> ImageSource:
 
 
 class Relabelled:
-    """A source with the labels of another one, by the names of the classes."""
+    """A source with the labels of another source, by class name."""
 
     def __init__(self, source: ImageSource, class_names: tuple[str, ...]):
         """Takes a source whose classes are among `class_names`."""

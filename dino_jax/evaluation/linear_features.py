@@ -1,4 +1,4 @@
-"""What linear classifiers see of a frozen backbone: tokens of its last blocks, as one vector."""
+"""Inputs of linear classifiers: tokens of the last blocks of a frozen backbone, as one vector."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,8 +18,8 @@ def dino_linear_features(outputs: Sequence[Features], last_blocks: int, avgpool:
     Args:
       outputs: {"cls": [B, D], "patches": [B, N, D]} of at least `last_blocks` blocks after the
         final norm, the last block at the end.
-      last_blocks: n, how many of them.
-      avgpool: whether the mean of the patch tokens is a part. It goes between the numbers of the
+      last_blocks: n, number of blocks to use.
+      avgpool: whether to include the mean of the patch tokens. It is interleaved with the
         cls token: [cls0, mean0, cls1, mean1, …], as the released classifiers expect.
 
     Returns:
@@ -46,8 +46,8 @@ def dinov2_linear_features(
 
     Args:
       outputs: as for `dino_linear_features`.
-      last_blocks: n, whose cls tokens stand one after the other.
-      avgpool: whether the mean of the patch tokens is a part.
+      last_blocks: n, number of blocks whose cls tokens are concatenated.
+      avgpool: whether to include the mean of the patch tokens.
 
     Returns:
       [B, n D], with the mean [B, (n + 1) D] float32.
@@ -65,14 +65,14 @@ LINEAR_FEATURES: dict[str, LinearFeatures] = {
 def pool_outputs(
     network: Network, variables: Any, images: jax.Array, last_blocks: int
 ) -> jax.Array:
-    """[B, n + 1, D] float32: all that linear features are made of, for images that are kept."""
+    """[B, n + 1, D] float32: all inputs of linear features, to keep for many images."""
     outputs = last_outputs(network, variables, images, last_blocks)
     parts = [*(output["cls"] for output in outputs), jnp.mean(outputs[-1]["patches"], axis=1)]
     return jnp.stack(parts, axis=1).astype(jnp.float32)
 
 
 def unpool_outputs(pooled: jax.Array) -> tuple[Features, ...]:
-    """From `pool_outputs`: outputs whose only patch token is the mean."""
+    """Inverse of `pool_outputs`: outputs whose only patch token is the mean."""
     mean = pooled[:, -1:]
     return tuple({"cls": pooled[:, block], "patches": mean} for block in range(pooled.shape[1] - 1))
 

@@ -18,7 +18,7 @@ from dino_jax.models.network import Network, last_outputs
 
 MOMENTUM = 0.9
 WEIGHT_STD = 0.01  # of the first weights, in both papers
-TEST_TILE = 1024  # images that are scored at once
+TEST_TILE = 1024  # images scored at once
 
 
 Parameters = dict[str, jax.Array]
@@ -28,8 +28,8 @@ class Group(NamedTuple):
     """Classifiers with the same input.
 
     Attributes:
-      last_blocks: whose cls tokens are a part of it.
-      avgpool: whether the mean of the patch tokens is.
+      last_blocks: number of blocks whose cls tokens are included.
+      avgpool: whether the mean of the patch tokens is included.
     """
 
     last_blocks: int
@@ -54,9 +54,9 @@ class Heads:
     """One classifier for every group and learning rate.
 
     Attributes:
-      groups: what they see.
-      learning_rates: L, of SGD at the first step.
-      features: how what they see becomes one vector.
+      groups: inputs of the classifiers.
+      learning_rates: L learning rates of SGD at the first step.
+      features: turns the inputs into one vector.
       classes: C.
     """
 
@@ -67,7 +67,7 @@ class Heads:
 
     @property
     def most_blocks(self) -> int:
-        """How many blocks the group with the most of them sees."""
+        """Number of blocks of the group that sees the most."""
         return max(group.last_blocks for group in self.groups)
 
     def inputs(self, outputs: Any) -> dict[Group, jax.Array]:
@@ -76,11 +76,11 @@ class Heads:
 
 
 class HeadState(NamedTuple):
-    """Of all classifiers, on every device.
+    """Parameters of all classifiers, on every device.
 
     Attributes:
       parameters: by group: weights [L, D, C] and bias [L, C].
-      momentum: of SGD.
+      momentum: momentum of SGD.
     """
 
     parameters: dict[Group, Parameters]
@@ -88,12 +88,12 @@ class HeadState(NamedTuple):
 
 
 def init_heads(heads: Heads, dim: int, mesh: Mesh) -> HeadState:
-    """Draws the first weights, always the same ones.
+    """Draws the initial weights, always the same ones.
 
     Args:
-      heads: what to make.
+      heads: classifiers to make.
       dim: D, width of the backbone.
-      mesh: of the devices.
+      mesh: mesh of the devices.
     """
     pooled = jax.ShapeDtypeStruct((1, heads.most_blocks + 1, dim), jnp.float32)
     inputs = jax.eval_shape(lambda x: heads.inputs(unpool_outputs(x)), pooled)
@@ -120,9 +120,9 @@ def make_head_step(heads: Heads, network: Network, mesh: Mesh) -> Callable[..., 
     """Compiles one step of SGD for all classifiers.
 
     Args:
-      heads: of `init_heads`.
+      heads: classifiers as in `init_heads`.
       network: the frozen backbone.
-      mesh: of the devices.
+      mesh: mesh of the devices.
 
     Returns:
       (variables, state, batch, factor) -> (state, unreadable): batch of `build_labelled_stream`,
@@ -170,12 +170,12 @@ def score_heads(
     """Accuracy of every classifier.
 
     Args:
-      heads: of `init_heads`.
-      state: trained.
+      heads: classifiers as in `init_heads`.
+      state: trained parameters.
       pooled: [M, n + 1, D] of the test images, from `linear_features.pool_outputs`.
-      labels: [M] of them.
+      labels: [M] of the test images.
     """
-    # Every process scores on one device of its own: far less work than a single step of training.
+    # Every process scores on one device of its own: far less work than one training step.
     parameters = jax.tree.map(lambda x: jax.device_put(np.asarray(x)), state.parameters)
     slices = [slice(start, start + TEST_TILE) for start in range(0, len(labels), TEST_TILE)]
     tiles = [_ranks(parameters, pooled[tile], labels[tile], heads=heads) for tile in slices]

@@ -29,7 +29,7 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Head(NamedTuple):
-    """What is trained, and the running statistics of its BatchNorm.
+    """Trained parameters, and the running statistics of the BatchNorm.
 
     Attributes:
       params: "kernel" [D, C], "bias" [C]; with BatchNorm "scale" [D] and "shift" [D].
@@ -41,13 +41,13 @@ class Head(NamedTuple):
 
 
 class Training(NamedTuple):
-    """How a probe is trained: AdamW, linear warm-up, then linearly to 0.
+    """Training of a probe: AdamW with a linear warm-up, then linearly to 0.
 
     Attributes:
       steps: updates.
       lr: largest learning rate.
       weight_decay: decoupled.
-      clip: norm of the gradient of all parameters; 0: any.
+      clip: largest norm of the gradient of all parameters; 0: no limit.
       batch_size: images per update, over all processes.
     """
 
@@ -62,9 +62,9 @@ def patch_taker(layers: tuple[int, ...], normalize: bool, with_cls: bool) -> Tak
     """(network, variables, images [B, H, W, C]) -> [B, h, w, D] float32 patch features.
 
     Args:
-      layers: blocks whose features stand side by side.
-      normalize: through the final LayerNorm.
-      with_cls: the cls token of the block after the patch tokens of each.
+      layers: blocks whose features are concatenated.
+      normalize: whether to apply the final LayerNorm.
+      with_cls: whether to append the cls token of each block to its patch tokens.
     """
 
     def take(network: Network, variables: Any, images: jax.Array) -> jax.Array:
@@ -100,7 +100,7 @@ def apply_head(head: Head, tokens: jax.Array, train: bool = False) -> tuple[jax.
     Args:
       head: with or without BatchNorm.
       tokens: [B, h, w, D] float32.
-      train: normalise with the statistics of the batch (of all processes, under jit) and track
+      train: normalize with the statistics of the batch (of all processes, under jit) and track
         them, as torch's SyncBatchNorm.
 
     Returns:
@@ -135,13 +135,13 @@ def train_probe(
     """Trains a head on frozen features; all processes take part and get the same.
 
     Args:
-      model: frozen.
+      model: frozen model.
       take: images to patch features.
       loss: (logits [B, h, w, C], target [B, H, W], step) -> the mean over this batch.
       head: before training.
-      training: how.
+      training: how to train.
       batches: this process's rows, "image" and "target".
-      mesh: of all devices.
+      mesh: mesh of all devices.
 
     Raises:
       ValueError: if the loss is not finite.
@@ -170,7 +170,7 @@ def train_probe(
     for batch in batches:
         state, value = update(state, variables, shard_batch(batch, batch_sharding(mesh)))
         running.append(value)
-        if len(running) > AHEAD:  # else all batches wait on the devices; many CPU devices hang
+        if len(running) > AHEAD:  # else batches pile up on the devices; many CPU devices hang
             running.popleft().block_until_ready()
     if not np.isfinite(np.asarray(value)):
         raise ValueError(f"the loss of the last training step is {value}; try a smaller --lr")
@@ -192,7 +192,7 @@ def build_optimizer(training: Training) -> optax.GradientTransformation:
 
 
 def count_batches(stream: CropStream, training: Training) -> Iterator[dict[str, np.ndarray]]:
-    """This process's rows of all batches; process 0 shows how far it is."""
+    """This process's rows of all batches; process 0 shows progress."""
     own = training.batch_size // jax.process_count()
     rows = range(jax.process_index() * own, (jax.process_index() + 1) * own)
     batches = stream.batches(training.steps, rows, training.batch_size)
@@ -225,18 +225,23 @@ def width_of(model: Model, take: Take, side: int) -> int:
 
 
 def add_training_arguments(parser: argparse.ArgumentParser, usual: Training) -> None:
-    """Adds what `training_of` needs."""
+    """Adds the options that `training_of` needs."""
     add = parser.add_argument
     add("--steps", type=int, default=usual.steps, help="updates of the probe")
     add("--lr", type=float, default=usual.lr, help="largest learning rate")
     add("--weight-decay", type=float, default=usual.weight_decay, help="of AdamW")
-    add("--clip", type=float, default=usual.clip, help="norm of the gradient; 0: any")
-    add("--batch-size", type=int, default=usual.batch_size, help="images per update, in all")
-    add("--seed", type=int, default=0, help="of the first weights, order and crops")
+    add("--clip", type=float, default=usual.clip, help="largest norm of the gradient; 0: no limit")
+    add(
+        "--batch-size",
+        type=int,
+        default=usual.batch_size,
+        help="images per update, in total",
+    )
+    add("--seed", type=int, default=0, help="seed of the initial weights, order and crops")
 
 
 def training_of(arguments: argparse.Namespace, mesh: Mesh) -> Training:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
       ValueError: if a number is out of range.

@@ -1,4 +1,4 @@
-"""Trains linear classifiers on crops that are drawn anew, and scores them now and then."""
+"""Trains linear classifiers on random crops, and scores them periodically."""
 
 import collections
 import contextlib
@@ -21,12 +21,12 @@ from dino_jax.weights.model import Model
 
 @dataclass(frozen=True)
 class TrainingLength:
-    """How long the classifiers are trained.
+    """Length of the training of classifiers.
 
     Attributes:
-      total_steps: of SGD.
-      period: steps after which the learning rate moves on its cosine.
-      score_every: steps between two looks at the test images; divides `total_steps`.
+      total_steps: steps of SGD.
+      period: steps after which the learning rate moves along its cosine.
+      score_every: steps between two evaluations on the test images; divides `total_steps`.
     """
 
     total_steps: int
@@ -34,7 +34,7 @@ class TrainingLength:
     score_every: int
 
     def factor(self, step: int) -> float:
-        """Of the learning rates in the step after `step` finished ones: 1, falling towards 0."""
+        """Factor of the learning rates after `step` finished steps: 1, falling towards 0."""
         done = step // self.period * self.period
         return 0.5 * (1.0 + math.cos(math.pi * done / self.total_steps))
 
@@ -59,11 +59,11 @@ def train_heads(
 
     Args:
       model: the frozen backbone.
-      heads: what to train.
-      length: how long.
-      stream: endless, of `build_labelled_stream`; it is closed in the end.
+      heads: classifiers to train.
+      length: length of the training.
+      stream: endless stream of `build_labelled_stream`; it is closed at the end.
       test: [M, n + 1, D] of the test images, from `linear_features.pool_outputs`.
-      mesh: of the devices.
+      mesh: mesh of the devices.
 
     Returns:
       The scores, and the sorted source indices of training images that could not be read.

@@ -15,7 +15,7 @@ from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
 from dino_jax.evaluation.search import AXES
 
 TILE = 8192  # rows of each device whose logits are in memory at once
-# Of the largest entry of the gradient of the mean loss, for features of mean square 1. In float32
+# Bound on the largest entry of the mean loss's gradient, for features of mean square 1. In float32
 # the gradient is not known much better.
 TOLERANCE = 1e-6
 
@@ -29,7 +29,7 @@ class Classifier(NamedTuple):
     bias: np.ndarray
 
     def accuracy(self, features: np.ndarray, labels: np.ndarray) -> TopAccuracy:
-        """On [N, D] features with [N] labels."""
+        """Accuracy on [N, D] features with [N] labels."""
         ranks = [
             _ranks(*self, features[start : start + TILE], labels[start : start + TILE])
             for start in range(0, len(labels), TILE)
@@ -44,7 +44,7 @@ class Data(NamedTuple):
       features: (x - mean) / scale, zeros where there is padding.
       labels: [tiles, rows], -1 where there is padding.
       mean: [D] float32.
-      scale: of all features.
+      scale: common scale of all features.
     """
 
     features: jax.Array
@@ -57,8 +57,8 @@ class LogisticRegression:
     """The problem for one set of images and any strength of the penalty.
 
     Minimizes C * (sum of the cross-entropies) + 0.5 * |weights|^2, as scikit-learn and cuML do; the
-    bias is not penalized. Inside, features are centered and have one common scale, which leaves the
-    minimum where it is but makes it much easier to find.
+    bias is not penalized. Internally, features are centered and have one common scale, which leaves
+    the minimum in place but makes it much easier to find.
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, classes: int, mesh: Mesh):
@@ -68,7 +68,7 @@ class LogisticRegression:
           features: [N, D] float32, the same on all processes.
           labels: [N] in [0, classes).
           classes: number of classes.
-          mesh: of the devices.
+          mesh: mesh of the devices.
         """
         self._mesh, self._images = mesh, len(labels)
         self._data = _split(features, labels, mesh)
@@ -78,11 +78,11 @@ class LogisticRegression:
         }
 
     def fit(self, C: float, max_iterations: int) -> Classifier:
-        """Finds the classifier; starts from the one that was found before.
+        """Finds the classifier; starts from the previous one.
 
         Args:
           C: inverse strength of the penalty, > 0.
-          max_iterations: of L-BFGS.
+          max_iterations: largest number of L-BFGS iterations.
         """
         data = self._data
         # In terms of the mean loss and the scaled features.
@@ -129,7 +129,7 @@ def _minimize(
     mesh: Mesh,
     max_iterations: int,
 ) -> Parameters:
-    """L-BFGS until the gradient is small, nothing moves any more, or `max_iterations`."""
+    """L-BFGS until the gradient is small, nothing changes any more, or `max_iterations`."""
 
     def objective(parameters: Parameters) -> jax.Array:
         loss = _mean_loss(parameters, features, labels, images)
@@ -160,7 +160,7 @@ def _minimize(
 def _mean_loss(
     parameters: Parameters, features: jax.Array, labels: jax.Array, images: int
 ) -> jax.Array:
-    """Cross-entropy over all rows that are no padding; keeps the logits of one tile at a time."""
+    """Cross-entropy over all rows that are not padding; keeps the logits of one tile at a time."""
 
     @jax.checkpoint
     def tile_loss(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -1,20 +1,20 @@
-"""J and F, how well masks of objects agree (DAVIS, CVPR 2016, Section 5; arXiv:1704.00675)."""
+"""J and F, the agreement of object masks (DAVIS, CVPR 2016, Section 5; arXiv:1704.00675)."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 0.008  # of the image diagonal, for boundaries to meet
+TOLERANCE = 0.008  # share of the image diagonal within which boundaries match
 RECALL = 0.5  # frames above count for recall
 PARTS = 4  # of a video, for decay
 
 
 class Statistics(NamedTuple):
-    """Of the values of one object in all frames.
+    """Summary of the values of one object in all frames.
 
     Attributes:
-      mean: of all.
+      mean: mean of all.
       recall: share above 0.5.
       decay: mean of the first quarter minus mean of the last.
     """
@@ -61,14 +61,14 @@ def contour_accuracy(
 
 
 def find_boundary(mask: np.ndarray) -> np.ndarray:
-    """Pixels that differ from their neighbour to the right, below, or both.
+    """Pixels that differ from their neighbor to the right, below, or both.
 
     Args:
       mask: bool [H, W].
 
     Returns:
-      bool [H, W]; neighbours outside of the image are like the pixel itself, and the last one, in
-      the corner, is none.
+      bool [H, W]; neighbors outside of the image equal the pixel itself, and the last pixel, in the
+        corner, is never a boundary.
     """
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     right, below, diagonal = padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]

@@ -16,7 +16,7 @@ def multi_scale_features(
 
     Args:
       embed: [B, H, W, C] -> [B, D].
-      images: [B, H, W, C] float32, normalised for the network.
+      images: [B, H, W, C] float32, normalized for the network.
       reference: see `combine_scales`.
 
     Returns:
@@ -28,7 +28,7 @@ def multi_scale_features(
 
 
 def scale_image(images: np.ndarray, scale: float) -> np.ndarray:
-    """[..., H, W, C] floats, smaller: bilinear and not antialiased; as they are for scale 1."""
+    """Shrinks [..., H, W, C] floats: bilinear and not antialiased; unchanged for scale 1."""
     return images if scale == 1 else rescale(images, scale)
 
 
@@ -36,7 +36,7 @@ def combine_scales(features: np.ndarray, reference: bool = False) -> np.ndarray:
     """Means over scales, scaled to length 1.
 
     Args:
-      features: [S, B, D] for every scale and image, not normalised.
+      features: [S, B, D] for every scale and image, not normalized.
       reference: divide by one norm of the whole batch, as the official code does, which is right
         for B = 1 only; otherwise every image by its own.
 

@@ -1,4 +1,4 @@
-"""Nearest neighbours among frozen features, and how far two sets of features agree about them."""
+"""Nearest neighbors among frozen features, and the agreement of two sets of features about them."""
 
 from functools import partial
 
@@ -8,22 +8,22 @@ import numpy as np
 
 from dino_jax.evaluation.knn import normalize_rows
 
-TILE = 1024  # images whose similarities with all others are in memory at once
+TILE = 1024  # images whose similarities to all others are in memory at once
 
 
 def shared_neighbours(nearest_a: np.ndarray, nearest_b: np.ndarray) -> float:
-    """Mean share of the nearest neighbours of an image that two networks have in common.
+    """Mean share of the nearest neighbors of an image that two networks have in common.
 
-    Needs no labels. Two rankings without relation agree in k / (N - 1) of the neighbours. Features
-    that are all equal have no order, and then the first images count as the nearest ones: look at
-    the effective rank too before agreement is taken for quality.
+    Needs no labels. Two unrelated rankings agree in k / (N - 1) of the neighbors. Features that
+    are all equal have no order, and then the first images count as the nearest ones: check the
+    effective rank too before taking agreement for quality.
 
     Args:
       nearest_a: [N, k] from `nearest_neighbours`.
       nearest_b: [N, k] of the same images in the same order.
 
     Returns:
-      In [0, 1].
+      A number in [0, 1].
 
     Raises:
       ValueError: if the numbers of images differ.
@@ -37,7 +37,7 @@ def nearest_neighbours(features: np.ndarray, k: int) -> np.ndarray:
 
     Args:
       features: [N, D] of any scale.
-      k: number of neighbours, in [1, N - 1].
+      k: number of neighbors, in [1, N - 1].
 
     Returns:
       [N, k] int32 indices, the nearest first.

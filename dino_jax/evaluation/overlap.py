@@ -1,4 +1,4 @@
-"""How well classes of pixels agree: mIoU and accuracies from a confusion matrix."""
+"""Agreement of pixel classes: mIoU and accuracies from a confusion matrix."""
 
 import numpy as np
 
@@ -23,8 +23,8 @@ def count_pairs(predicted: np.ndarray, truth: np.ndarray, classes: int, ignored:
 def score_pairs(pairs: np.ndarray) -> dict[str, float]:
     """mIoU, mean accuracy of classes, and accuracy of pixels, in percent.
 
-    Classes that are neither there nor predicted do not count for mIoU, those that are not there
-    not for the mean accuracy (mmsegmentation).
+    Classes that are neither present nor predicted do not count for mIoU, absent ones not for the
+    mean accuracy (mmsegmentation).
 
     Args:
       pairs: [C, C] from `count_pairs`, summed over all images.

@@ -1,7 +1,7 @@
 """Reads pickles of plain data: dicts, lists, tuples, text, numbers and NumPy arrays of numbers.
 
-Nothing in the pickle is executed, see `pickle_machine`: the few names that an array is stored under
-stand for functions of our own, which take numbers only.
+Nothing in the pickle is executed, see `pickle_machine`: the few names with which an array is stored
+are replaced by functions of our own, which take numbers only.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ def read_plain_pickle(data: bytes) -> Any:
       data: the file, written by Python 2 or 3.
 
     Returns:
-      What was pickled.
+      The pickled data.
 
     Raises:
-      ValueError: if it names anything else than NumPy arrays of numbers or text, or is damaged.
+      ValueError: if it names anything other than NumPy arrays of numbers or text, or is damaged.
     """
     try:
         return _unwrap(read_pickle(data, _KNOWN, _refuse_storage))
@@ -72,14 +72,14 @@ def _scalar(dtype: Any, raw: Any) -> Any:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How protocol 2 stores bytes."""
+    """Decodes bytes as protocol 2 stores them."""
     if encoding != "latin1":
         raise RefusedError(f"bytes encoded as {encoding!r}")
     return text.encode("latin1")
 
 
 def _empty_bytes(*arguments: object) -> bytes:
-    """How protocol 2 stores no bytes."""
+    """Decodes empty bytes as protocol 2 stores them."""
     if arguments:
         raise RefusedError(f"bytes made of {arguments!r}")
     return b""
@@ -102,7 +102,7 @@ def _refuse_storage(identity: Any) -> Any:
 
 
 def _unwrap(value: Any) -> Any:
-    """Placeholders become what they stand for, inside lists, tuples and dicts too."""
+    """Replaces placeholders by their values, also inside lists, tuples and dicts."""
     if isinstance(value, (_Array, _Dtype)):
         return value.value
     if isinstance(value, dict):
@@ -119,7 +119,7 @@ def _dtype_of(value: Any) -> np.dtype:
 
 
 def _to_bytes(raw: Any) -> bytes:
-    """Python 2 has text where bytes are meant."""
+    """Converts the text that Python 2 stores for bytes."""
     if isinstance(raw, str):
         return raw.encode("latin1")
     if not isinstance(raw, (bytes, bytearray)):

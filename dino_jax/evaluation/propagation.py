@@ -1,7 +1,7 @@
 """Object masks carried from the first frame of a video to all others by features alone.
 
 DINO (arXiv:2104.14294, Section 4.2.1) after arXiv:2006.14613: every patch takes the labels of the
-patches of earlier frames that are most like it and near it. No training.
+most similar nearby patches of earlier frames. No training.
 """
 
 import collections
@@ -18,13 +18,13 @@ from dino_jax.evaluation.bilinear import resize
 
 
 class Propagation(NamedTuple):
-    """How labels travel; the values of the official eval_video_segmentation.py.
+    """Options of propagation; defaults of the official eval_video_segmentation.py.
 
     Attributes:
-      frames: last frames that labels come from, besides the first one.
-      top_k: sources of a patch, of all frames together; equally similar ones beyond count too.
-      radius: how far a source may be, in patches along either axis; 0: anywhere.
-      temperature: of the similarity, > 0.
+      frames: number of last frames that labels come from, besides the first one.
+      top_k: sources of a patch, over all frames; further ones that are equally similar count, too.
+      radius: largest distance of a source in patches along either axis; 0: no limit.
+      temperature: temperature of the similarity, > 0.
     """
 
     frames: int = 7
@@ -41,7 +41,7 @@ def propagate_labels(
     propagation: Propagation = Propagation(),  # noqa: B008, immutable
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """Labels of one frame from those of others.
+    """Computes labels of one frame from those of others.
 
     A source weighs exp(cosine / temperature); weights of the `top_k` heaviest sum to 1.
 
@@ -49,8 +49,8 @@ def propagate_labels(
       target: [h, w, D] patch features of the frame.
       sources: [F, h, w, D] patch features of the others.
       labels: [F, h, w, C] their labels, which may be soft.
-      propagation: how.
-      valid: bool [F], which sources there are; all by default.
+      propagation: options.
+      valid: bool [F], sources that exist; all by default.
 
     Returns:
       [h, w, C] float32 soft labels.
@@ -89,7 +89,7 @@ def follow_objects(
     Args:
       features: [h, w, D] of every frame, in order.
       first: [h, w, C] labels of the first frame.
-      propagation: how.
+      propagation: options.
 
     Yields:
       [h, w, C] soft labels of the second frame, the third, …
@@ -99,7 +99,7 @@ def follow_objects(
     recent: collections.deque = collections.deque(maxlen=propagation.frames)
     for target in frames:
         context = [origin, *recent]
-        missing = propagation.frames - len(recent)  # always as many, for one compilation
+        missing = propagation.frames - len(recent)  # a constant number: compiles once
         valid = np.arange(1 + propagation.frames) < len(context)
         sources, labels = zip(*context, *[origin] * missing, strict=True)
         new = propagate_labels(target, jnp.stack(sources), jnp.stack(labels), propagation, valid)
@@ -127,8 +127,8 @@ def shrink_mask(mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 def decide(labels: jax.Array, patch_size: int) -> jax.Array:
     """The object of every pixel.
 
-    Labels are enlarged, bilinear, and every object's are stretched to [0, 1] before the largest
-    wins: small objects, whose labels stay low, are not lost.
+    Labels are enlarged bilinearly, and those of every object are stretched to [0, 1] before the
+    largest wins, so that small objects, whose labels stay low, are not lost.
 
     Args:
       labels: [h, w, C] soft labels.
@@ -141,7 +141,7 @@ def decide(labels: jax.Array, patch_size: int) -> jax.Array:
     large = resize(labels, height * patch_size, width * patch_size)
     smallest = jnp.min(large, axis=(0, 1))
     stretch = jnp.max(large, axis=(0, 1)) - smallest
-    # An object that is nowhere, or everywhere alike, stays as it is (nowhere) or gets 0.
+    # An object that is nowhere stays unchanged; one that is uniform everywhere gets 0.
     stretched = jnp.where(stretch > 0, (large - smallest) / jnp.maximum(stretch, 1e-30), 0.0)
     return jnp.argmax(stretched, axis=-1).astype(jnp.uint8)
 

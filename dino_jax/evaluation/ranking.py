@@ -1,4 +1,4 @@
-"""How good a ranking is: average precision by trapezoids, precision among the first."""
+"""Quality of a ranking: average precision by trapezoids, precision at k."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -9,11 +9,11 @@ FIRST = (1, 5, 10)  # of precision@k (revisited Oxford and Paris, arXiv:1803.112
 
 
 class Query(NamedTuple):
-    """What a query should find, as indices into the database.
+    """Expected results of a query, as indices into the database.
 
     Attributes:
-      positives: that count as right.
-      junk: that count neither as right nor as wrong: they are taken out of the ranking.
+      positives: images that count as right.
+      junk: images that count neither as right nor as wrong: they are removed from the ranking.
     """
 
     positives: Collection[int]
@@ -26,8 +26,8 @@ class Scores(NamedTuple):
     Attributes:
       mean_ap: mean average precision, in [0, 1].
       precision: for every k, in [0, 1].
-      queries: how many count.
-      skipped: how many have no positives.
+      queries: number of queries that count.
+      skipped: number of queries without positives.
     """
 
     mean_ap: float
@@ -39,12 +39,12 @@ class Scores(NamedTuple):
 def average_precision(ranks: Sequence[int] | np.ndarray, positives: int) -> float:
     """Area below the precision-recall curve, by trapezoids.
 
-    Precision just before and just after every hit are averaged, as the evaluations of Holidays,
-    Copydays and (revisited) Oxford and Paris do it.
+    Precision just before and just after every hit are averaged, as in the evaluations of Holidays,
+    Copydays and (revisited) Oxford and Paris.
 
     Args:
-      ranks: of the positives that were found, ascending, 0 the first.
-      positives: how many there are, > 0.
+      ranks: ranks of the positives that were found, ascending; 0 is the first.
+      positives: number of positives, > 0.
     """
     found, ranks = np.arange(len(ranks)), np.asarray(ranks, np.float64)
     before = np.divide(found, ranks, out=np.ones(len(ranks)), where=ranks > 0)
@@ -53,11 +53,11 @@ def average_precision(ranks: Sequence[int] | np.ndarray, positives: int) -> floa
 
 
 def ranks_of_positives(ranking: np.ndarray, query: Query) -> np.ndarray:
-    """Ranks of the positives, 0 the first, in a ranking without its junk.
+    """Ranks of the positives in a ranking without its junk; 0 is the first.
 
     Args:
       ranking: [N] indices into the database, the best first.
-      query: what it should find.
+      query: expected results.
 
     Returns:
       [P] ascending.
@@ -76,7 +76,7 @@ def score_rankings(
 
     Args:
       rankings: [Q, N] indices into the database, the best first.
-      queries: Q.
+      queries: Q queries.
       first: values of k.
 
     Raises:
@@ -101,7 +101,7 @@ def score_rankings(
 
 
 def rank_database(queries: np.ndarray, database: np.ndarray) -> np.ndarray:
-    """Database images by descending dot product, of equal ones the first one first.
+    """Database images by descending dot product; of equal ones, the first comes first.
 
     Args:
       queries: [Q, D] float32.

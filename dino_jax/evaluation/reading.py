@@ -20,14 +20,14 @@ USUAL_BATCH = 128
 
 
 class Reading(NamedTuple):
-    """How images are read; only the sizes change what comes out.
+    """How images are read; only the sizes affect the result.
 
     Attributes:
       image_size: side in pixels, see `pipeline.resize_for_evaluation`.
-      batch_size: images at once, over all devices.
+      batch_size: images per batch, over all devices.
       max_pixels: larger images count as unreadable.
-      threads: that decode batches ahead, per process.
-      short_side: of an image before the central square is cut, over `image_size`.
+      threads: threads that decode batches ahead, per process.
+      short_side: short side of an image before the central square is cut, over `image_size`.
     """
 
     image_size: int
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
     short_side: float = USUAL_SHORT_SIDE
 
     def stream(self, source: ImageSource, title: str) -> Iterator[Batch]:
-        """This process's rows of all images, in order; process 0 shows how many are done."""
+        """This process's rows of all images, in order; process 0 shows progress."""
         stream = build_eval_stream(
             source,
             image_size=self.image_size,
@@ -54,21 +54,21 @@ class Reading(NamedTuple):
 
 
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what `reading_of` needs."""
+    """Adds the options that `reading_of` needs."""
     add = parser.add_argument
     add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
     add(
         "--batch-size",
         type=int,
         default=0,
-        help=f"images at once over all devices; default: {USUAL_BATCH}, or a bit more to divide",
+        help=f"images per batch over all devices; default: {USUAL_BATCH}, or a bit more to divide",
     )
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
     add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
 
 
 def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Reading:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
       ValueError: if a number is out of range.
@@ -93,6 +93,6 @@ def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Readi
 
 
 def name_unreadable(source: ImageSource, indices: np.ndarray) -> dict[str, object]:
-    """How many images could not be read, and the names of the first ones, for a result."""
+    """Number of unreadable images and the names of the first ones, for a result."""
     named = [source.name(int(index)) for index in indices[:MOST_NAMED]]
     return {"count": len(indices), "names": named}

@@ -10,20 +10,20 @@ def read_classifier(path: str, dim: int, classes: int) -> Classifier:
     """Reads one linear layer, under any names that end in weight and bias.
 
     Args:
-      path: of the file of weights.
-      dim: numbers per image that it must be for.
-      classes: that it must be for.
+      path: path of the file of weights.
+      dim: expected numbers per image.
+      classes: expected number of classes.
 
     Raises:
       OSError: if there is no such file.
-      ValueError: if it holds something else, or has other sizes.
+      ValueError: if it holds something else, or its sizes differ.
     """
     tensors = read_state_dict(path)
     parts = {name.rpartition(".")[2]: value for name, value in tensors.items()}
     if len(tensors) != 2 or set(parts) != {"weight", "bias"}:
         raise ValueError(
-            f"{path} is no linear classifier: it holds {sorted(tensors)[:5]}, expected one weight "
-            "and one bias"
+            f"{path} is not a linear classifier: it holds {sorted(tensors)[:5]}, expected one "
+            "weight and one bias"
         )
     weight, bias = (parts[name].astype(np.float32) for name in ("weight", "bias"))
     if weight.shape != (classes, dim) or bias.shape != (classes,):

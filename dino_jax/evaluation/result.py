@@ -1,4 +1,4 @@
-"""What an evaluation has found out: a file for programs, a table for people."""
+"""Results of an evaluation: a file for programs, a table for people."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -20,8 +20,8 @@ class Result:
     """One evaluation of one model.
 
     Attributes:
-      metrics: by the names that the papers use, in percent where the papers have percent; finite.
-      settings: what was evaluated, as plain values: sizes, numbers of images, options of the
+      metrics: metrics under the papers' names, in percent where the papers use percent; finite.
+      settings: settings as plain values: sizes, numbers of images, options of the
         protocol, images that could not be read.
     """
 
@@ -30,19 +30,19 @@ class Result:
 
 
 def find_step(checkpoint: str, step: int | None) -> int | None:
-    """The step of a workdir that is evaluated, the newest by default; None for other weights."""
+    """The step of a workdir to evaluate, the newest by default; None for other weights."""
     if step is not None or checkpoint.endswith(SUFFIXES):
         return step
     return next(iter(checkpoint_steps(checkpoint)), None)
 
 
 def result_folder(checkpoint: str, step: int | None, out: str) -> epath.Path:
-    """Where the results of some weights lie.
+    """Folder of the results for some weights.
 
     Args:
       checkpoint: workdir of a run, or file of weights.
       step: from `find_step`.
-      out: the folder, if the user has named one; "" for WORKDIR/eval/STEP, and FILE.eval beside a
+      out: folder given by the user; "" for WORKDIR/eval/STEP, and FILE.eval beside a
         file of weights.
     """
     if out:
@@ -57,14 +57,14 @@ def write_result(folder: epath.Path, protocol: str, model: str, result: Result) 
     """Writes FOLDER/PROTOCOL.json, whole or not at all; an older one is replaced.
 
     Args:
-      folder: made if it is not there.
+      folder: created if needed.
       protocol: name of the evaluation.
-      model: title of what was evaluated.
-      result: of it.
+      model: title of the evaluated model.
+      result: its result.
 
     Raises:
       OSError: if it can't be written.
-      ValueError: if a number is not finite, or a setting is no plain value.
+      ValueError: if a number is not finite, or a setting is not a plain value.
     """
     path = folder / f"{protocol}.json"
     content = {"protocol": protocol, "model": model, **asdict(result)}

@@ -22,7 +22,7 @@ class Revisited(NamedTuple):
     """A data set.
 
     Attributes:
-      name: as "roxford5k".
+      name: such as "roxford5k".
       database: N files.
       queries: Q files.
       boxes: [Q, 4] left, top, right, bottom of the building in a query image, in pixels.
@@ -43,8 +43,8 @@ def read_revisited(folder: str) -> Revisited:
       folder: local or gs://.
 
     Raises:
-      OSError: if the folder, its ground truth or images are not there.
-      ValueError: if the ground truth is not what it should be.
+      OSError: if the folder, its ground truth or images are missing.
+      ValueError: if the ground truth is malformed.
     """
     root = epath.Path(folder).expanduser()
     files = sorted(root.glob("gnd_*.pkl"))
@@ -62,7 +62,7 @@ def read_revisited(folder: str) -> Revisited:
         boxes = np.array([q["bbx"] for q in content["gnd"]], np.float64).reshape(-1, 4)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{files[0]} is no ground truth of revisited Oxford or Paris (imlist, qimlist, gnd "
+            f"{files[0]} is not a ground truth of revisited Oxford or Paris (imlist, qimlist, gnd "
             f"with bbx, easy, hard, junk): {type(error).__name__}: {error}"
         ) from error
     largest = max((i for q in truth for kind in q.values() for i in kind), default=-1)
@@ -79,7 +79,7 @@ def read_revisited(folder: str) -> Revisited:
 
 
 def queries_of(data: Revisited, setup: str, unreadable: Collection[int] = ()) -> list[Query]:
-    """What each query should find.
+    """Expected results of each query.
 
     Args:
       data: the data set.

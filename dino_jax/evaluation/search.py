@@ -11,8 +11,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dino_jax.devices.sharding import batch_sharding, put_everywhere
 
-QUERY_TILE = 1024  # queries that are compared at once
-TILE = 8192  # rows that they are compared with at once, on every device
+QUERY_TILE = 1024  # queries compared at once
+TILE = 8192  # rows compared with them at once, on every device
 AXES = ("data", "fsdp")
 
 
@@ -37,16 +37,16 @@ def find_nearest(rows: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh) -> N
     """The k rows with the largest inner product with each query, exactly.
 
     The rows are split over the devices. Each keeps the k best while it goes through its rows tile
-    by tile, then the best of all devices are merged. Of equal rows the first one is nearer.
+    by tile, then the best of all devices are merged. Of equal rows, the first one is nearer.
 
     Args:
       rows: [N, D] float32; of length 1 for cosine similarity.
       queries: [M, D] float32.
       k: in [1, N].
-      mesh: of the devices; all processes of a mesh call this with the same arrays.
+      mesh: mesh of the devices; all processes of a mesh call this with the same arrays.
 
     Returns:
-      The same on every process.
+      Results, the same on every process.
 
     Raises:
       ValueError: if k is out of range.
@@ -109,6 +109,6 @@ def _search(
 
 
 def _largest(similarity: jax.Array, index: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """The k largest of each row; of equal ones the first, as `jax.lax.top_k` promises."""
+    """The k largest of each row; of equal ones, the first, as `jax.lax.top_k` promises."""
     nearest, place = jax.lax.top_k(similarity, k)
     return nearest, jnp.take_along_axis(index, place, axis=1)

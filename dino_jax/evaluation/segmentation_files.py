@@ -40,8 +40,8 @@ class SegmentationFiles(NamedTuple):
         """Pixels [H, W, 3] uint8 and classes [H, W] uint8, 0 to C - 1 or `IGNORED`.
 
         Raises:
-          UnreadableImageError: if one of the files is no image.
-          ValueError: if they do not fit together, or a class is unknown.
+          UnreadableImageError: if one of the files is not an image.
+          ValueError: if their sizes differ, or a class is unknown.
         """
         pixels, mask = read_pixels(self.images[index]), read_mask(self.masks[index])
         if mask.shape != pixels.shape[:2]:
@@ -68,7 +68,7 @@ def open_segmentation(folder: str, part: str) -> SegmentationFiles:
       part: "train" or "val", a key of `PARTS`.
 
     Raises:
-      OSError: if files are not there.
+      OSError: if files are missing.
       ValueError: if the part is empty.
     """
     root = epath.Path(folder).expanduser()

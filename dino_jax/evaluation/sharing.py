@@ -1,4 +1,4 @@
-"""How processes share the work of an evaluation and put their parts together."""
+"""Sharing of an evaluation's work between processes, and gathering of the parts."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -12,13 +12,13 @@ from dino_jax.commands.progress import Progress
 
 
 def own_share(count: int, title: str, unit: str = "images") -> Iterator[int]:
-    """Indices of this process's share of things; process 0 shows how far it is."""
+    """Indices of this process's share; process 0 shows progress."""
     mine = range(jax.process_index(), count, jax.process_count())
     return counted(mine, title, len(mine), unit)
 
 
 def counted(items: Iterable[Any], title: str, total: int, unit: str = "images") -> Iterator[Any]:
-    """Passes them on; process 0 shows how many there were."""
+    """Yields the items; process 0 shows progress."""
     if jax.process_index():
         yield from items
         return
@@ -49,7 +49,7 @@ def gather_any(array: np.ndarray) -> np.ndarray:
 
 
 def gather_rows(rows: np.ndarray) -> np.ndarray:
-    """[n, ...] rows of all processes, one below the other."""
+    """[n, ...] rows of all processes, concatenated."""
     counts = from_all(np.array(len(rows))).reshape(-1)
     if not counts.any():
         return rows

@@ -21,10 +21,10 @@ def window_places(height: int, width: int, side: int, stride: int) -> list[Place
     """(top, left) of windows that cover an image (mmsegmentation, slide inference).
 
     Args:
-      height: of the image, at least `side`.
-      width: of the image, at least `side`.
-      side: of a window.
-      stride: from window to window; the last one of a row or column ends with the image.
+      height: height of the image, at least `side`.
+      width: width of the image, at least `side`.
+      side: side of a window.
+      stride: distance from window to window; the last one of a row or column ends with the image.
     """
     tops, lefts = (
         [min(index * stride, size - side) for index in range(math.ceil((size - side) / stride) + 1)]
@@ -34,12 +34,12 @@ def window_places(height: int, width: int, side: int, stride: int) -> list[Place
 
 
 class View(NamedTuple):
-    """One image as it was seen, window by window.
+    """One view of an image, window by window.
 
     Attributes:
       logits: [n, h, w, C] of square windows.
       places: n, from `window_places`.
-      size: (H, W) of the image that the windows are of.
+      size: (H, W) of the image from which the windows are cut.
       mirrored: whether that image is mirrored.
     """
 
@@ -58,7 +58,7 @@ def classify_pixels(
     probabilities of all views are averaged, and the largest wins.
 
     Args:
-      views: of the same image.
+      views: views of the same image.
       patch_size: pixels per patch.
       original: (H', W') of the image before it was resized.
 
@@ -71,7 +71,7 @@ def classify_pixels(
 
 
 def _taps(view: View, original: tuple[int, int]) -> tuple[Taps, Taps]:
-    """Where rows and columns of the original image come from."""
+    """Source positions of the rows and columns of the original image."""
     rows, columns = (bilinear_taps(n, m) for n, m in zip(view.size, original, strict=True))
     if view.mirrored:
         columns = Taps(*(axis[::-1] for axis in columns))
@@ -103,7 +103,7 @@ def _classify(
 def _spread(
     logits: jax.Array, places: jax.Array, patch_size: int, canvas: tuple[int, int]
 ) -> jax.Array:
-    """[*canvas, C] logits of every pixel that a window covers, means where they overlap."""
+    """[*canvas, C] logits of every pixel that a window covers, averaged where they overlap."""
     _, height, width, classes = logits.shape
     shape = height * patch_size, width * patch_size
 

@@ -1,4 +1,4 @@
-"""Generalised mean pooling and whitening, for the descriptors of copy detection."""
+"""Generalized mean pooling and whitening, for the descriptors of copy detection."""
 
 from typing import NamedTuple, TypeVar
 
@@ -12,11 +12,11 @@ SMALLEST_SHARE = 1e-5  # of the largest eigenvalue; smaller ones are raised to i
 
 
 def gem(patches: Array, power: float = 4.0, smallest: float = 1e-6) -> jax.Array:
-    """Generalised mean over patches (arXiv:1711.02512, Eq. 3; DINO, Section 4.2.1).
+    """Generalized mean over patches (arXiv:1711.02512, Eq. 3; DINO, Section 4.2.1).
 
     Args:
-      patches: [..., N, D] features; below `smallest` they count as that.
-      power: of the mean, > 0; 1 is the mean, infinity the maximum.
+      patches: [..., N, D] features; values below `smallest` count as `smallest`.
+      power: power of the mean, > 0; 1 is the mean, infinity the maximum.
       smallest: > 0.
 
     Returns:
@@ -29,7 +29,7 @@ class Whitening(NamedTuple):
     """An affine map after which features of the training set have unit covariance.
 
     Attributes:
-      mean: [D] float32 that is subtracted.
+      mean: [D] float32, subtracted first.
       projection: [D, D] float32; column i is an eigenvector over the root of its eigenvalue.
     """
 
@@ -46,8 +46,8 @@ def fit_whitening(features: np.ndarray, reference: bool = False) -> Whitening:
 
     Args:
       features: [N, D].
-      reference: take the second moments around 0 for the covariance, as the official code does
-        although it subtracts the mean from what it whitens; otherwise those around the mean.
+      reference: use the second moments around 0 as the covariance, as the official code does
+        although it subtracts the mean before whitening; otherwise those around the mean.
 
     Raises:
       ValueError: if there are fewer than two features, or all are equal.

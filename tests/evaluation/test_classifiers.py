@@ -121,7 +121,7 @@ def test_a_released_classifier_is_evaluated_without_training(workdir, photos, tm
 @pytest.mark.parametrize(
     ("shape", "options", "message"),
     [
-        ((3,), ("--last-blocks", "1"), "is no linear classifier"),
+        ((3,), ("--last-blocks", "1"), "is not a linear classifier"),
         ((4, 24), ("--last-blocks", "1"), "shape (4, 24), expected (3, 24) for 3 classes"),
         ((3, 24), ("--last-blocks", "2"), "shape (3, 24), expected (3, 48)"),
         ((3, 24), ("--last-blocks", "1", "2"), "--classifier is one: name one of --last-blocks"),

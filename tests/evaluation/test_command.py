@@ -217,7 +217,7 @@ def test_ctrl_c_leaves_no_file(workdir, photos, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--k", "10", "200"), "200 neighbours are more than the 24 training images; try --k 10"),
+        (("--k", "10", "200"), "200 neighbors are more than the 24 training images; try --k 10"),
         (("--k", "25"), "try --k 24"),
         (("--k", "0"), "--k [0], --per-class [] and --tries (1) must be at least 1"),
         (("--temperature=0",), "--temperature (0.0) must be above 0.0115"),

@@ -79,7 +79,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, nyu, tmp_path, capsys
         return capsys.readouterr().err
 
     assert "nyu_train.txt does not exist" in fails(data=tmp_path)
-    assert "--layers=4: a ViT of 2 blocks" in fails("--layers=4")
+    assert "--layers=4: it must be 1, or 4 if there are at least 4 blocks" in fails("--layers=4")
     assert "--max-depth (0.0)" in fails("--max-depth=0")
     assert "45 x 52 pixels, the Eigen crop is for 480 x 640" in fails()
     for path in (nyu / "room_0").glob("depth*"):
@@ -89,7 +89,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, nyu, tmp_path, capsys
         Image.fromarray(np.full((45, 52), 7, np.uint8)).save(path)
     assert "has pixels of mode L" in fails()
     (nyu / "room_1/rgb_00001.png").unlink()
-    assert "1 of 18 files are not there" in fails()
+    assert "1 of 18 files are missing" in fails()
     (nyu / "nyu_train.txt").write_text("alone.png\n")
     assert "line 1: expected IMAGE DEPTH FOCAL, got 'alone.png'" in fails()
     (nyu / "nyu_train.txt").write_text("")

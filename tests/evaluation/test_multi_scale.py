@@ -44,7 +44,7 @@ def test_a_given_scale_is_kept_although_the_size_is_rounded_down():
     np.testing.assert_allclose(rescale(image, scale), expected, atol=1e-5)
     assert not np.allclose(rescale(image, scale), resize(image, 4, 6))
     np.testing.assert_allclose(bilinear_matrix(5, 3).sum(axis=1), 1, atol=1e-6)
-    with pytest.raises(ValueError, match=r"1 x 9 pixels times 0\.5 is gone"):
+    with pytest.raises(ValueError, match=r"1 x 9 pixels times 0\.5 would be empty"):
         rescale(image[:1], 0.5)
 
 

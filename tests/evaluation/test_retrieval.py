@@ -143,7 +143,7 @@ def test_a_ground_truth_of_another_kind_is_refused(workdir, oxford, capsys):
     names = [f"church_{i:06}" for i in range(DATABASE)]
     for wrong in ({}, [1], {"imlist": names, "qimlist": [], "gnd": [{"bbx": [1]}]}):
         write_truth(oxford, wrong)
-        assert "is no ground truth of revisited Oxford" in fails(capsys, workdir, oxford)
+        assert "is not a ground truth of revisited Oxford" in fails(capsys, workdir, oxford)
     write_truth(oxford, {"imlist": names[:4], "qimlist": ["query_0"], "gnd": TRUTH[:1]})
     assert "name image 7 of 4" in fails(capsys, workdir, oxford)
 

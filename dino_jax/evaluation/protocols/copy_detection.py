@@ -25,14 +25,14 @@ from dino_jax.models.network import Network
 from dino_jax.weights.model import Model
 
 IMSIZE = 320  # pixels, official eval_copy_detection.py
-FIRST = 20  # of a ranking that count, as there
+FIRST = 20  # first results of a ranking that count, as there
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--imsize", type=int, default=IMSIZE, help="side in pixels, cut to whole patches")
-    add("--distractors", default="", help="folder of images that are copies of nothing")
-    add("--whitening", default="", help="folder of images that the whitening is learned from")
+    add("--distractors", default="", help="folder of images that are not copies")
+    add("--whitening", default="", help="folder of images from which the whitening is learned")
     add("--reference", action="store_true", help="whitening with the covariance around 0")
     add("--batch-size", type=int, default=32, help="images at once, per process")
 
@@ -41,8 +41,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     """Mean average precision of every kind of copy, in percent.
 
     Raises:
-      ValueError: if an option is out of range, or files do not belong together.
-      OSError: if the data set is not there.
+      ValueError: if an option is out of range, or files do not match.
+      OSError: if the data set is missing.
     """
     check_sizes(arguments.imsize, arguments.batch_size)
     data = read_copydays(arguments.data)
@@ -88,10 +88,10 @@ def copy_features(network: Network, variables: Any, images: jax.Array) -> jax.Ar
 
 
 def square_view(size: int) -> Prepare:
-    """Every image as a square of `size` pixels, bicubic, whatever its shape.
+    """Resizes every image, of any shape, to a square of `size` pixels, bicubic.
 
     Raises:
-      ValueError: if the size is less than a patch, which makes it 0.
+      ValueError: if the size is less than a patch, which rounds it to 0.
     """
     if not size:
         raise ValueError("--imsize is smaller than one patch")
@@ -113,10 +113,10 @@ def score_blocks(
     """Mean average precision of every block, in percent.
 
     Args:
-      blocks: of copies.
+      blocks: blocks of copies.
       rankings: [Q, FIRST] files of the database for all copies, block after block.
-      readable: bool [Q]; other copies do not count.
-      original_readable: bool [N]; copies of others only do not count.
+      readable: bool [Q]; unreadable copies do not count.
+      original_readable: bool [N]; copies of unreadable originals only do not count.
 
     Raises:
       ValueError: if no copy of a block counts.

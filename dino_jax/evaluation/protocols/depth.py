@@ -1,7 +1,7 @@
 """Depth of NYU Depth V2 from frozen patch tokens: a linear map to bins (arXiv:2304.07193).
 
 --data is the folder with nyu_train.txt and nyu_test.txt, whose lines are IMAGE DEPTH FOCAL, with
-depths as 16-bit PNG in millimetres. Trained on random crops, tested on whole images.
+depths as 16-bit PNG in millimeters. Trained on random crops, tested on whole images.
 """
 
 import argparse
@@ -50,11 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, USUAL)
     add = parser.add_argument
     add("--layers", type=int, default=4, help="1: the last block; 4: blocks over the whole depth")
-    add("--max-depth", type=float, default=NYU.largest, help="metres; pixels beyond do not count")
+    add("--max-depth", type=float, default=NYU.largest, help="meters; pixels beyond do not count")
     add(
         "--crop", type=int, nargs=2, default=list(CROP), help="training window, up to whole patches"
     )
-    add("--no-eigen-crop", action="store_true", help="count all pixels; for other sizes than NYU's")
+    add("--no-eigen-crop", action="store_true", help="count all pixels; for sizes other than NYU's")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -63,8 +63,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     Processes share the images.
 
     Raises:
-      ValueError: if an option is out of range, or images and depths do not fit together.
-      OSError: if the data set is not there.
+      ValueError: if an option is out of range, or images and depths differ in size.
+      OSError: if the data set is missing.
     """
     mesh = make_mesh(1)
     training, depths = training_of(arguments, mesh), depths_of(arguments)
@@ -115,7 +115,7 @@ class Within:
         self._files, self._depths = files, depths
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """As `DepthFiles.read`."""
+        """See `DepthFiles.read`."""
         pixels, truth = self._files.read(index)
         inside = (truth > self._depths.smallest) & (truth <= self._depths.largest)
         return pixels, np.where(inside, truth, 0).astype(np.float32)
@@ -125,12 +125,12 @@ class Predictor:
     """Depths of whole images of any size."""
 
     def __init__(self, embedder: BatchEmbedder, patch_size: int, color: np.ndarray, depths: Range):
-        """Takes images [B, H, W, 3] to depths [B, 4 h, 4 w] and what to pad images with."""
+        """Takes the map from images [B, H, W, 3] to depths [B, 4 h, 4 w], and padding's color."""
         self._embedder, self._patch_size, self._color = embedder, patch_size, color
         self._depths = depths
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """[H, W, 3] uint8 to [H, W] float32 metres; padded on all sides to whole patches."""
+        """[H, W, 3] uint8 to [H, W] float32 meters; padded on all sides to whole patches."""
         height, width, _ = pixels.shape
         rows, columns = (
             -(-side // self._patch_size) * self._patch_size for side in (height, width)
@@ -147,10 +147,10 @@ class Predictor:
 def measure(
     predictor: Predictor, files: DepthFiles, depths: Range, eigen: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[n, 5] `ERRORS` of all readable images, and bool [N] the others.
+    """[n, 5] `ERRORS` of all readable images, and bool [N], true for the unreadable ones.
 
     Raises:
-      ValueError: if no image can be read, or one has not the size that the Eigen crop is for.
+      ValueError: if no image can be read, or one does not have the size of the Eigen crop.
     """
     rows, lost = [], np.zeros(len(files.images), bool)
     within = Within(files, depths)
@@ -178,7 +178,7 @@ def depth_layers(network: Network, count: int) -> tuple[int, ...]:
     """The blocks whose features are used: the last one, or four over the whole depth.
 
     Raises:
-      ValueError: if there is no such choice for this backbone.
+      ValueError: if this backbone has no such choice.
     """
     if count == 1:
         return last_layers(network, count)
@@ -192,10 +192,10 @@ def depth_layers(network: Network, count: int) -> tuple[int, ...]:
 
 
 def depths_of(arguments: argparse.Namespace) -> Range:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
-      ValueError: if there is no such range.
+      ValueError: if the range is empty.
     """
     if not arguments.max_depth > NYU.smallest:
         raise ValueError(f"--max-depth ({arguments.max_depth}) must be above {NYU.smallest} m")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_labelled_arguments(parser)
     add_reading_arguments(parser)
     add = parser.add_argument
-    add("--k", type=int, nargs="+", default=list(K), help="numbers of neighbours")
+    add("--k", type=int, nargs="+", default=list(K), help="numbers of neighbors")
     add("--temperature", type=float, default=TEMPERATURE, help="of the vote")
     add("--convention", default="dino", choices=sorted(WEIGHTS), help="how votes are weighted")
     add("--per-class", type=int, nargs="+", default=[], help="few-shot: images of each class")
@@ -53,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
-    """Top-1 and top-5 accuracy for every k, with all training images and few of each class.
+    """Top-1 and top-5 accuracy for every k, with all training images and with a few per class.
 
     Raises:
       ValueError: if an option is out of range or does not fit the images, see `open_labelled`.
-      OSError: if images are not there.
+      OSError: if images are missing.
     """
     _check_options(arguments)
     mesh = make_mesh(1)
@@ -133,8 +133,8 @@ def draw_few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     Args:
       labels: [N] of the training images.
-      count: of each class; all of a class that has fewer.
-      seed: of the draw.
+      count: images per class; all images of a class that has fewer.
+      seed: seed of the draw.
 
     Returns:
       Indices, sorted.
@@ -147,7 +147,7 @@ def draw_few(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def _few_shot(
     features: FrozenFeatures, count: int, arguments: argparse.Namespace, mesh: Mesh
 ) -> dict[int, TopAccuracy]:
-    """Means over the draws, for every k up to the number of images of a class, as DINOv2."""
+    """Means over the draws, for every k up to the number of images per class, as in DINOv2."""
     sizes = sorted({k for k in (*arguments.k, count) if k <= count})
     tries = [
         _classify(features, draw_few(features.train.labels, count, seed), sizes, arguments, mesh)
@@ -163,7 +163,7 @@ def _classify(
     arguments: argparse.Namespace,
     mesh: Mesh,
 ) -> dict[int, TopAccuracy]:
-    """With the training images at `chosen`, or all."""
+    """Accuracies with the training images at `chosen`, or all."""
     train, test = features
     rows = slice(None) if chosen is None else chosen
     return knn_accuracy(
@@ -196,6 +196,6 @@ def _check_neighbours(sizes: list[int], count: int, what: str) -> None:
     if max(sizes) > count:
         fitting = [k for k in sizes if k <= count] or [count]
         raise ValueError(
-            f"--k {sizes}: {max(sizes)} neighbours are more than the {count} {what}; try --k "
+            f"--k {sizes}: {max(sizes)} neighbors are more than the {count} {what}; try --k "
             + " ".join(str(k) for k in fitting)
         )

@@ -3,7 +3,7 @@
 --convention=dino trains one classifier on the cls tokens of the last 4 blocks for 100 epochs and
 reports its best epoch; the paper uses --last-blocks 1 --avgpool yes for ViT-B. --convention=dinov2
 trains 52 (13 learning rates, the last 1 or 4 blocks, with and without the mean of the patch tokens)
-for 12,500 iterations and reports the best one. Both choose by the test images. Several values of
+for 12,500 iterations and reports the best one. Both choose on the test images. Several values of
 --learning-rates, --last-blocks and --avgpool are trained together.
 """
 
@@ -39,21 +39,21 @@ from dino_jax.evaluation.result import Result
 from dino_jax.weights.model import Model
 
 TRAIN_BATCH = 1024  # 8 GPUs of 128 images, in both papers
-REFERENCE_BATCH = 256  # that learning rates are given for
+REFERENCE_BATCH = 256  # for which learning rates are given
 EPOCHS, ITERATIONS = 100, 12_500
-SEED = 0  # of the order and the crops of the training images
+SEED = 0  # seed of the order and the crops of the training images
 AVGPOOL = {"no": False, "yes": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class Convention:
-    """What one paper does where the command line says nothing.
+    """Defaults of one paper for the options of the command line.
 
     Attributes:
-      learning_rates: for batches of 256 images.
+      learning_rates: learning rates for batches of 256 images.
       last_blocks: numbers of blocks, each with its own classifiers.
       avgpool: keys of `AVGPOOL`, each with its own classifiers.
-      resampling: of the training crops.
+      resampling: resampling of the training crops.
     """
 
     learning_rates: tuple[float, ...]
@@ -79,8 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--convention", default="dino", choices=sorted(CONVENTIONS))
     add("--learning-rates", type=float, nargs="+", help="for 256 images; scaled with the batch")
-    add("--last-blocks", type=int, nargs="+", help="whose cls tokens are seen; at most all")
-    add("--avgpool", nargs="+", choices=sorted(AVGPOOL), help="with the mean of the patch tokens?")
+    add(
+        "--last-blocks", type=int, nargs="+", help="number of last blocks whose cls tokens are used"
+    )
+    add(
+        "--avgpool",
+        nargs="+",
+        choices=sorted(AVGPOOL),
+        help="whether to use the mean of the patch tokens",
+    )
     add("--epochs", type=int, help=f"dino; default: {EPOCHS}")
     add("--iterations", type=int, help=f"dinov2; default: {ITERATIONS}")
     add("--classifier", default="", help="file of a released classifier; then nothing is trained")
@@ -88,12 +95,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
-    """Reports the best of the classifiers that are trained, or the one that is given.
+    """Reports the best of the trained classifiers, or the given one.
 
     Raises:
       ValueError: if an option is out of range or does not fit the weights or the images, see
         `open_labelled`.
-      OSError: if images are not there.
+      OSError: if images are missing.
     """
     mesh = make_mesh(1)
     reading = reading_of(arguments, model, mesh)
@@ -126,7 +133,7 @@ def evaluate_released(
     """The classifier of --classifier on the test images, whose sorted classes are its rows.
 
     Raises:
-      ValueError, OSError: as `evaluate`, and if the classifier does not fit.
+      ValueError, OSError: as in `evaluate`, and if the classifier does not fit.
     """
     source = open_part(arguments, "test")
     heads = heads_of(arguments, model, len(source.class_names))
@@ -164,7 +171,7 @@ def extract_test(
 
 
 def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
-    """How long to train.
+    """Length of the training.
 
     Raises:
       ValueError: if the length is not positive, or given in the unit of the other convention.
@@ -187,7 +194,7 @@ def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
 
 
 def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads:
-    """Which classifiers to train.
+    """Classifiers to train.
 
     Raises:
       ValueError: if a number is out of range, or the backbone has fewer blocks.
@@ -235,7 +242,7 @@ def open_stream(source: ImageSource, arguments: argparse.Namespace, reading: Rea
 
 
 def describe_scores(scores: list[Score], settings: dict[str, Any], classes: int) -> Result:
-    """The best classifier at its best time, and the best time of every other one."""
+    """The best classifier at its best time, and the best time of each other one."""
     best: dict[Head, TopAccuracy] = {}
     for score in scores:
         for head, accuracy in score.accuracies.items():

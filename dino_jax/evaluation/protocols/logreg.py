@@ -19,8 +19,8 @@ from dino_jax.weights.model import Model
 
 STRENGTHS = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # of DINOv2
 MAX_ITERATIONS = 1000
-HELD_OUT = 10  # one in so many training images chooses C
-SEED = 0  # of the choice of these
+HELD_OUT = 10  # one in this many training images chooses C
+SEED = 0  # seed of their choice
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(STRENGTHS),
         help="inverse strengths of the penalty to choose from; default: 45 from 1e-6 to 1e5",
     )
-    add("--max-iterations", type=int, default=MAX_ITERATIONS, help="of L-BFGS for each C")
+    add(
+        "--max-iterations", type=int, default=MAX_ITERATIONS, help="iterations of L-BFGS for each C"
+    )
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -42,7 +44,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
 
     Raises:
       ValueError: if an option is out of range or does not fit the images, see `open_labelled`.
-      OSError: if images are not there.
+      OSError: if images are missing.
     """
     if not min(arguments.C) > 0 or arguments.max_iterations < 1:
         raise ValueError(
@@ -50,7 +52,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
             f"({arguments.max_iterations}) at least 1"
         )
     mesh = make_mesh(1)
-    # DINOv2 resizes to the size of the view itself here, and cuts less away than for k-NN.
+    # DINOv2 resizes to the size of the view itself here, and crops less than for k-NN.
     reading = reading_of(arguments, model, mesh)._replace(short_side=1.0)
     images = open_labelled(arguments)
     features = extract_labelled(model, images, reading, mesh)
@@ -94,14 +96,14 @@ def hold_out(images: int) -> Split:
 def choose_strength(
     train: LabeledFeatures, strengths: list[float], classes: int, max_iterations: int, mesh: Mesh
 ) -> dict[float, float]:
-    """Top-1 accuracy on a tenth of the training images of what the others teach, for every C.
+    """Top-1 accuracy on a tenth of the training images after training on the others, for every C.
 
     Args:
-      train: of all training images.
-      strengths: values of C, ascending: each starts from what the one before has found.
+      train: features of all training images.
+      strengths: values of C, ascending; each starts from the previous solution.
       classes: number of classes.
-      max_iterations: of L-BFGS for each.
-      mesh: of the devices.
+      max_iterations: iterations of L-BFGS for each.
+      mesh: mesh of the devices.
 
     Raises:
       ValueError: if there are fewer than ten images.

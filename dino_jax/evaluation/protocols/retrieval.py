@@ -29,18 +29,23 @@ from dino_jax.weights.model import Model
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--imsize", type=int, default=224, help="long side in pixels; smaller images stay")
+    add(
+        "--imsize",
+        type=int,
+        default=224,
+        help="long side in pixels; smaller images are not enlarged",
+    )
     add("--multiscale", action="store_true", help="mean over the scales 1, 0.71 and 0.5")
     add("--query-boxes", action="store_true", help="cut queries to their box")
-    add("--batch-size", type=int, default=32, help="images of equal shape at once, per process")
+    add("--batch-size", type=int, default=32, help="images of equal shape per batch, per process")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     """mAP and mP@1, 5, 10 for the setups medium and hard.
 
     Raises:
-      ValueError: if an option is out of range or the ground truth is not what it should be.
-      OSError: if the data set is not there, or not all of it.
+      ValueError: if an option is out of range or the ground truth is malformed.
+      OSError: if the data set or a part of it is missing.
     """
     check_sizes(arguments.imsize, arguments.batch_size)
     data = read_revisited(arguments.data)
@@ -72,7 +77,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
 def make_views(
     model: Model, data: Revisited, imsize: int, scales: Sequence[float], query_boxes: bool
 ) -> Prepare:
-    """What the network sees of each file of the database and, after them, of the queries."""
+    """Views of each file of the database and, after them, of the queries."""
     network, first_query = model.network, len(data.database)
 
     def prepare(number: int, pixels: np.ndarray) -> list[np.ndarray]:
@@ -93,8 +98,8 @@ def score(data: Revisited, features: np.ndarray, readable: np.ndarray) -> dict[s
     Args:
       data: the data set.
       features: [N + Q, D] of the database and then the queries, of length 1.
-      readable: bool [N + Q]; other images of the database are left out of all rankings, other
-        queries are not asked.
+      readable: bool [N + Q]; unreadable images of the database are left out of all rankings, and
+        unreadable queries are skipped.
     """
     count = len(data.database)
     lost = np.flatnonzero(~readable[:count]).tolist()

@@ -42,18 +42,23 @@ from dino_jax.models.network import Network
 from dino_jax.weights.model import Model
 
 SIDE, STRIDE = 512, 341  # pixels of a window, and from window to window
-SCALES = (0.5, 2.0)  # of the short side of a training image over the window's (mmsegmentation)
-LARGEST_SHARE = 0.75  # of one class in a training window (mmsegmentation)
+SCALES = (0.5, 2.0)  # short side of a training image over that of the window (mmsegmentation)
+LARGEST_SHARE = 0.75  # largest share of one class in a training window (mmsegmentation)
 USUAL = Training(steps=40_000, lr=1e-3, weight_decay=1e-3, clip=0.0, batch_size=16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, USUAL)
     add = parser.add_argument
-    add("--layers", type=int, default=1, help="features of the last so many blocks")
-    add("--scales", type=float, nargs="+", default=[1.0], help="of a test image; means over them")
-    add("--mirror", action="store_true", help="test images are seen mirrored too")
-    add("--side", type=int, default=SIDE, help="of a window in pixels, up to whole patches")
+    add("--layers", type=int, default=1, help="number of last blocks whose features are used")
+    add("--scales", type=float, nargs="+", default=[1.0], help="scales of a test image, averaged")
+    add("--mirror", action="store_true", help="also use mirrored test images")
+    add(
+        "--side",
+        type=int,
+        default=SIDE,
+        help="side of a window in pixels, rounded up to whole patches",
+    )
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -62,8 +67,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     Processes share the images.
 
     Raises:
-      ValueError: if an option is out of range, or images and masks do not fit together.
-      OSError: if the data set is not there.
+      ValueError: if an option is out of range, or images and masks differ in size.
+      OSError: if the data set is missing.
     """
     mesh = make_mesh(1)
     training = training_of(arguments, mesh)
@@ -118,7 +123,7 @@ def pixel_loss(logits: jax.Array, target: jax.Array, step: jax.Array) -> jax.Arr
     columns = bilinear_matrix(width, target.shape[2])
     wide = jnp.einsum("Ww,bhwc->bhWc", columns, logits)
 
-    # Logits of all pixels at once would take gigabytes: a row of patches after the other.
+    # Logits of all pixels at once would take gigabytes: so one row of patches after another.
     @jax.checkpoint
     def add_rows(sums, block):
         weights, labels = block
@@ -149,11 +154,11 @@ class Segmenter:
         """Takes windows [n, side, side, 3] to logits [n, h, w, C].
 
         Args:
-          embedder: that does it.
-          side: of a window, pixels.
+          embedder: compiled forward pass.
+          side: side of a window, pixels.
           patch_size: pixels per patch.
           scales: the short side of an image becomes `side` times each.
-          mirror: see the mirrored image too.
+          mirror: whether to use the mirrored image, too.
         """
         self._embedder, self._side, self._patch_size = embedder, side, patch_size
         self._scales, self._mirror = scales, mirror
@@ -177,7 +182,7 @@ class Segmenter:
 
 
 def confuse(segment: Segmenter, files: SegmentationFiles) -> tuple[np.ndarray, np.ndarray]:
-    """[C, C] pixels of all readable images by true and predicted class, and bool [N] the others."""
+    """[C, C] pixels of readable images by true and predicted class; bool [N], unreadable images."""
     pairs = np.zeros((files.classes, files.classes), np.int64)
     lost = np.zeros(len(files.images), bool)
     for index in own_share(len(files.images), "validation"):

@@ -48,10 +48,25 @@ MEASURES = {"J": region_similarity, "F": contour_accuracy}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual, add = Propagation(), parser.add_argument
     add("--split", default="val", help="list of videos in ImageSets/2017")
-    add("--short-side", type=int, default=SHORT_SIDE, help="of a frame, in pixels")
-    add("--frames", type=int, default=usual.frames, help="last frames that labels come from")
-    add("--top-k", type=int, default=usual.top_k, help="most similar patches that labels come from")
-    add("--radius", type=int, default=usual.radius, help="of patches; 0: the whole frame")
+    add("--short-side", type=int, default=SHORT_SIDE, help="short side of a frame in pixels")
+    add(
+        "--frames",
+        type=int,
+        default=usual.frames,
+        help="number of last frames that labels come from",
+    )
+    add(
+        "--top-k",
+        type=int,
+        default=usual.top_k,
+        help="number of most similar patches that labels come from",
+    )
+    add(
+        "--radius",
+        type=int,
+        default=usual.radius,
+        help="largest distance in patches; 0: the whole frame",
+    )
     add("--masks", default="", help="folder for the predicted masks, VIDEO/00001.png …")
     add("--reference", action="store_true", help="red divided by 0.228, as in the official code")
 
@@ -63,7 +78,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
 
     Raises:
       ValueError: if an option is out of range, or masks do not fit their frames.
-      OSError: if the data set is not there.
+      OSError: if the data set is missing.
     """
     how = propagation_of(arguments)
     videos = list_videos(arguments.data, arguments.split)
@@ -104,7 +119,7 @@ class FrameReader:
         """[h, w, D] float32 of every frame, in order.
 
         Raises:
-          UnreadableImageError: if a frame is no image.
+          UnreadableImageError: if a frame is not an image.
           ValueError: if frames have different sizes.
         """
         for start in range(0, len(video.frames), jax.local_device_count()):
@@ -115,7 +130,7 @@ class FrameReader:
             yield from features.reshape(len(batch), height, width, -1)
 
     def _read(self, video: Video, files: Sequence[str]) -> Iterator[np.ndarray]:
-        """[H, W, 3] uint8 of each; all have the size of the mask of the first frame."""
+        """[H, W, 3] uint8 of each frame; all have the size of the mask of the first frame."""
         expected = read_mask(video.masks[0]).shape
         for path in files:
             pixels = read_pixels(path)
@@ -144,7 +159,7 @@ def segment_video(reader: FrameReader, video: Video, how: Propagation) -> Iterat
     """Predicted masks [H, W] uint8 of the second frame, the third, …, in the size of the first.
 
     Raises:
-      UnreadableImageError: if a frame or the first mask is no image.
+      UnreadableImageError: if a frame or the first mask is not an image.
     """
     first = read_mask(video.masks[0])
     objects = np.where(first == VOID, 0, first)
@@ -163,12 +178,12 @@ def measure_video(
     """J and F of every object of the first mask; the first and last frame do not count.
 
     Args:
-      video: with the true masks.
-      predicted: of the second frame, the third, …
-      folder: the predicted masks are written here, "" for not.
+      video: video with the true masks.
+      predicted: masks of the second frame, the third, …
+      folder: folder for the predicted masks; "": they are not written.
 
     Raises:
-      UnreadableImageError: if a mask is no image.
+      UnreadableImageError: if a mask is not an image.
       ValueError: if masks of a video have different sizes, or the first one has no objects.
     """
     first = read_mask(video.masks[0])
@@ -224,7 +239,7 @@ def summarize(table: np.ndarray) -> dict[str, float]:
 
 
 def propagation_of(arguments: argparse.Namespace) -> Propagation:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
       ValueError: if a number is out of range.
