@@ -39,8 +39,19 @@ KNOWN = {
     "report": ("commands", "workdir"),
 }
 LOOSE = {"__init__", "__main__", "train"}  # files beside the rooms
-# Input workers and readers of a report start without jax; imports inside functions are not meant.
-WITHOUT_JAX = ("config", "data", "report", "commands.command_line", "workdir.paths")
+# What starts without jax: `dino-jax --help`, input workers, reports. Imports in functions may.
+WITHOUT_JAX = (
+    "__init__",
+    "__main__",
+    "commands.command_line",
+    "commands.config_file",
+    "commands.progress",
+    "commands.signals",
+    "config",
+    "data",
+    "report",
+    "workdir.paths",
+)
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
 
 Modules = dict[str, ast.Module]  # by dotted name below the package; a package is its __init__
