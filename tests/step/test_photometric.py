@@ -105,6 +105,21 @@ def test_every_view_has_an_order_of_its_own():
     assert _differences(batch).mean() < 0.05
 
 
+def test_any_group_is_recolored():
+    names = {"local": "gram_anchor", "global": "a"}
+    before = _device_batch(CROP)
+    batch = {
+        name.replace(group, new): entry
+        for name, entry in before.items()
+        for group, new in names.items()
+        if name.startswith(group)
+    }
+    ours, expected = apply_photometric(batch), apply_photometric(before)
+    assert ours.keys() == {"a_crops", "gram_anchor_crops"}
+    for group, new in names.items():
+        np.testing.assert_array_equal(ours[f"{new}_crops"], expected[f"{group}_crops"])
+
+
 def test_a_batch_of_the_host_back_end_comes_back_as_it_is():
     batch = {"global_crops": np.ones((2, 1, 4, 4, 3), np.uint8), "masks": np.ones((2, 4))}
     assert apply_photometric(batch).keys() == batch.keys()
