@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; they read it with `source`. A script calls
+# Shared functions of the scripts in this folder, which `source` this file. A script calls
 #
 #   start "VERB …" "SETTING …" "$@"
 #
@@ -19,7 +19,7 @@ readonly LAUNCH ROOT=${LAUNCH%/*}
 readonly REMOTE='bash dino_jax/code/launch/remote.sh'
 readonly NEEDS_SETUP='test -e dino_jax/code || { echo "not set up: use the verb setup first" >&2; exit 1; }'
 # shellcheck disable=SC2016 # the VM expands it
-readonly REFUSE_DURING_A_RUN='if kill -0 "$(cat dino_jax/run/pid 2>/dev/null)" 2>/dev/null; then echo "a run is going on: not replaced" >&2; exit 1; fi'
+readonly REFUSE_DURING_A_RUN='if kill -0 "$(cat dino_jax/run/pid 2>/dev/null)" 2>/dev/null; then echo "a run is in progress: not replaced" >&2; exit 1; fi'
 declare -A setting=()
 declare -a flags=()
 settings_file=$LAUNCH/settings
@@ -134,7 +134,7 @@ check_value() {
 
 check_settings() {
   local flag
-  check_value NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' "up to 40 of a-z, 0-9 and -, from a letter on"
+  check_value NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' "up to 40 of a-z, 0-9 and -, starting with a letter"
   check_value ZONE '^[a-z]+-[a-z]+[0-9]+-[a-z0-9]+$' "a zone such as us-east5-a"
   check_value CAPACITY '^(on-demand|spot|reserved)$' "on-demand, spot or reserved"
   check_value WORKDIR '^gs://[^/]+/.+' "gs://BUCKET/FOLDER (the disk of a VM ends with the VM)"
@@ -146,7 +146,7 @@ check_settings() {
     require GIT_COMMIT
   else
     [[ -f $ROOT/${setting[CONFIG]-} ]] \
-      || fail "$settings_file: CONFIG '${setting[CONFIG]}' is no file of $ROOT"
+      || fail "$settings_file: CONFIG '${setting[CONFIG]}' is not a file in $ROOT"
   fi
   for flag in "${flags[@]}"; do
     [[ $flag == --* && $flag != *$'\n'* ]] \
@@ -172,7 +172,7 @@ resolve_commit() {
 # pack_code COMMIT FILE: this checkout as a .tar.gz.
 pack_code() {
   [[ -z $(git -C "$ROOT" status --porcelain) ]] \
-    || say "note: changes that are not committed stay here; commit $1 is sent"
+    || say "note: uncommitted changes are not sent; commit $1 is sent"
   run git -C "$ROOT" archive --format=tar.gz --output="$2" "$1"
 }
 

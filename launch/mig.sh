@@ -19,7 +19,7 @@ vms=$((${setting[MIG_TOPOLOGY]//x/*} / ${chips_per_vm%t}))
 ((vms * ${chips_per_vm%t} == ${setting[MIG_TOPOLOGY]//x/*})) \
   || fail "MIG_TOPOLOGY ${setting[MIG_TOPOLOGY]} is not a multiple of the ${chips_per_vm%t} chips of ${setting[MIG_MACHINE_TYPE]}"
 
-# Three things: where the VMs stand, what each of them is, and the group that makes them at once.
+# Three resources: the placement of the VMs, their template, and the group that makes them at once.
 create() {
   local template=("${project[@]}" "--machine-type=${setting[MIG_MACHINE_TYPE]}"
     --maintenance-policy=TERMINATE --scopes=cloud-platform
@@ -46,7 +46,7 @@ create() {
   run "${groups[@]}" wait-until "$name" --stable "${zone[@]}"
 }
 
-# Goes on after an error, so that what remains never costs money unnoticed.
+# Continues after an error, so that no remaining resource costs money unnoticed.
 delete() {
   local code=0
   run "${groups[@]}" delete "$name" "${zone[@]}" --quiet || code=1
@@ -70,7 +70,7 @@ on_each() {
     run "${@//VM_NAME/$vm}" </dev/null &
     jobs+=($!)
   done < <("${list_vms[@]}")
-  ((${#jobs[@]} == vms)) || say "warning: ${#jobs[@]} of $vms VMs are there"
+  ((${#jobs[@]} == vms)) || say "warning: only ${#jobs[@]} of $vms VMs exist"
   for vm in "${jobs[@]}"; do
     wait "$vm" || code=1
   done

@@ -81,7 +81,7 @@ run_state() {
   fi
 }
 
-# Counts what is allowed to go wrong for a while.
+# Counts failures that are tolerated for a while.
 note_failure() {
   failures=$((failures + 1))
   ((failures < MAX_FAILURES)) || finish 1 "no success in $failures attempts: $1"
@@ -91,11 +91,11 @@ note_failure() {
 note_restart() {
   restarts=$((restarts + 1))
   ((restarts <= setting[MAX_RESTARTS])) \
-    || finish 1 "given up after ${setting[MAX_RESTARTS]} restarts (MAX_RESTARTS): $1"
+    || finish 1 "gave up after ${setting[MAX_RESTARTS]} restarts (MAX_RESTARTS): $1"
   say "restart $restarts of ${setting[MAX_RESTARTS]}: $1"
 }
 
-# The slice is there: brings the run one step further.
+# The slice is active: takes the next step of the run.
 attend_run() {
   local verdict
   verdict=$(run_state)
@@ -152,7 +152,7 @@ keep_going() {
   done
 }
 
-# What `keep_going` would do, as a script with comments.
+# The commands of `keep_going`, as a script with comments.
 show_keep_going() {
   echo "# 1. unless there is a request already:"
   create
@@ -160,7 +160,7 @@ show_keep_going() {
   describe
   echo "# 3. when the workers are new:"
   setup_workers
-  echo "# 4. when no run is going on:"
+  echo "# 4. when no run is in progress:"
   train_workers
   echo "# 5. every ${setting[POLL_SECONDS]} s, after describe; 4. again after exit code 75 or a crash:"
   on_workers "$state_command"

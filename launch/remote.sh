@@ -3,7 +3,7 @@
 #
 #   dino_jax/code     the checkout        dino_jax/run/train.log   all output of all starts
 #   dino_jax/venv     Python, packages    dino_jax/run/pid         process group of the run
-#   dino_jax/ready    setup went well     dino_jax/run/exit_code   of the last start, once it ended
+#   dino_jax/ready    setup succeeded     dino_jax/run/exit_code   of the last start, once it ended
 set -euo pipefail
 
 export JAX_COORDINATOR_PORT=8476
@@ -35,10 +35,10 @@ mount_disk() {
   sudo mount -o ro,noload "$DISK" "$MOUNT"
 }
 
-# Starts the run and returns: it goes on when the ssh connection ends.
+# Starts the run and returns: it continues when the ssh connection ends.
 train() {
   if is_running; then
-    echo "$(hostname): is running already"
+    echo "$(hostname): is already running"
     return
   fi
   [[ -e $FOLDER/ready ]] || { echo "$(hostname): not set up, run the verb setup first" >&2; exit 1; }
@@ -97,8 +97,8 @@ status() {
     *"exit 2") meaning="exit code 2: wrong usage, see the log" ;;
     *"exit 75") meaning="exit code 75: preempted, or another VM was lost; train goes on" ;;
     *"exit 130") meaning="exit code 130: stopped and saved; train goes on" ;;
-    *exit*) meaning="exit code ${now##* }: died; train goes on from the last checkpoint" ;;
-    *lost) meaning="died without an exit code; train goes on from the last checkpoint" ;;
+    *exit*) meaning="exit code ${now##* }: died; train continues from the last checkpoint" ;;
+    *lost) meaning="died without an exit code; train continues from the last checkpoint" ;;
     *ready) meaning="set up, never started: use train" ;;
     *) meaning="not set up: use setup" ;;
   esac

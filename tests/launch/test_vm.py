@@ -48,7 +48,7 @@ def test_setup_train_and_status_work_on_a_vm_and_options_arrive_unchanged(vm):
     started = vm.launch("tpu_vm", "train", "--", note, "--config.seed=1")
     assert started.returncode == 0 and ": started, log in " in started.stdout
     wait_for_state(vm, "running")
-    assert "is running already" in vm.launch("tpu_vm", "train").stdout
+    assert "is already running" in vm.launch("tpu_vm", "train").stdout
     assert vm.launch("tpu_vm", "setup").returncode != 0  # would replace the code under the run
     wait_for_python(vm)
     folder, port, *arguments = (vm.folder / "python").read_text().split("\0")[:-1]
@@ -69,7 +69,7 @@ def test_setup_train_and_status_work_on_a_vm_and_options_arrive_unchanged(vm):
         (2, "exit code 2: wrong usage"),
         (75, "exit code 75: preempted, or another VM was lost; train goes on"),
         (130, "exit code 130: stopped and saved; train goes on"),
-        (137, "exit code 137: died; train goes on from the last checkpoint"),
+        (137, "exit code 137: died; train continues from the last checkpoint"),
     ],
 )
 def test_status_tells_the_exit_code_and_shows_the_log(vm, code, meaning):

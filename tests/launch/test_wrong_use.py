@@ -40,7 +40,7 @@ WRONG_SETTINGS = [
     ({"POLL_SECONDS": "1m"}, (), "POLL_SECONDS must be a number of seconds, got '1m'"),
     ({"MAX_RESTARTS": "-1"}, (), "MAX_RESTARTS must be a whole number, got '-1'"),
     ({"MIG_TOPOLOGY": "4x4"}, (), "MIG_TOPOLOGY must be chips as AxBxC"),
-    ({"CONFIG": "configs/none.py"}, (), "CONFIG 'configs/none.py' is no file of"),
+    ({"CONFIG": "configs/none.py"}, (), "CONFIG 'configs/none.py' is not a file in"),
     ({}, ("GIT_URL=https://host/x.git",), "missing or empty: GIT_COMMIT"),
     ({}, ("FLAG=config.seed=1",), "got 'config.seed=1'"),
 ]
