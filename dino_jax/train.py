@@ -94,7 +94,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         with user_errors():
             first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
             frozen = frozen_roles.load(mesh, recipe.crop_shape)
-            folder, best = open_workdir(workdir, config), Best()
+            folder, best = open_workdir(workdir, config), Best(recipe.evaluated)
             checkpoints = checkpointing.open_checkpoints(
                 folder,
                 save_every_steps=runtime.save_every_steps,

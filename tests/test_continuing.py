@@ -13,7 +13,7 @@ from tests.run_train import ROOT, SMALL, overrides, read_metrics, run
 
 SMALLER = {name: value for name, value in SMALL.items() if name != "epochs"}
 # Few steps: the teacher must follow the student at once. Digits that are known well enough.
-QUICK = {"teacher.momentum": 0.5, "teacher.momentum_end": 0.5, "batch_size": 64}
+QUICK = {"roles.teacher.momentum": 0.5, "roles.teacher.momentum_end": 0.5, "batch_size": 64}
 QUICK |= {"optimizer.adamw.eps": 1e-8}
 QUICK |= {"evaluations.knn.max_train_images": 400, "evaluations.knn.max_test_images": 200}
 

@@ -294,7 +294,7 @@ def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
 
 
 def test_a_run_without_labels_stops_at_a_failure_if_asked(small, tmp_path):
-    changes = {"teacher.momentum": 1.0, "teacher.momentum_end": 1.0}
+    changes = {"roles.teacher.momentum": 1.0, "roles.teacher.momentum_end": 1.0}
     changes |= {"evaluations.knn.every_epochs": 0.0, "evaluations.proxies.every_epochs": 1.0}
     changes |= {"runtime.stop_on_collapse": True}
     code, out, err = run(*small(tmp_path, **changes))

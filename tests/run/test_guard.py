@@ -251,8 +251,8 @@ def guarded(source, monkeypatch):
                 "guard.action": "roll_back",
                 "optimizer.lr": 1.0,  # peak 0.0625
                 "optimizer.warmup_epochs": 2.0,
-                "teacher.momentum": 0.5,
-                "teacher.momentum_end": 0.5,
+                "roles.teacher.momentum": 0.5,
+                "roles.teacher.momentum_end": 0.5,
                 "runtime.compilation_cache": os.fspath(source / "compiled"),
             }
         )
