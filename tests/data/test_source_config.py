@@ -41,14 +41,14 @@ def test_images_are_given_by_a_path_unless_the_kind_needs_none():
         (
             "config.evaluations.knn.test",
             {"kind": "folder"},
-            r"^config\.evaluations\.knn\.test: the folder source needs path, got none; "
+            r"^config\.evaluations\.knn\.test: the folder source needs 'path', got none; "
             r"try --config\.evaluations\.knn\.test\.path=PATH",
         ),
-        ("SOURCE", {"kind": "list"}, r"^SOURCE: the list source needs path, got none$"),
+        ("SOURCE", {"kind": "list"}, r"^SOURCE: the list source needs 'path', got none$"),
         ("--train", {"path": "/no/such"}, r"^--train: image folder '/no/such' does not exist"),
         ("config.x", {"kind": "digits", "split": "val"}, r"^config\.x: the digits have no split"),
         ("config.x", {"kind": "digit"}, r"^config\.x\.kind is 'digit'; did you mean 'digits'\?"),
-        ("config.x", {"kind": "mixture"}, r"^config\.x: the mixture source needs sources, got non"),
+        ("config.x", {"kind": "mixture"}, r"^config\.x: the mixture source needs 'sources', got"),
         (
             "config.x",
             {"kind": "mixture", "sources": {"a": {"kind": "digits", "split": "val"}}},

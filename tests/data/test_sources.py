@@ -245,5 +245,5 @@ def test_unknown_kinds_and_splits_list_the_known_ones():
 
 
 def test_a_folder_source_without_a_path_says_so():
-    with pytest.raises(ValueError, match="needs path"):
+    with pytest.raises(ValueError, match="needs 'path'"):
         build_source(ConfigDict({"kind": "folder", "path": ""}))

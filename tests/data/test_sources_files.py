@@ -115,7 +115,7 @@ def test_build_source_builds_lists_and_patterns(tmp_path):
     (tmp_path / "list.txt").write_text("1.png\n")
     assert len(build_source(ConfigDict({"kind": "list", "path": f"{tmp_path}/list.txt"}))) == 1
     assert len(build_source(ConfigDict({"kind": "glob", "path": f"{tmp_path}/*.png"}))) == 1
-    with pytest.raises(ValueError, match="list source needs path"):
+    with pytest.raises(ValueError, match="list source needs 'path'"):
         build_source(ConfigDict({"kind": "list", "path": ""}))
 
 

@@ -89,7 +89,7 @@ def test_bad_weights_and_empty_mixtures_are_refused():
     for weight in (0, -1, np.inf, np.nan):
         with pytest.raises(ValueError, match="weight of 's0' must be positive"):
             _mixture((3, 4), (weight, 1))
-    with pytest.raises(ValueError, match="needs sources"):
+    with pytest.raises(ValueError, match="needs 'sources'"):
         build_source(ConfigDict({"kind": "mixture", "sources": {}}))
 
 

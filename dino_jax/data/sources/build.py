@@ -67,7 +67,7 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
         if not getattr(config, name):
             settable = where.startswith("config.") and name != "sources"
             hint = f"; try --{where}.{name}={name.upper()}" if settable else ""
-            raise ValueError(f"{where}: the {config.kind} source needs {name}, got none{hint}")
+            raise ValueError(f"{where}: the {config.kind} source needs {name!r}, got none{hint}")
     try:
         return kind.build(config, where)
     except (ValueError, OSError) as error:
