@@ -284,7 +284,7 @@ RULES = (
         "warning",
         _waiting,
         "Raise config.runtime.workers, use config.augment.backend='device', or pack the images "
-        "with dino_jax.data.building.build.",
+        "with dino-jax build.",
         "a share of 0.2 makes a run a quarter longer than it has to be",
     ),
 )

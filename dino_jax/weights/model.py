@@ -99,7 +99,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
     """Loads a trained backbone.
 
     Args:
-      path: workdir of a run (its teacher), folder of `dino_jax.weights.import_weights`, or file
+      path: workdir of a run (its teacher), folder of `dino-jax import`, or file
         of weights, as `weights_file.read_network` takes it. The sizes of a file are read off its
         tensors.
       step: of a checkpoint in a workdir; None: the newest.

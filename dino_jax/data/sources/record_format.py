@@ -108,9 +108,8 @@ def read_description(folder: str) -> Description:
     path = epath.Path(folder) / DESCRIPTION
     if not path.exists():
         raise FileNotFoundError(
-            f"{path} is missing: it is written at the end of python -m "
-            "dino_jax.data.building.build; run the same build again to finish it, or copy the file "
-            "to the shards"
+            f"{path} is missing: it is written at the end of dino-jax build; run the same build "
+            "again to finish it, or copy the file to the shards"
         )
     try:
         content: Any = json.loads(path.read_text())
