@@ -28,6 +28,10 @@ COMMANDS = {
     "show": Command(
         "dino_jax.run.show_crops", "Draws what the network will see, to be looked at before a run."
     ),
+    "config": Command(
+        "dino_jax.run.show_config",
+        "Prints a config: every option with its value and meaning, and what differs from the base.",
+    ),
     "doctor": Command(
         "dino_jax.doctor.__main__",
         "Checks whether a training can start here, and says how to fix what is wrong.",

@@ -11,19 +11,12 @@ again.
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 from etils import epath
 
 from dino_jax.commands.command_line import UsageError, add_switch, fail, user_errors
-from dino_jax.commands.config_command import (
-    ConfigArguments,
-    config_parser,
-    parse_with_config,
-    start_logging,
-)
-from dino_jax.config.section import section
+from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
@@ -31,7 +24,6 @@ from dino_jax.devices.compilation_cache import use_compilation_cache
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
     batch_sharding,
-    check_batch,
     describe_mesh,
     jit_step,
     make_mesh,
@@ -44,41 +36,41 @@ from dino_jax.processes.agreement import Agreement, Alone
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
+from dino_jax.run.check import check_config
 from dino_jax.run.first_step import FirstStep
 from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal
-from dino_jax.run.profile import check_profile
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
-from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
 from dino_jax.run.watch import LostRunError
-from dino_jax.run.writers import check_writers
-from dino_jax.step.recipe import Recipe, build_recipe, describe_recipe
-from dino_jax.weights.frozen import open_frozen
+from dino_jax.run.whole_config import (
+    Config,
+    describe_older,
+    in_todays_form,
+    parse_run,
+    to_plain,
+)
+from dino_jax.step.recipe import Recipe, describe_recipe
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import describe_overrides, open_workdir
 
 
-def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement) -> int:
+def train(config: Config, workdir: str, overrides: list[str], agreement: Agreement) -> int:
     """Trains until the end or a signal; returns the exit code."""
     # 1. Build everything that can be wrong before anything is written.
     runtime = config.runtime
     first_step = FirstStep()
     use_compilation_cache(runtime.compilation_cache)
     with user_errors():
-        section("config.runtime", runtime, RuntimeConfig)
-        check_writers(runtime.writers)
-        check_profile(config.profile.steps, workdir)
-        mesh = make_mesh(runtime.fsdp)
-        check_batch(config, mesh)
-        source = build_source(config.data)
-        frozen_roles = open_frozen(config, workdir)
+        mesh, source = make_mesh(runtime.fsdp), build_source(config.data)
         lowered = with_lowered_rates(config, workdir)
-        recipe = build_recipe(lowered, len(source), frozen_roles.networks)
-        train_step = recipe.make_step(runtime.log_every_steps, mesh, runtime.gradient_dtype)
+        lowered, recipe, train_step, frozen_roles = check_config(
+            lowered, len(source), mesh, workdir
+        )
+        config = frozen_roles.fill_steps(config)
         multi_crop = build_multi_crop(config.augment)
         instruments = build_instruments(config, recipe, mesh, source, workdir)
     with say_if_slow("compiling the input kernels, once per machine"):
@@ -94,7 +86,9 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         with user_errors():
             first = load_first_weights(config.init_from, abstract, recipe.network.backbone, workdir)
             frozen = frozen_roles.load(mesh, recipe.crop_shape)
-            folder, best = open_workdir(workdir, config), Best(recipe.evaluated)
+            older = describe_older(workdir)
+            folder = open_workdir(workdir, to_plain(config), in_todays_form)
+            best = Best(recipe.evaluated)
             checkpoints = checkpointing.open_checkpoints(
                 folder,
                 save_every_steps=runtime.save_every_steps,
@@ -127,6 +121,7 @@ def train(config: Any, workdir: str, overrides: list[str], agreement: Agreement)
         with checkpointing.closing(checkpoints), contextlib.closing(stream), journal:
             lines = (
                 *overrides,
+                *older,
                 describe_mesh(mesh),
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, lowered, state),
@@ -171,7 +166,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     parser = config_parser("train", __doc__)
     parser.add_argument("--workdir", help="folder of the run, local or gs://")
     add_switch(parser, "--distributed", "one of several processes, as on a pod")
-    return parse_with_config(parser, argv)
+    return parse_run(parser, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,7 +20,7 @@ class ConfigArguments(NamedTuple):
 
     Attributes:
       options: options of the command; `options.config` names the config.
-      config: config with the overrides, locked; None without --config.
+      config: typed config with the overrides; None without --config.
       default: config as its file makes it.
     """
 
@@ -51,7 +51,9 @@ def parse_with_config(
     argv: Sequence[str] | None,
     needs: Sequence[str] = ("config", "workdir"),
     example: str = EXAMPLE,
-    complete: Callable[[ConfigDict], ConfigDict] = lambda config: config,
+    *,
+    complete: Callable[[ConfigDict], ConfigDict],
+    read: Callable[[ConfigDict], Any],
 ) -> ConfigArguments:
     """Parses a command line; a mistake in it ends the program with one line.
 
@@ -61,6 +63,7 @@ def parse_with_config(
       needs: options that must be given.
       example: a correct command.
       complete: gives a config the options that its file leaves out, so that they can be overridden.
+      read: makes a typed config of it; raises ValueErrors.
     """
     options, rest = parser.parse_known_args(argv)
     missing = [f"--{name}" for name in needs if not getattr(options, name)]
@@ -70,6 +73,7 @@ def parse_with_config(
         config = complete(load_config(options.config)) if options.config else None
         default = config.copy_and_resolve_references() if config is not None else None
         rest = flags.FLAGS(_override(config, [parser.prog, *rest]), known_only=True)[1:]
+        typed = read(config) if config is not None else None
     except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
         fail(f"the config has no {_innermost(error)}")
     except (UsageError, TypeError, ValueError, flags.Error) as error:
@@ -80,7 +84,7 @@ def parse_with_config(
         fail(f"unexpected {' '.join(rest)}; options look like --config.optimizer.lr=0.001")
     if rest:
         parser.refuse(rest)
-    return ConfigArguments(options, config, default)
+    return ConfigArguments(options, typed, default)
 
 
 def start_logging() -> None:

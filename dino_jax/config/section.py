@@ -111,7 +111,7 @@ def kinds(
     table: Mapping[str, Any],
     meaning: str,
     *,
-    default: str | Mapping[str, str] = "",
+    default: str | Mapping[str, Any] = "",
     is_table: bool = False,
 ) -> Any:
     """Declares a section whose `kind` picks its dataclass, or a table of such sections.
@@ -120,14 +120,17 @@ def kinds(
       table: maps each kind to something with a dataclass `Config`, usually a module. It is read
         when a config is, so that a kind can be added from outside.
       meaning: one line.
-      default: kind of the section; of a table, kinds by name.
+      default: kind of the section; of a table, kinds or sections by name.
       is_table: whether the value is a table of named sections.
     """
 
     def make() -> Any:
         if isinstance(default, str):
             return config_class(table, default)() if default else {}
-        return {name: config_class(table, kind)() for name, kind in default.items()}
+        return {
+            name: config_class(table, kind)() if isinstance(kind, str) else kind
+            for name, kind in default.items()
+        }
 
     about = About(meaning, kinds=table, is_table=is_table)
     return dataclasses.field(default_factory=make, metadata={_ABOUT: about})

@@ -116,6 +116,34 @@ def _objectives(config: Plain) -> Plain:
     return config | {"objectives": objectives}
 
 
+# Where the options of version 0.1 are now, by the beginning of their names.
+RENAMED = {
+    "config.knn": "config.evaluations.knn (and .proxies), its image_size is config.image_size",
+    "config.teacher": "config.roles.teacher",
+    "config.distill": "a role with follow='frozen' in config.roles",
+    "config.masking.hide": "config.roles.student.masked",
+    "config.augment.global_1": "config.augment.crops.global_1",
+    "config.augment.global_2": "config.augment.crops.global_2",
+    "config.augment.local": "config.augment.crops.local",
+    "config.optimizer.b1": "config.optimizer.adamw.b1",
+    "config.optimizer.b2": "config.optimizer.adamw.b2",
+    "config.optimizer.eps": "config.optimizer.adamw.eps",
+    "config.optimizer.momentum": "config.optimizer.sgd.momentum or config.optimizer.lars.momentum",
+    "config.optimizer.trust_coefficient": "config.optimizer.lars.trust_coefficient",
+    "config.objectives.dino.least_local_pairs": "config.objectives.dino.min_local_pairs",
+    "config.guard.measure": "config.guard.evaluation",
+    "config.probes.source": "config.probes.evaluation",
+}
+
+
+def rename_hint(place: str) -> str:
+    """What an option of version 0.1 is called now; "" if it is none."""
+    for old, new in RENAMED.items():
+        if place == old or place.startswith(f"{old}."):
+            return f"{old} of version 0.1 is {new} now"
+    return ""
+
+
 # One function per section that has changed; each gets and gives the whole config.
 SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (
     *upgrade_evaluations.SECTIONS,  # first: they read other sections as 0.1 wrote them

@@ -20,14 +20,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dino_jax.commands.command_line import add_switch, at_least
-from dino_jax.commands.config_command import (
-    ConfigArguments,
-    config_parser,
-    parse_with_config,
-    start_logging,
-)
+from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.sources import build_source
 from dino_jax.devices.libtpu_lock import find_lock
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor import machine, run
 from dino_jax.doctor.result import (
     Result,
@@ -39,7 +35,8 @@ from dino_jax.doctor.result import (
 )
 from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
-from dino_jax.step.recipe import build_recipe
+from dino_jax.run.check import check_config
+from dino_jax.run.whole_config import Config, parse_run
 
 
 def examine_host(expected: str) -> Iterator[Result]:
@@ -78,7 +75,7 @@ def examine_clocks() -> Result:
     return machine.check_clocks((gathered[:, 0] + gathered[:, 1] / 1e9).tolist())
 
 
-def examine_run(config: Any, need: float, seconds: float) -> Iterator[Result]:
+def examine_run(config: Config, workdir: str, need: float, seconds: float) -> Iterator[Result]:
     """The images, the config and the input of a run."""
     try:
         source = build_source(config.data)
@@ -86,12 +83,13 @@ def examine_run(config: Any, need: float, seconds: float) -> Iterator[Result]:
         yield Result("data", "FAIL", str(error), "give the data set in --config.data")
         return
     yield attempt("data", lambda: run.check_data(source, config.max_pixels))
-    yield (checked := attempt("config", lambda: run.check_config(config, len(source))))
+    yield (checked := attempt("config", lambda: run.examine_config(config, len(source), workdir)))
     if checked.level == "FAIL":
         return
 
     def measure() -> Result:
-        recipe = build_recipe(config, len(source))
+        mesh = make_mesh(config.runtime.fsdp)
+        recipe = check_config(config, len(source), mesh, workdir).recipe
         rate = run.measure_input(source, recipe, config, seconds)
         return run.check_input(rate, need, jax.process_count())
 
@@ -105,7 +103,9 @@ def examine(given: ConfigArguments) -> Iterator[Result]:
     if workdir := given.options.workdir:
         yield attempt("workdir", lambda: run.check_workdir(workdir))
     if given.config is not None:
-        yield from examine_run(given.config, given.options.need, given.options.seconds)
+        yield from examine_run(
+            given.config, workdir or "", given.options.need, given.options.seconds
+        )
 
 
 def begin(expected: str, distributed: bool) -> list[Result]:
@@ -140,7 +140,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     add("--platform", choices=["cpu", "gpu", "tpu"], help="what jax should use")
     add("--need", type=positive, default=0.0, help="images/s that all devices will take")
     add("--seconds", type=positive, default=5.0, help="how long to measure the input")
-    return parse_with_config(parser, argv, needs=())
+    return parse_run(parser, argv, needs=())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,15 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from dino_jax.config.section import section
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream, read_image
 from dino_jax.data.sources import ImageSource
-from dino_jax.devices.sharding import check_batch, make_mesh
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor.result import Result
-from dino_jax.run.runtime import RuntimeConfig
-from dino_jax.step.recipe import Recipe, build_recipe
+from dino_jax.run.check import check_config
+from dino_jax.run.whole_config import Config, in_todays_form, to_plain
+from dino_jax.step.recipe import Recipe
+from dino_jax.workdir.config_json import check_same_config
 from dino_jax.workdir.paths import absolute_path, is_remote, make_writable
 
 RESERVE = 1.2  # the input should deliver this many times what is needed
@@ -35,22 +36,22 @@ def check_workdir(workdir: str) -> Result:
     return Result("workdir", "OK", f"{absolute_path(workdir)} can be written")
 
 
-def check_config(config: Any, images: int) -> Result:
-    """Builds every part of a run that can be wrong, but no arrays.
+def examine_config(config: Config, images: int, workdir: str = "") -> Result:
+    """Checks a config as training does.
 
     Args:
-      config: the whole config.
-      images: number of images of the training set.
+      config: of the run.
+      images: number of training images.
+      workdir: of the run; "": a new one.
     """
     try:
-        section("config.runtime", config.runtime, RuntimeConfig)
         mesh = make_mesh(config.runtime.fsdp)
-        check_batch(config, mesh)
-        recipe = build_recipe(config, images)
-        recipe.make_step(mesh=mesh, gradient_dtype=config.runtime.gradient_dtype)
-        build_multi_crop(config.augment)
-    except ValueError as error:
+        checked = check_config(config, images, mesh, workdir)
+        if workdir:
+            check_same_config(workdir, to_plain(checked.config), in_todays_form)
+    except (ValueError, OSError) as error:
         return Result("config", "FAIL", str(error), "change the config or the override named here")
+    recipe = checked.recipe
     return Result(
         "config",
         "OK",

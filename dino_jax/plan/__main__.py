@@ -14,17 +14,14 @@ import jax
 from rich.console import Console
 
 from dino_jax.commands.command_line import add_switch, at_least, run_command
-from dino_jax.commands.config_command import (
-    ConfigArguments,
-    config_parser,
-    parse_with_config,
-    start_logging,
-)
-from dino_jax.devices.sharding import check_batch, make_mesh
+from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.plan import make_plan
 from dino_jax.plan.supply import known_supply
 from dino_jax.plan.table import plan_values, print_plans
 from dino_jax.plan.topology import open_slice
+from dino_jax.run.check import check_config
+from dino_jax.run.whole_config import parse_run
 
 IMAGENET_1K = 1_281_167  # training images
 
@@ -40,7 +37,7 @@ def plan(given: ConfigArguments) -> str:
     slices = [open_slice(name) for name in options.topology.split(",")]
     for tpu_slice in slices:  # all, before the first takes minutes
         mesh = make_mesh(config.runtime.fsdp, tpu_slice.devices)
-        check_batch(config, mesh)
+        check_config(config, options.images, mesh)
     supply = known_supply(config.augment)
     plans = [
         make_plan(config, options.images, tpu_slice, options.search, say) for tpu_slice in slices
@@ -68,7 +65,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     add_switch(parser, "--json", "print one JSON list instead of a table")
     needs = ("config", "topology")
     example = "dino-jax plan --config=vits16_vanilla --topology=v5e:4x4"
-    return parse_with_config(parser, argv, needs, example)
+    return parse_run(parser, argv, needs, example)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

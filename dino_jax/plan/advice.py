@@ -85,7 +85,7 @@ def batch_unit(config: Any, tpu_slice: Slice) -> int:
     Every pass has the same number, and groups of images that share a draw or a loss do not span
     hosts.
     """
-    groups = [section.get("group_size", 0) for section in config.objectives.values()]
+    groups = [getattr(section, "group_size", 0) for section in config.objectives.values()]
     if config.masking.probability:
         groups.append(config.masking.group_size)
     passes, per_host = config.accumulate_steps, len(tpu_slice.devices) // tpu_slice.hosts

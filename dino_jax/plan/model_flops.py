@@ -10,12 +10,16 @@ from typing import Any
 import jax
 from jax.extend import core
 
+from dino_jax.config.change import change
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.contractions import count_pairs
-from dino_jax.plan.program import abstract_batch, with_changes
+from dino_jax.plan.program import abstract_batch
+from dino_jax.run.whole_config import Config
 from dino_jax.step.recipe import build_recipe
+from dino_jax.weights.frozen import open_frozen
 
 
-def model_flops_per_image(config: Any, images: int) -> float:
+def model_flops_per_image(config: Config, images: int) -> float:
     """FLOPs of a train step per image, student and teacher, forward and backward.
 
     Args:
@@ -23,10 +27,14 @@ def model_flops_per_image(config: Any, images: int) -> float:
       images: number of images of the training set.
     """
     has_remat = hasattr(config.network.backbone, "remat")
-    plain = with_changes(config, {"network.backbone.remat": "none"}) if has_remat else config
-    recipe = build_recipe(plain, images)
+    plain = change(config, {"network.backbone.remat": "none"}) if has_remat else config
+    mesh = make_mesh(1, jax.devices()[:1])
+    frozen_roles = open_frozen(plain.roles)
+    recipe = build_recipe(plain, images, frozen_roles.networks)
     state = jax.eval_shape(recipe.init, jax.random.key(config.seed))
-    step = jax.make_jaxpr(recipe.make_step())(state, abstract_batch(plain, recipe, None))
+    frozen = frozen_roles.abstract(mesh, recipe.crop_shape)
+    batch = abstract_batch(plain, recipe, None)
+    step = jax.make_jaxpr(recipe.make_step())(state, batch, frozen)
     return count_flops(step.jaxpr) / config.batch_size
 
 

@@ -5,12 +5,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from dino_jax.config.change import change
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.advice import Changes, Largest, batch_unit, find_largest_batch, find_remedy
 from dino_jax.plan.bounds import Bounds, Work, compute_bounds
 from dino_jax.plan.model_flops import model_flops_per_image
-from dino_jax.plan.program import GIB, Program, compile_step, with_changes
+from dino_jax.plan.program import GIB, Program, compile_step
 from dino_jax.plan.topology import Slice
-from dino_jax.step.recipe import build_recipe
+from dino_jax.run.check import check_config
+from dino_jax.run.whole_config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Plan:
 
 
 def make_plan(
-    config: Any, images: int, tpu_slice: Slice, search: bool, say: Callable[[str], None]
+    config: Config, images: int, tpu_slice: Slice, search: bool, say: Callable[[str], None]
 ) -> Plan:
     """Compiles for a slice until all questions are answered; minutes of CPU time per program.
 
@@ -61,12 +64,13 @@ def make_plan(
       ValueError: as in dino_jax.train, if the config is inconsistent or does not fit the slice.
     """
     start = time.monotonic()
-    recipe = build_recipe(config, images)
+    mesh = make_mesh(config.runtime.fsdp, tpu_slice.devices)
+    recipe = check_config(config, images, mesh).recipe
     flops = model_flops_per_image(config, images)
     work = Work(flops, config.batch_size, recipe.steps_per_epoch, recipe.total_steps)
 
     def compile_changed(changes: Changes) -> Program:
-        program = compile_step(with_changes(config, changes), images, tpu_slice)
+        program = compile_step(change(config, changes), images, tpu_slice)
         say(describe_program(tpu_slice, config, changes, program))
         return program
 

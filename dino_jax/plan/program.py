@@ -12,7 +12,6 @@ from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import batch_layout
 from dino_jax.devices.sharding import (
     batch_sharding,
-    check_batch,
     jit_step,
     make_mesh,
     state_sharding,
@@ -21,7 +20,9 @@ from dino_jax.devices.sharding import (
 from dino_jax.plan.cost import Cost, module_cost
 from dino_jax.plan.hlo import parse_module
 from dino_jax.plan.topology import GIB, Slice
-from dino_jax.step.recipe import Recipe, build_recipe
+from dino_jax.run.check import check_config
+from dino_jax.run.whole_config import Config
+from dino_jax.step.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Program:
     seconds: float
 
 
-def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
+def lower_step(config: Config, images: int, devices: Any) -> tuple[Any, float]:
     """Lowers the step.
 
     Args:
@@ -58,24 +59,20 @@ def lower_step(config: Any, images: int, devices: Any) -> tuple[Any, float]:
     Raises:
       ValueError: as in dino_jax.train, if the config is inconsistent or does not fit the devices.
     """
-    frozen = sorted(name for name, role in config.roles.items() if role.follow == "frozen")
-    if frozen:
-        raise ValueError(
-            f"frozen roles cannot be planned yet: plan a config without {frozen} and add the "
-            "weights of each and one forward pass over the crops that it sees"
-        )
     mesh = make_mesh(config.runtime.fsdp, devices)
-    check_batch(config, mesh)
-    recipe = build_recipe(config, images)
+    config, recipe, step, frozen_roles = check_config(config, images, mesh)
     abstract = jax.eval_shape(recipe.init, jax.random.key(config.seed))
     shardings = state_sharding(mesh, abstract)
-    step = recipe.make_step(config.runtime.log_every_steps, mesh, config.runtime.gradient_dtype)
+    frozen = frozen_roles.abstract(mesh, recipe.crop_shape)
     batch = abstract_batch(config, recipe, batch_sharding(mesh))
-    lowered = jit_step(step, mesh, shardings).lower(with_sharding(abstract, shardings), batch)
-    return lowered, state_bytes(abstract, shardings)
+    state = with_sharding(abstract, shardings)
+    lowered = jit_step(step, mesh, shardings).lower(state, batch, frozen)
+    return lowered, state_bytes((state, frozen))
 
 
-def abstract_batch(config: Any, recipe: Recipe, sharding: Any) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract_batch(
+    config: Config, recipe: Recipe, sharding: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the batch that the step of a config takes."""
     layout = batch_layout(build_multi_crop(config.augment), recipe.masking, config.batch_size)
     del layout["unreadable"]  # stays on the host
@@ -85,14 +82,13 @@ def abstract_batch(config: Any, recipe: Recipe, sharding: Any) -> dict[str, jax.
     }
 
 
-def state_bytes(abstract: Any, shardings: Any) -> float:
-    """Bytes of a state on one device."""
-    sizes = jax.tree.map(
-        lambda leaf, sharding: np.prod(sharding.shard_shape(leaf.shape)) * itemsize(leaf.dtype),
-        abstract,
-        shardings,
-    )
-    return float(sum(jax.tree.leaves(sizes)))
+def state_bytes(placed: Any) -> float:
+    """Bytes of abstract arrays with shardings on one device."""
+    sizes = [
+        np.prod(leaf.sharding.shard_shape(leaf.shape)) * itemsize(leaf.dtype)
+        for leaf in jax.tree.leaves(placed)
+    ]
+    return float(sum(sizes))
 
 
 def itemsize(dtype: Any) -> int:
@@ -100,7 +96,7 @@ def itemsize(dtype: Any) -> int:
     return 8 if jax.numpy.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
 
 
-def compile_step(config: Any, images: int, tpu_slice: Slice) -> Program:
+def compile_step(config: Config, images: int, tpu_slice: Slice) -> Program:
     """Compiles the step of a config for a slice; minutes of CPU time.
 
     Raises:
@@ -135,10 +131,3 @@ def needed_memory(message: str) -> float | None:
         return None
     number, unit = (found[1], found[2]) if found[1] else (found[3], found[4])
     return float(number) * GIB * 1024.0 ** ("KMGT".index(unit) - 2)
-
-
-def with_changes(config: Any, changes: dict[str, Any]) -> Any:
-    """A copy of a config with other values, {"runtime.fsdp": 4, …}."""
-    changed = config.copy_and_resolve_references()
-    changed.update_from_flattened_dict(changes)
-    return changed

@@ -16,6 +16,7 @@ import jax
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dino_jax.config.change import change
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import GUARD_JSON
 from dino_jax.workdir.paths import absolute_path, write_atomically
@@ -50,10 +51,9 @@ def with_lowered_rates(whole_config: Any, workdir: epath.PathLike) -> Any:
     roll_backs = len(read_guard(absolute_path(workdir))["roll_backs"])
     if not roll_backs:
         return whole_config
-    lowered: Any = whole_config.copy_and_resolve_references()
-    for name in ("lr", "min_lr"):
-        lowered.optimizer[name] *= rate_factor(whole_config.guard, roll_backs)
-    return lowered
+    factor, optimizer = rate_factor(whole_config.guard, roll_backs), whole_config.optimizer
+    rates = {"optimizer.lr": optimizer.lr * factor, "optimizer.min_lr": optimizer.min_lr * factor}
+    return change(whole_config, rates)
 
 
 def repeat_after_roll_backs(run: Callable[[], int]) -> int:

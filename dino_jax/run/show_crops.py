@@ -15,13 +15,9 @@ from functools import partial
 from etils import epath
 
 from dino_jax.commands.command_line import at_least, run_command
-from dino_jax.commands.config_command import (
-    ConfigArguments,
-    config_parser,
-    parse_with_config,
-    start_logging,
-)
+from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.preview import draw_preview
+from dino_jax.run.whole_config import parse_run
 
 
 def show(given: ConfigArguments) -> str:
@@ -41,7 +37,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     parser.add_argument("--out", help="PNG file to write, local or gs://")
     parser.add_argument("--images", type=at_least(1), default=8, help="how many images")
     example = "dino-jax show --config=quickstart --out=sheet.png"
-    return parse_with_config(parser, argv, ("config", "out"), example)
+    return parse_run(parser, argv, ("config", "out"), example)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

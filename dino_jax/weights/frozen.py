@@ -11,8 +11,10 @@ from functools import partial
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh
 
+from dino_jax.config.change import change
 from dino_jax.config.upgrade import upgrade
 from dino_jax.devices.sharding import state_sharding, with_sharding
 from dino_jax.models.build import build_network, read_network_config
@@ -51,11 +53,14 @@ class FrozenNetwork:
           OSError: if the checkpoint cannot be read.
           ValueError: if it does not belong to the config.json beside it.
         """
+        abstract = self.abstract(mesh, crop_shape)
+        return checkpointing.load_network(self.path, abstract, self.step, self.role)
+
+    def abstract(self, mesh: Mesh, crop_shape: tuple[int, int, int]) -> Variables:
+        """Shapes of the variables, with their shardings; the arguments are those of `load`."""
         init = partial(init_variables, self.network, crop_shape)
         abstract = jax.eval_shape(init, jax.random.key(0))
-        return checkpointing.load_network(
-            self.path, with_sharding(abstract, state_sharding(mesh, abstract)), self.step, self.role
-        )
+        return with_sharding(abstract, state_sharding(mesh, abstract))
 
 
 @dataclass(frozen=True)
@@ -77,30 +82,38 @@ class FrozenRoles:
             for name, each in self.found.items()
         )
 
+    def fill_steps(self, config: Any) -> Any:
+        """The whole config with the checkpoint of every frozen role."""
+        return change(config, {f"roles.{name}.step": x.step for name, x in self.found.items()})
+
+    def abstract(self, mesh: Mesh, crop_shape: tuple[int, int, int]) -> dict[str, Variables]:
+        """Shapes of what `load` gives, with their shardings."""
+        return {name: each.abstract(mesh, crop_shape) for name, each in self.found.items()}
+
     def load(self, mesh: Mesh, crop_shape: tuple[int, int, int]) -> dict[str, Variables]:
         """Variables by role, as `FrozenNetwork.load` reads them."""
         return {name: each.load(mesh, crop_shape) for name, each in self.found.items()}
 
 
-def open_frozen(config: Any, workdir: str) -> FrozenRoles:
-    """Finds the networks of the frozen roles of `config.roles`.
+def open_frozen(roles: Any, workdir: epath.PathLike = "") -> FrozenRoles:
+    """Finds the networks of the frozen roles.
 
     Without a `step` it is the newest checkpoint; a workdir that was started with that one stays
     with it, also when the other run has continued since.
 
     Args:
-      config: the whole config; the `step` of frozen roles is filled in.
-      workdir: of the run that learns.
+      roles: `config.roles`, sections by name.
+      workdir: of the run that learns; "": a new one.
 
     Raises:
       OSError: if there is no such run or checkpoint.
       ValueError: if it is a file of weights, which have no heads.
     """
-    frozen = {name: role for name, role in config.roles.items() if role.follow == "frozen"}
+    frozen = {name: role for name, role in roles.items() if role.follow == "frozen"}
     return FrozenRoles({name: _open(name, role, workdir) for name, role in frozen.items()})
 
 
-def _open(name: str, config: Any, workdir: str) -> FrozenNetwork:
+def _open(name: str, config: Any, workdir: epath.PathLike) -> FrozenNetwork:
     where, path = f"config.roles.{name}.path", config.path
     if not path:
         raise ValueError(f"{where} is empty; a frozen role needs the workdir of a run of dino_jax")
@@ -112,15 +125,17 @@ def _open(name: str, config: Any, workdir: str) -> FrozenNetwork:
     file = absolute_path(path) / CONFIG_JSON
     if not file.exists():
         raise FileNotFoundError(f"{where} ({path}) is not the workdir of a run: no {CONFIG_JSON}")
-    if config.step is None:
-        earlier = _step_of_earlier_start(name, workdir)
-        config.step = _newest_step(where, path) if earlier is None else earlier
+    step = config.step
+    if step is None:
+        step = _step_of_earlier_start(name, workdir)
+    if step is None:
+        step = _newest_step(where, path)
     network = build_network(read_network_config(json.loads(file.read_text())))
     role = checkpointing.evaluated_role(path)
-    return FrozenNetwork(path, role, config.step, network)
+    return FrozenNetwork(path, role, step, network)
 
 
-def _step_of_earlier_start(name: str, workdir: str) -> int | None:
+def _step_of_earlier_start(name: str, workdir: epath.PathLike) -> int | None:
     """`step` of a role in the workdir's own config.json; None for a new workdir."""
     file = absolute_path(workdir) / CONFIG_JSON
     if not file.exists():

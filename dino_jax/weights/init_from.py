@@ -20,8 +20,10 @@ from dino_jax.models.backbone import Backbone, ImplicitSettings
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.step.train_state import TrainState, Variables
 from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, take_part
+from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.torch_names import Path
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.paths import absolute_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +79,36 @@ class FirstWeights:
         centers = {name: {"center": center} for name, center in self.centers.items()}
         centers = _place(centers, shardings.objectives)
         return jax.jit(init_all, out_shardings=shardings)(rng, variables, centers)
+
+
+def check_init_from(config: Any, workdir: epath.PathLike) -> None:
+    """Checks that there is what `config.init_from` names, unless the workdir has checkpoints.
+
+    Args:
+      config: the section.
+      workdir: of the run; "": a new one.
+
+    Raises:
+      OSError: if there is no such file, run or checkpoint.
+    """
+    if not config.path or (workdir and checkpointing.checkpoint_steps(workdir)):
+        return
+    where = f"config.init_from.path ({config.path})"
+    if config.path.endswith(SUFFIXES):
+        if not absolute_path(config.path).exists():
+            raise FileNotFoundError(f"{where} does not exist")
+        return
+    steps = checkpointing.checkpoint_steps(config.path)
+    if not steps:
+        raise FileNotFoundError(
+            f"{where} has no checkpoints; give the workdir of a run, an import, or a file that "
+            f"ends in one of {', '.join(SUFFIXES)}"
+        )
+    if config.step is not None and config.step not in steps:
+        raise FileNotFoundError(
+            f"config.init_from.step ({config.step}) is not a checkpoint of {config.path}; steps "
+            f"found: {sorted(steps)}"
+        )
 
 
 def load_first_weights(

@@ -1,9 +1,10 @@
 """The directory of a run and its config.json, which refuses another config."""
 
+import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,7 +21,11 @@ CHANGEABLE = frozenset({"runtime", "profile", "probes"})
 _NOTHING = object()  # stands for an entry that one of two configs lacks
 
 
-def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
+def open_workdir(
+    workdir: epath.PathLike,
+    config: ConfigDict | Mapping[str, Any],
+    in_todays_form: Callable[[dict[str, Any]], dict[str, Any]] = lambda existing: existing,
+) -> epath.Path:
     """Creates `workdir` with its config.json, or checks that it belongs to the same config.
 
     Process 0 writes; all processes check. Sections of CHANGEABLE may differ from those of the
@@ -29,6 +34,7 @@ def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     Args:
       workdir: Local path or gs://.
       config: The full config of this run.
+      in_todays_form: Makes the config.json of an earlier version comparable.
 
     Returns:
       The directory; absolute if local.
@@ -42,15 +48,33 @@ def open_workdir(workdir: epath.PathLike, config: ConfigDict) -> epath.Path:
     path = absolute_path(workdir)
     if jax.process_index() == 0:
         make_writable(path)
-    existing = _read_config(path / CONFIG_JSON)
-    if existing is not None:
-        _require_same_config(existing, json.loads(text), path)
+    existing = check_same_config(path, config, in_todays_form)
     if jax.process_index() == 0 and existing != json.loads(text):
         write_atomically(path / CONFIG_JSON, text)
     return path
 
 
-def config_to_json(config: ConfigDict | FrozenConfigDict | Mapping[str, Any]) -> str:
+def check_same_config(
+    workdir: epath.PathLike,
+    config: ConfigDict | Mapping[str, Any],
+    in_todays_form: Callable[[dict[str, Any]], dict[str, Any]] = lambda existing: existing,
+) -> dict[str, Any] | None:
+    """Checks that a workdir, if it has a config.json, belongs to a config, see `open_workdir`.
+
+    Returns:
+      What the file holds; None if there is none.
+
+    Raises:
+      ValueError: as `open_workdir`.
+    """
+    existing = read_config_json(workdir)
+    if existing is not None:
+        ours = json.loads(config_to_json(config))
+        _require_same_config(in_todays_form(existing), ours, absolute_path(workdir))
+    return existing
+
+
+def config_to_json(config: Any) -> str:
     """The config as strict JSON, sorted and indented; the same text for equal configs.
 
     Tuples become lists, references their values, numpy numbers plain ones, paths strings, and
@@ -79,8 +103,13 @@ def describe_overrides(default: ConfigDict, config: ConfigDict) -> list[str]:
     ]
 
 
-def _read_config(path: epath.Path) -> dict[str, Any] | None:
-    """The config.json of the workdir, or None if it has none."""
+def read_config_json(workdir: epath.PathLike) -> dict[str, Any] | None:
+    """The config.json of a workdir, or None if it has none.
+
+    Raises:
+      ValueError: if it is damaged.
+    """
+    path = absolute_path(workdir) / CONFIG_JSON
     if not path.exists():
         return None
     try:
@@ -138,6 +167,8 @@ def _show(value: Any) -> str:
 
 def _plain(value: Any, name: str) -> Any:
     """`value` as dicts, lists, strings, numbers, booleans and None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
     if isinstance(value, ConfigDict | FrozenConfigDict | Mapping):
         return {str(key): _plain(x, f"{name}.{key}") for key, x in _items(value, name)}
     if isinstance(value, list | tuple):
