@@ -13,7 +13,7 @@ from dino_jax.config.section import UnknownNameError, kinds, named, option, sect
 from dino_jax.config.upgrade import FORMAT, rename_hint, upgrade
 from dino_jax.data.masking import MaskingConfig
 from dino_jax.data.multi_crop import AugmentConfig
-from dino_jax.data.sources import SourceConfig
+from dino_jax.data.sources import ImagesConfig
 from dino_jax.evaluation.online import proxies
 from dino_jax.evaluation.online.build import EVALUATIONS
 from dino_jax.models.build import NetworkConfig
@@ -37,7 +37,7 @@ class Config:
     accumulate_steps: int = option(1, "passes per update", at_least=1)
     epochs: float = option(100.0, "length of the run", above=0)
     steps_per_epoch: int = option(0, "updates; 0: images // batch_size", at_least=0)
-    data: SourceConfig = option(SourceConfig(), "training images")
+    data: ImagesConfig = option(ImagesConfig(), "training images")
     max_pixels: int = option(
         178_956_970, "larger images count as unreadable (Pillow's own limit)", at_least=1
     )

@@ -69,8 +69,8 @@ def check_same_config(
     """
     existing = read_config_json(workdir)
     if existing is not None:
-        ours = json.loads(config_to_json(config))
-        _require_same_config(in_todays_form(existing), ours, absolute_path(workdir))
+        theirs, ours = (json.loads(config_to_json(x)) for x in (in_todays_form(existing), config))
+        _require_same_config(theirs, ours, absolute_path(workdir))
     return existing
 
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from dino_jax.config.change import change
 from dino_jax.data.sources import build_source
 from dino_jax.doctor import run
+from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 
 
@@ -63,10 +65,9 @@ def test_some_unreadable_images_warn_and_only_unreadable_ones_fail():
 
 
 def test_the_config_is_built_for_these_devices():
-    config = quickstart.get_config()
-    assert "steps of 64 images" in run.check_config(config, 1438).text
-    config.accumulate_steps = 3
-    bad = run.check_config(config, 1438)
+    config = read_config(quickstart.get_config())
+    assert "steps of 64 images" in run.examine_config(config, 1438).text
+    bad = run.examine_config(change(config, {"accumulate_steps": 3}), 1438)
     assert bad.level == "FAIL" and "try --config.batch_size=" in bad.text
 
 
