@@ -94,7 +94,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 save_every_steps=runtime.save_every_steps,
                 keep=runtime.keep_checkpoints,
                 keep_last_of_every=instruments.guard.every_steps,
-                favourite=best,
+                keep_also=best,
             )
             state, resumed = checkpointing.restore_or_init(
                 checkpoints,
@@ -148,15 +148,15 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 if stop:
                     break
             journal.finish(checkpoints.all_steps())
-        journal.progress.say(farewell(interruption.requested, int(state.step), recipe, folder))
+        journal.progress.say(last_line(interruption.requested, int(state.step), recipe, folder))
         return interruption.exit_code
 
 
-def farewell(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
+def last_line(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
     if signal_name:
         return (
             f"{signal_name}: saved step {step} of {recipe.total_steps} in {folder}; "
-            "the same command goes on"
+            "the same command continues"
         )
     return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
 

@@ -95,8 +95,8 @@ status() {
     *"exit 0") meaning="exit code 0: done" ;;
     *"exit 1") meaning="exit code 1: given up, see the log; the same command would end the same way" ;;
     *"exit 2") meaning="exit code 2: wrong usage, see the log" ;;
-    *"exit 75") meaning="exit code 75: preempted, or another VM was lost; train goes on" ;;
-    *"exit 130") meaning="exit code 130: stopped and saved; train goes on" ;;
+    *"exit 75") meaning="exit code 75: preempted, or another VM was lost; train continues" ;;
+    *"exit 130") meaning="exit code 130: stopped and saved; train continues" ;;
     *exit*) meaning="exit code ${now##* }: died; train continues from the last checkpoint" ;;
     *lost) meaning="died without an exit code; train continues from the last checkpoint" ;;
     *ready) meaning="set up, never started: use train" ;;

@@ -181,7 +181,7 @@ def test_an_interrupted_run_is_saved_and_resumes_bitwise(
     saved = checkpoint_steps(tmp_path)[-1]
     assert 3 <= saved < STEPS
     assert finished.out.splitlines()[-1] == (
-        f"{number}: saved step {saved} of {STEPS} in {tmp_path}; the same command goes on"
+        f"{number}: saved step {saved} of {STEPS} in {tmp_path}; the same command continues"
     )
     assert run(*arguments).code == 0
     same_state(tmp_path, whole[0])

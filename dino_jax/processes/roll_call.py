@@ -103,7 +103,7 @@ class _Roll:
         except _RefusedError:
             raise
         except (OSError, ValueError, KeyError, TypeError):  # gone, or not one of our processes
-            self._strike(line)
+            self._remove(line)
             return False
         return True
 
@@ -146,7 +146,7 @@ class _Roll:
             )
         return None
 
-    def _strike(self, line: Line) -> None:
+    def _remove(self, line: Line) -> None:
         for process, known in list(self.lines.items()):
             if known is line:
                 del self.lines[process], self.present[process]

@@ -8,8 +8,8 @@ the released files of DINO and DINOv2; --heads adds the projection heads, as in 
 training runs. With --names=huggingface config.json is written beside FILE; --out=DIR makes
 DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
 
-What was written is read again and checked: all numbers are the same, and so are the features of
-random images.
+The file is read back and checked: all numbers are the same, and so are the features of random
+images.
 """
 
 import argparse
@@ -42,11 +42,11 @@ from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
 NAMES = ("official", "huggingface")
-TOLERANCE = 1e-5  # of the features that are checked; they are of order 1
+TOLERANCE = 1e-5  # largest deviation of the checked features, which are of order 1
 
 
 class Trained(NamedTuple):
-    """What is exported: a network, its float32 variables, and the licence of those."""
+    """Content of an export: a network, its float32 variables, and their license."""
 
     title: str
     network: Network
@@ -64,14 +64,14 @@ def export_weights(
       out: .safetensors or .pth; for "huggingface" also a folder.
       names: one of `NAMES`.
       heads: whether to write the projection heads, too; "official" only.
-      step: of a checkpoint in a workdir; None: the newest.
+      step: checkpoint of a workdir; None: the newest.
 
     Returns:
       Lines that say what was written and checked.
 
     Raises:
       OSError: if there is no such model, or the file cannot be written.
-      ValueError: if the file exists or has an unknown suffix, or the names have no place for the
+      ValueError: if the file exists or has an unknown suffix, or the names cannot express the
         network.
     """
     target = _target(out, names)
@@ -79,7 +79,7 @@ def export_weights(
     nameless = heads_without_names(trained.variables) if heads else []
     exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
     if heads and (names == "huggingface" or not exported):
-        raise ValueError(f"--heads: {trained.title} has no heads that {names} names know")
+        raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
     trained = _with_heads(trained, exported)
     tensors, config, lines = _rename(trained, names)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -96,10 +96,10 @@ def export_weights(
         raise
     return [
         f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",
-        *(f"left out: head {name}, {names} names know no such head" for name in nameless),
+        *(f"left out: head {name}, {names} names have no such head" for name in nameless),
         *lines,
         *checked,
-        f"licence of the weights: {trained.licence}",
+        f"license of the weights: {trained.licence}",
     ]
 
 
@@ -112,7 +112,7 @@ def _target(out: str, names: str) -> epath.Path:
     written = [path, path.parent / CONFIG_JSON] if names == "huggingface" else [path]
     for file in written:
         if file.exists():
-            raise ValueError(f"--out={out}: {file} exists already; choose a new place")
+            raise ValueError(f"--out={out}: {file} already exists; choose a new place")
     return path
 
 
@@ -123,7 +123,7 @@ def _open_trained(model: str, step: int | None) -> Trained:
     workdir = absolute_path(model)
     file = workdir / CONFIG_JSON
     if not file.exists():
-        raise FileNotFoundError(f"{workdir} is no workdir of a run: it has no {CONFIG_JSON}")
+        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no {CONFIG_JSON}")
     config = json.loads(file.read_text())
     variables, step = checkpointing.read_network(workdir, step)
     network = build_network(dataclasses.replace(read_network_config(config), dtype="float32"))
@@ -145,16 +145,16 @@ def _with_heads(trained: Trained, heads: list[str]) -> Trained:
 
 
 def _licence(config: dict[str, Any]) -> str:
-    """That of an import, or what a run's own config says about it."""
+    """License of an import, or the one that a run's own config implies."""
     if "imported" in config:
         return config["imported"]["licence"]
     sources = [config["init_from"], *config["roles"].values()]
     given = [source["path"] for source in sources if source["path"]]
-    return "yours to choose" + (f", but mind that of {' and '.join(given)}" if given else "")
+    return "yours to choose" + (f", but respect that of {' and '.join(given)}" if given else "")
 
 
 def _rename(trained: Trained, names: str):
-    """Tensors, a config.json or None, and lines about what the names cannot say."""
+    """Tensors, a config.json or None, and lines about settings that the names do not carry."""
     tensors = to_torch(trained.variables)
     if len(trained.variables["params"]) == 1:  # as in released files
         tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
@@ -168,7 +168,7 @@ def _rename(trained: Trained, names: str):
 
 def _write(tensors: dict[str, np.ndarray], target: epath.Path, licence: str) -> None:
     if target.suffix == ".safetensors":
-        # transformers want to be told that the layouts are those of torch ("pt").
+        # transformers needs to be told that the layouts are those of torch ("pt").
         target.write_bytes(save(tensors, metadata={"format": "pt", "licence": licence}))
         return
     try:
@@ -182,10 +182,10 @@ def _write(tensors: dict[str, np.ndarray], target: epath.Path, licence: str) -> 
 
 
 def _check(trained: Trained, target: epath.Path) -> list[str]:
-    """Reads the file as an import would and compares numbers and features of random images.
+    """Reads the file like an import and compares numbers and features of random images.
 
     Raises:
-      ValueError: if a number is another one, or the features of the same network are.
+      ValueError: if a number differs, or the features of the same network do.
     """
     backbone: Backbone = trained.network.backbone
     again = read_network(target, num_heads=backbone.implicit.num_heads)
@@ -194,7 +194,7 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
     wrong = ours.keys() ^ theirs.keys()
     wrong |= {x for x in ours.keys() & theirs.keys() if not np.array_equal(ours[x], theirs[x])}
     if wrong:
-        raise ValueError(f"{target} was not read as it was written: {sorted(wrong)}")
+        raise ValueError(f"{target} does not read back as it was written: {sorted(wrong)}")
     height, width = backbone.implicit.image_size or (64, 64)
     shape = (2, height, width, backbone.in_channels)
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
@@ -208,7 +208,7 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
     if ours != theirs:
         return [
             *lines,
-            f"mind: this model has norm_epsilon {ours}, the code with these names {theirs}: that "
+            f"note: this model has norm_epsilon {ours}, the code with these names {theirs}: that "
             "is the difference",
         ]
     if not deviation <= TOLERANCE:

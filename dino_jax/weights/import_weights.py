@@ -6,7 +6,7 @@
 FILE is .safetensors, or .pth, .pt or .bin (read without torch, and without executing anything in
 it), with the names of the official DINO and DINOv2 code, of Hugging Face's ViTModel, Dinov2Model
 and Dinov2WithRegistersModel, or of timm's ViTs. All sizes are read off the tensors; config.json,
-preprocessor_config.json and README.md beside FILE say the rest, if they are there. Every tensor is
+preprocessor_config.json and README.md beside FILE supply the rest, if they exist. Every tensor is
 accounted for, or the import fails with the list of those that are not.
 
 DIR then takes the place of a workdir: dino_jax.load(DIR), config.init_from.path,
@@ -45,15 +45,15 @@ def import_weights(
       out: the folder, local or gs://; it must be new or empty.
       role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
       num_heads: attention heads; None: as found beside the file, or 64 channels each.
-      licence: of the weights; "": as found.
+      licence: license of the weights; "": as found.
 
     Returns:
-      Lines that say what was imported, assumed and left out.
+      Lines about what was imported, assumed and left out.
 
     Raises:
-      OSError: if the file cannot be read or the folder not be written.
-      ValueError: if the file holds no network that is known, a tensor of it is missing, left over
-        or of another shape (lists all of them), or the folder holds something.
+      OSError: if the file cannot be read or the folder cannot be written.
+      ValueError: if the file holds no known network, a tensor of it is missing, left over
+        or of another shape (lists all of them), or the folder is not empty.
     """
     folder = absolute_path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -62,7 +62,7 @@ def import_weights(
     write_network(network, folder, str(file))
     return [
         *network.lines,
-        f"  licence of the weights: {network.licence}",
+        f"  license of the weights: {network.licence}",
         f"written: {folder}; use it like the workdir of a run",
     ]
 
@@ -71,9 +71,9 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
     """Writes a folder with a checkpoint of step 0, config.json and LICENSE.txt.
 
     Args:
-      network: to write.
+      network: network to write.
       folder: new or empty.
-      source: where it comes from, to be kept.
+      source: origin of the weights, to be recorded.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"networks": {"teacher": network.variables}}
@@ -83,14 +83,14 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
     with checkpointing.closing(checkpoints):
         checkpointing.save(checkpoints, 0, state, force=True)
     (folder / LICENSE_TXT).write_text(
-        f"Weights imported from {source}\nLicence of the weights: {network.licence}\n"
+        f"Weights imported from {source}\nLicense of the weights: {network.licence}\n"
     )
     config = {
         "network": network.config,
         "image_size": network.image_size,
         "imported": {"file": source, "licence": network.licence, "lines": network.lines},
     }
-    # Last: a folder without it is no model yet.
+    # Last: a folder without it is not a model yet.
     write_atomically(folder / CONFIG_JSON, config_to_json(config))
 
 
@@ -100,9 +100,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("file", help=f"file of weights: {', '.join(SUFFIXES)}")
     add("--out", required=True, help="new folder, local or gs://")
-    add("--network", default="", choices=["teacher", "student"], help="of a training checkpoint")
+    add(
+        "--network",
+        default="",
+        choices=["teacher", "student"],
+        help="network of a training checkpoint",
+    )
     add("--num-heads", type=int, help="attention heads; default: 64 channels each")
-    add("--license", default="", help="of the weights, where it cannot be found beside the file")
+    add("--license", default="", help="license of the weights, if not found beside the file")
     return parser.parse_args(argv)
 
 

@@ -41,12 +41,12 @@ class InitFromConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FirstWeights:
-    """What the networks of a run start from instead of random numbers.
+    """Initial weights for the networks of a run, instead of random numbers.
 
     Attributes:
       variables: NumPy arrays of the parts that are imported; {} for none.
-      centers: [K] by objective, of those that are imported.
-      lines: that say what was imported and what was not.
+      centers: [K] imported centers by objective.
+      lines: lines for the console about what was imported and what was not.
     """
 
     variables: Variables = dataclasses.field(default_factory=dict)
@@ -56,12 +56,12 @@ class FirstWeights:
     def init(
         self, init: Callable[[jax.Array], TrainState], rng: jax.Array, shardings: TrainState
     ) -> TrainState:
-        """First state on the mesh; what is imported replaces random numbers in every network.
+        """First state on the mesh; imported weights replace random numbers in every network.
 
         Args:
-          init: of a state with random networks.
+          init: makes a state with random networks.
           rng: base key of the run.
-          shardings: of the state.
+          shardings: shardings of the state.
         """
 
         def init_all(rng: jax.Array, imported: Variables, centers: Variables) -> TrainState:
@@ -119,8 +119,8 @@ def load_first_weights(
     Args:
       config: the section `init_from`: path, step, heads.
       abstract: the state of the run, as shapes.
-      backbone: module of the run.
-      workdir: of the run.
+      backbone: backbone module of the run.
+      workdir: workdir of the run.
 
     Raises:
       OSError: if there is no such file or checkpoint, or it cannot be read.
@@ -174,13 +174,13 @@ def _check_attention_heads(source: Source, ours: ImplicitSettings) -> None:
 
 
 def _name_differences(source: Source, ours: ImplicitSettings) -> list[str]:
-    """Lines about what changes the features although all shapes match."""
+    """Lines about settings that change the features although all shapes match."""
     lines = []
     for name in ("position_kernel", "norm_epsilon"):
         here, there = getattr(ours, name), getattr(source.implicit, name)
         if None not in (here, there) and here != there:
             line = (
-                f"            mind: {name} is {here!r} here, {there!r} where the weights are from"
+                f"            note: {name} is {here!r} here, {there!r} where the weights are from"
             )
             lines.append(line)
     return lines
@@ -202,9 +202,9 @@ def _fit_positions(
         return variables, []
     if theirs[0] * theirs[1] != count:
         raise ValueError(
-            f"the position table of {source.title} has {count} patches, which is no square, and "
+            f"the position table of {source.title} has {count} patches, which is not a square, and "
             f"the network has {grid[0]} x {grid[1]}: give network.backbone.image_size the size "
-            "that the table was made for"
+            "for which the table was made"
         )
     resized = resize_position_embedding(jnp.asarray(table), theirs, grid, image_size, kernel)
     flat[POSITIONS] = np.asarray(resized)
@@ -249,7 +249,7 @@ def _import_centers(
 
 
 def _fullest(networks: dict[str, Variables]) -> Variables:
-    """Those of the role that learns: it has all heads, others may lack some."""
+    """Variables of the role that learns: it has all heads, others may lack some."""
     return max(networks.values(), key=lambda tree: len(tree["params"]))
 
 

@@ -37,10 +37,10 @@ class Model:
     """A frozen backbone; methods take images and compile once per shape.
 
     Images are [B, H, W, 3] uint8 of any size, or a list of paths, Pillow images or [H, W, 3] uint8
-    arrays, which `preprocess` makes a batch of.
+    arrays, of which `preprocess` makes a batch.
 
     Attributes:
-      title: where it comes from.
+      title: origin of the weights.
       network: the backbone, without heads.
       variables: its float32 variables.
       image_size: S, pixels that `preprocess` gives by default.
@@ -76,8 +76,8 @@ class Model:
           [B, S, S, 3] uint8.
 
         Raises:
-          OSError: if a file is not there.
-          ValueError: if there are no images, or one is no image.
+          OSError: if a file does not exist.
+          ValueError: if there are no images, or one is not an image.
         """
         if isinstance(images, str) or not len(images):
             raise ValueError(f"expected a list of at least one image, got {images!r}")
@@ -102,11 +102,11 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
       path: workdir of a run (its teacher), folder of `dino-jax import`, or file
         of weights, as `weights_file.read_network` takes it. The sizes of a file are read off its
         tensors.
-      step: of a checkpoint in a workdir; None: the newest.
+      step: checkpoint of a workdir; None: the newest.
 
     Raises:
       OSError: if there is no such workdir, checkpoint or file.
-      ValueError: if it holds no backbone that is known.
+      ValueError: if it holds no known backbone.
     """
     if not str(path).endswith(SUFFIXES):
         return _load_run(absolute_path(path), step)
@@ -120,8 +120,8 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
     file = workdir / CONFIG_JSON
     if not file.exists():
         raise FileNotFoundError(
-            f"{workdir} is no workdir of a run (it has no {CONFIG_JSON}) and no file of weights "
-            f"({', '.join(SUFFIXES)})"
+            f"{workdir} is neither the workdir of a run (it has no {CONFIG_JSON}) nor a "
+            f"file of weights ({', '.join(SUFFIXES)})"
         )
     config = json.loads(file.read_text())
     network = build_network(dataclasses.replace(read_network_config(config), heads={}))

@@ -1,4 +1,4 @@
-"""Where weights come from: the teacher of a run of dino_jax, or a file of another code base."""
+"""Sources of weights: the teacher of a run of dino_jax, or a file of another code base."""
 
 import json
 from typing import Any, Protocol
@@ -25,15 +25,15 @@ class Source(Protocol):
     """Weights of one network.
 
     Attributes:
-      title: what it is, for the console.
-      implicit: what its shapes do not show.
+      title: description for the console.
+      implicit: settings that its shapes do not show.
     """
 
     title: str
     implicit: ImplicitSettings
 
     def parts(self) -> set[str]:
-        """Names of what it holds: "backbone", "heads_dino" …"""
+        """Names of its parts: "backbone", "heads_dino" …"""
         ...
 
     def positions(self) -> int | None:
@@ -57,8 +57,8 @@ def open_source(path: str, step: int | None, like: Variables) -> Source:
     """Opens a file of weights or a workdir of dino_jax, by the suffix of `path`.
 
     Args:
-      path: of the file or directory.
-      step: of a checkpoint in a workdir; None: the newest.
+      path: path of the file or directory.
+      step: checkpoint of a workdir; None: the newest.
       like: variables of the network that the weights are for; it gives names to the heads of a
         file.
 
@@ -154,7 +154,7 @@ def take_part(variables: Variables, name: str) -> Variables:
 
 
 def _read_implicit(config_json: epath.Path) -> ImplicitSettings:
-    """What the config of a run or an import says about its backbone."""
+    """Settings of the backbone in the config of a run or an import."""
     if not config_json.exists():
         return ImplicitSettings()
     config = read_network_config(json.loads(config_json.read_text()))

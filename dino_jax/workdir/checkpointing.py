@@ -5,9 +5,9 @@ nothing else is needed to resume. On disk the networks called student and teache
 other fields, as in version 0.1, and those of other roles in "others".
 
 Saves are asynchronous and atomic (renamed, or marked as committed on gs://), so a killed process
-leaves no half checkpoint behind; what can still go wrong (a full disk, a damaged file) is met by
-falling back to the step before, loudly. Orbax checks the structure of its files and the length of
-their chunks; it holds no checksum of large arrays, so a flipped bit inside one is not noticed.
+leaves no half checkpoint behind; after other failures (a full disk, a damaged file) the step before
+is used, with a loud warning. Orbax checks the structure of its files and the length of
+their chunks; it keeps no checksums of large arrays, so a flipped bit in one goes unnoticed.
 """
 
 import dataclasses
@@ -39,21 +39,21 @@ MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
 PyTree = Any
 
 
-class Favourite(Protocol):
+class HasStep(Protocol):
     """Something whose step stays on disk however old it gets; the step may change."""
 
     step: int | None
 
 
 @dataclasses.dataclass(frozen=True)
-class _KeepFavourite:
+class _KeepAlso:
     """A preservation policy of Orbax."""
 
-    favourite: Favourite | None
+    keep_also: HasStep | None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         del context
-        step = self.favourite and self.favourite.step
+        step = self.keep_also and self.keep_also.step
         return [checkpoint.step == step for checkpoint in checkpoints]
 
 
@@ -63,7 +63,7 @@ def open_checkpoints(
     save_every_steps: int,
     keep: int,
     keep_last_of_every: int = 0,
-    favourite: Favourite | None = None,
+    keep_also: HasStep | None = None,
 ) -> ocp.CheckpointManager:
     """Opens `workdir/checkpoints`, creating it if needed, and clears interrupted saves.
 
@@ -74,7 +74,7 @@ def open_checkpoints(
       keep: Number of newest checkpoints that stay on disk, >= 1.
       keep_last_of_every: The newest checkpoint at a multiple of this many steps stays, too; 0 for
         no such checkpoint.
-      favourite: Names a checkpoint that stays too, if any.
+      keep_also: Names a checkpoint that stays, too, if any.
 
     Returns:
       The manager that `save`, `restore_or_init` and `close` take. Every process must open its own.
@@ -86,7 +86,7 @@ def open_checkpoints(
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     policies = ocp.checkpoint_managers
-    kept: list[Any] = [policies.LatestN(keep), _KeepFavourite(favourite)]
+    kept: list[Any] = [policies.LatestN(keep), _KeepAlso(keep_also)]
     if keep_last_of_every:
         kept.append(policies.EveryNSteps(keep_last_of_every, max_to_keep=1))
     options = ocp.CheckpointManagerOptions(
@@ -121,7 +121,7 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, force: bool =
 
 
 def to_stored(state: Any) -> dict[str, PyTree]:
-    """A TrainState, or a mapping of some of its fields, as it lies on disk."""
+    """A TrainState, or a mapping of some of its fields, in the layout on disk."""
     if isinstance(state, Mapping):
         fields = dict(state)
     else:
@@ -133,7 +133,7 @@ def to_stored(state: Any) -> dict[str, PyTree]:
 
 
 def from_stored(stored: dict[str, PyTree], like: Any) -> Any:
-    """What `to_stored` made of a state like `like`, abstract or not, as such a state again."""
+    """Inverse of `to_stored`: a state like `like`, abstract or not."""
     networks = {name: stored[name] for name in ON_TOP if name in stored} | stored.get(OTHERS, {})
     fields = {name: tree for name, tree in stored.items() if name not in (*ON_TOP, OTHERS)}
     fields |= {"networks": networks} if networks else {}
@@ -188,7 +188,7 @@ def load_network(
         `TrainState.networks`.
       step: Which checkpoint; None takes the newest one that can be read, and logs every one that
         cannot.
-      role: Of the network; None: the one that the run evaluates.
+      role: Role of the network; None: the one that the run evaluates.
 
     Returns:
       Arrays in the structure of `abstract`.
@@ -255,7 +255,7 @@ def evaluated_role(workdir: epath.PathLike) -> str:
 
 
 def _place_of(role: str) -> tuple[str, ...]:
-    """Where the network of a role is in a stored state."""
+    """Path of a role's network in a stored state."""
     return (role,) if role in ON_TOP else (OTHERS, role)
 
 
@@ -265,7 +265,7 @@ def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def remove_checkpoint(workdir: epath.PathLike, step: int) -> None:
-    """Removes a checkpoint while no manager is open; cut off halfway, it is already no more one."""
+    """Removes a checkpoint while no manager is open; if interrupted, it no longer counts as one."""
     directory = absolute_path(workdir) / CHECKPOINTS
     removed = directory.parent / f".removed.{step}"
     if removed.exists():  # left behind by a crash
@@ -278,7 +278,7 @@ def close(manager: ocp.CheckpointManager) -> None:
     """Waits for the save in progress and closes; without it the last checkpoint is lost.
 
     Raises:
-      Exception: whatever a background write failed with, after closing.
+      Exception: the error of a failed background write, after closing.
     """
     try:
         manager.wait_until_finished()
@@ -405,7 +405,7 @@ def _as_part(part: PyTree, place: tuple[str, ...]) -> PyTree:
 
 
 def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:
-    """A handler without barriers: a process that fails to read leaves no other one waiting."""
+    """A handler without barriers: a process that fails to read keeps no other process waiting."""
     process = jax.process_index()
     options = ocp.options.MultiprocessingOptions(
         primary_host=process,
@@ -429,7 +429,7 @@ def _true_everywhere(flag: bool) -> bool:
 
 
 def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: int) -> None:
-    """Moves checkpoints that could not be read out of the way of the coming saves."""
+    """Moves unreadable checkpoints out of the way of future saves."""
     if not steps:
         return
     unreadable = epath.Path(manager.directory).parent / UNREADABLE_CHECKPOINTS

@@ -235,5 +235,5 @@ def test_a_folder_without_images_and_a_model_that_is_not_there_are_errors(
     assert "holds no images" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         run(tmp_path / "nowhere", photos, tmp_path / "out")
-    assert "is no workdir of a run" in capsys.readouterr().err
+    assert "is neither the workdir of a run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

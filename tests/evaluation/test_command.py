@@ -295,7 +295,7 @@ def test_missing_data_checkpoint_or_protocol_are_errors(workdir, photos, tmp_pat
     assert "it does not exist" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         knn(tmp_path / "nowhere", f"--data={photos}")
-    assert "is no workdir of a run" in capsys.readouterr().err
+    assert "is neither the workdir of a run" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["guess", f"--checkpoint={workdir}"])
     assert "invalid choice: 'guess'" in capsys.readouterr().err

@@ -4,7 +4,7 @@ import pytest
 
 NEW = ["create", "send", "setup"]
 LOOP = {
-    "a preemption re-queues and goes on": (
+    "a preemption re-queues and continues": (
         "ABSENT WAITING_FOR_RESOURCES PROVISIONING ACTIVE ACTIVE ACTIVE SUSPENDING SUSPENDED "
         "ABSENT WAITING_FOR_RESOURCES ACTIVE ACTIVE ACTIVE ACTIVE",
         ["absent", "ready", "running", "absent", "ready,ready", "running,running", "exit 0,exit 0"],
@@ -17,7 +17,7 @@ LOOP = {
         ["create", "delete", "create", "delete"],
         0,
     ),
-    "exit code 75 goes on": (
+    "exit code 75 continues": (
         "ACTIVE ACTIVE ACTIVE",
         ["exit 75,exit 75", "running", "exit 0"],
         ["train", "delete"],
@@ -29,7 +29,7 @@ LOOP = {
         ["train", "delete"],
         0,
     ),
-    "a crash goes on": (
+    "a crash continues": (
         "ACTIVE ACTIVE ACTIVE ACTIVE",
         ["exit 137,exit 134", "lost,lost", "exit 0,exit 134", "exit 0"],
         ["train", "train", "train", "delete"],

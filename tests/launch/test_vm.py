@@ -67,8 +67,8 @@ def test_setup_train_and_status_work_on_a_vm_and_options_arrive_unchanged(vm):
         (0, "exit code 0: done"),
         (1, "exit code 1: given up"),
         (2, "exit code 2: wrong usage"),
-        (75, "exit code 75: preempted, or another VM was lost; train goes on"),
-        (130, "exit code 130: stopped and saved; train goes on"),
+        (75, "exit code 75: preempted, or another VM was lost; train continues"),
+        (130, "exit code 130: stopped and saved; train continues"),
         (137, "exit code 137: died; train continues from the last checkpoint"),
     ],
 )

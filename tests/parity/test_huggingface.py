@@ -98,7 +98,7 @@ def test_what_is_exported_again_is_bit_equal_and_transformers_read_it(family, tm
     folder, theirs = family
     import_weights(folder / "saved/model.safetensors", tmp_path / "imported")
     said = export_weights(str(tmp_path / "imported"), str(tmp_path / "out"), "huggingface")
-    assert not any("mind:" in line for line in said)
+    assert not any("note:" in line for line in said)
     saved = load_file(folder / "saved/model.safetensors")
     again = load_file(tmp_path / "out/model.safetensors")
     # Features do not go through the pooler: it is left out, and the import says so.

@@ -302,14 +302,14 @@ def test_exports_that_cannot_be_are_refused(tmp_path):
     official = partial(export_weights, model, names="official")
     with pytest.raises(ValueError, match=r"must end in \.safetensors or \.pth"):
         official(out=str(tmp_path / "a.npz"))
-    with pytest.raises(ValueError, match="exists already; choose a new place"):
+    with pytest.raises(ValueError, match="already exists; choose a new place"):
         official(out=model)
-    with pytest.raises(ValueError, match=r"--heads: .* has no heads that official names know"):
+    with pytest.raises(ValueError, match=r"--heads: .* has no heads for which there are off"):
         official(out=str(tmp_path / "a.safetensors"), heads=True)
-    with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
+    with pytest.raises(FileNotFoundError, match="is not the workdir of a run"):
         export_weights(str(tmp_path), str(tmp_path / "a.safetensors"), "official")
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"config\.json exists already"):
+    with pytest.raises(ValueError, match=r"config\.json already exists"):
         export_weights(model, str(tmp_path / "a.safetensors"), "huggingface")
     (tmp_path / "config.json").unlink()
     without = backbone_tensors(random_network(REGISTERS | dict(layer_scale=0.0))[1])
@@ -328,7 +328,7 @@ def test_a_file_that_was_not_written_right_is_found_and_removed(tmp_path, monkey
         save_file(tensors | {qkv: tensors[qkv] + 1e-3}, target)
 
     monkeypatch.setattr("dino_jax.weights.export_weights._write", write_badly)
-    with pytest.raises(ValueError, match=r"was not read as it was written: .*'qkv', 'kernel'"):
+    with pytest.raises(ValueError, match=r"does not read back as it was written: .*'qkv', 'ker"):
         export_weights(model, str(tmp_path / "hf"), "huggingface")
     assert not list((tmp_path / "hf").iterdir())
 
@@ -360,7 +360,7 @@ def test_a_run_that_continued_from_other_weights_is_exported_with_a_word_about_t
     none = {"init_from": {"path": ""}, "roles": {"student": {"path": ""}}}
     assert licence_of_export(none) == "yours to choose"
     continued = none | {"init_from": {"path": "w.pth"}}
-    assert licence_of_export(continued) == "yours to choose, but mind that of w.pth"
+    assert licence_of_export(continued) == "yours to choose, but respect that of w.pth"
     assert licence_of_export({"imported": {"licence": "MIT"}}) == "MIT"
 
 
@@ -378,6 +378,6 @@ def test_heads_without_official_names_are_left_out_with_a_line(tmp_path):
     model = save_model(tmp_path, config)
     target = tmp_path / "out.safetensors"
     lines = export_weights(str(model), str(target), "official", heads=True)
-    assert "left out: head projector, official names know no such head" in lines
+    assert "left out: head projector, official names have no such head" in lines
     names = load_file(target).keys()
     assert "head.last_layer.weight_v" in names and not any("projector" in name for name in names)

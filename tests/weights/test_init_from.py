@@ -176,15 +176,15 @@ def test_another_number_of_attention_heads_is_an_error_where_it_is_known(source,
 
 
 def test_what_no_shape_shows_is_said_if_it_differs(source, tmp_path):
-    assert "mind:" not in load(make_config(**{"init_from.path": str(source[0])}), tmp_path)[1]
+    assert "note:" not in load(make_config(**{"init_from.path": str(source[0])}), tmp_path)[1]
     changes = {
         "network.backbone.position_kernel": "antialiased",
         "network.backbone.norm_epsilon": 1e-5,
     }
     for path in map(str, source[:2]):
         said = load(make_config(**{"init_from.path": path} | changes), tmp_path)[1]
-        assert "mind: position_kernel is 'antialiased' here, 'bicubic' where the weights" in said
-        assert "mind: norm_epsilon is 1e-05 here, 1e-06 where the weights are from" in said
+        assert "note: position_kernel is 'antialiased' here, 'bicubic' where the weights" in said
+        assert "note: norm_epsilon is 1e-05 here, 1e-06 where the weights are from" in said
 
 
 @pytest.mark.parametrize("kernel", ["bicubic", "antialiased"])

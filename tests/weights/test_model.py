@@ -120,7 +120,7 @@ def test_paths_pillow_images_and_arrays_are_the_same_image(workdir, tmp_path):
 
 
 def test_what_is_no_model_is_a_clear_error(tmp_path, workdir):
-    with pytest.raises(FileNotFoundError, match="is no workdir of a run"):
+    with pytest.raises(FileNotFoundError, match="is neither the workdir of a run"):
         dino_jax.load(tmp_path)
     save_file({"conv2.weight": np.zeros((4, 3, 7, 7), np.float32)}, tmp_path / "r.safetensors")
     with pytest.raises(ValueError, match=r"r\.safetensors: neither a ViT of DINO or DINOv2 nor a"):

@@ -100,17 +100,17 @@ def write_run(workdir: Path, steps: int = 4, keep: int = 3) -> None:
 
 
 @dataclasses.dataclass
-class Favourite:
+class Kept:
     step: int | None = None
 
 
-def test_a_favourite_stays_until_another_one_takes_its_place(tmp_path):
-    favourite = Favourite()
-    options = dict(save_every_steps=1, keep=2, favourite=favourite)
+def test_keep_also_stays_until_its_step_changes(tmp_path):
+    kept_too = Kept()
+    options = dict(save_every_steps=1, keep=2, keep_also=kept_too)
     manager = checkpointing.open_checkpoints(tmp_path, **options)
     kept = []
     for step in range(1, 8):
-        favourite.step = {1: None, 2: 2, 6: 6}.get(step, favourite.step)
+        kept_too.step = {1: None, 2: 2, 6: 6}.get(step, kept_too.step)
         checkpointing.save(manager, step, init_state(step))
         manager.wait_until_finished()
         kept.append(sorted(manager.all_steps()))
