@@ -18,7 +18,7 @@ from dino_jax.evaluation.online.build import (
 from dino_jax.run.guard import Guard, check_guard
 from dino_jax.step.recipe import Recipe
 from dino_jax.step.roles import in_state
-from dino_jax.visualize.probes import Probes, check_probes
+from dino_jax.visualize.probe_images import ProbeImages, check_probes
 from dino_jax.workdir.paths import absolute_path
 
 
@@ -39,7 +39,7 @@ class Instruments:
     evaluations: Mapping[str, Scheduled]
     evaluated: str
     show_every_steps: frozenset[int]
-    probes: Probes | None
+    probes: ProbeImages | None
     guard: Guard
     lines: tuple[str, ...]
 
@@ -79,7 +79,7 @@ def build_instruments(
         evaluations=evaluations,
         evaluated=context.evaluated,
         show_every_steps=show,
-        probes=Probes(config, context, source) if show and config.probes.count else None,
+        probes=ProbeImages(config, context, source) if show and config.probes.count else None,
         guard=Guard(config, context, evaluations, recipe.steps_per_epoch, recipe.total_steps),
         lines=tuple(left_out(config)),
     )

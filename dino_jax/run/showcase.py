@@ -15,7 +15,7 @@ from dino_jax.data.preview import draw_preview
 from dino_jax.run.live import LiveReport
 from dino_jax.run.screen import Progress
 from dino_jax.visualize.album import Album
-from dino_jax.visualize.probes import Probes
+from dino_jax.visualize.probe_images import ProbeImages
 from dino_jax.workdir.layout import CROPS_PNG
 
 CROPS_IMAGES = 4  # rows of the sheet of crops
@@ -27,7 +27,9 @@ class Showcase:
     However the run ends, the last report is written: enter it before what notes how.
     """
 
-    def __init__(self, workdir: epath.Path, config: Any, probes: Probes | None, progress: Progress):
+    def __init__(
+        self, workdir: epath.Path, config: Any, probes: ProbeImages | None, progress: Progress
+    ):
         """Draws the crops that the network will see, unless an earlier start did.
 
         Args:

@@ -11,6 +11,7 @@ from dino_jax.commands.config_command import EXAMPLE, ConfigArguments, parse_wit
 from dino_jax.config.defaults import complete, to_config_dict
 from dino_jax.config.section import UnknownNameError, kinds, named, option, section
 from dino_jax.config.upgrade import FORMAT, rename_hint, upgrade
+from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.masking import MaskingConfig
 from dino_jax.data.multi_crop import AugmentConfig
 from dino_jax.data.sources import ImagesConfig
@@ -23,7 +24,7 @@ from dino_jax.run.guard import GuardConfig
 from dino_jax.run.profile import ProfileConfig
 from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.step.roles import RoleConfig
-from dino_jax.visualize.probes import ProbesConfig
+from dino_jax.visualize.probe_images import ProbesConfig
 from dino_jax.weights.init_from import InitFromConfig
 from dino_jax.workdir.config_json import read_config_json
 
@@ -39,7 +40,7 @@ class Config:
     steps_per_epoch: int = option(0, "updates; 0: images // batch_size", at_least=0)
     data: ImagesConfig = option(ImagesConfig(), "training images")
     max_pixels: int = option(
-        178_956_970, "larger images count as unreadable (Pillow's own limit)", at_least=1
+        MAX_PIXELS, "larger images count as unreadable (Pillow's own limit)", at_least=1
     )
     max_unreadable_share: float = option(
         0.05, "of the images seen, before the run stops", at_least=0, at_most=1

@@ -15,7 +15,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.visualize.attention import draw_attention, overlay_attention
 from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
 from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
-from dino_jax.visualize.probes import Look, Probes
+from dino_jax.visualize.probe_images import Look, ProbeImages
 from dino_jax.workdir.layout import (
     PCA_NPY,
     PROBES_JSON,
@@ -30,7 +30,7 @@ HEAD_TILE = 64  # least side of a head's map in pixels, also by a whole factor
 class Album:
     """Writes the pictures of every evaluation of the probes; one process only."""
 
-    def __init__(self, workdir: epath.Path, probes: Probes, max_pixels: int):
+    def __init__(self, workdir: epath.Path, probes: ProbeImages, max_pixels: int):
         """Writes the probe images.
 
         Args:

@@ -9,7 +9,7 @@ from dino_jax.config.section import section
 from dino_jax.config.upgrade import upgrade
 from dino_jax.evaluation.online.build import EVALUATIONS
 from dino_jax.run.guard import GuardConfig
-from dino_jax.visualize.probes import ProbesConfig
+from dino_jax.visualize.probe_images import ProbesConfig
 
 TRAIN = {**images("folder", "train").to_dict(), "path": "train"}
 TEST = {**images("folder", "validation").to_dict(), "path": "val"}

@@ -19,7 +19,7 @@ from dino_jax.models.build import build_network
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import number_rows
-from dino_jax.visualize.probes import Probes, ProbesConfig
+from dino_jax.visualize.probe_images import ProbeImages, ProbesConfig
 from dino_jax.workdir.layout import drawn_steps, probe_image, step_folder
 
 
@@ -45,7 +45,7 @@ def build(config, devices=None):
     )
     source = build_source(config.data)
     context.share(config.data, source)
-    return network, Probes(config, context, source)
+    return network, ProbeImages(config, context, source)
 
 
 def init(network, size=32, seed=0):

@@ -46,7 +46,7 @@ class Look(NamedTuple):
     cosine: np.ndarray
 
 
-class Probes:
+class ProbeImages:
     """Fixed probe images and what a network sees in them.
 
     Attributes:
