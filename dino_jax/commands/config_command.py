@@ -2,6 +2,7 @@
 
 import argparse
 import faulthandler
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 from dino_jax.commands.command_line import CommandParser, UsageError, fail
 from dino_jax.commands.config_file import load_config, shipped_configs
+from dino_jax.config.upgrade import rename_hint
 
 EXAMPLE = "dino-jax train --config=quickstart --workdir=runs/quickstart"
 
@@ -75,7 +77,7 @@ def parse_with_config(
         rest = flags.FLAGS(_override(config, [parser.prog, *rest]), known_only=True)[1:]
         typed = read(config) if config is not None else None
     except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
-        fail(f"the config has no {_innermost(error)}")
+        fail(_hint_of_0_1(rest) or f"the config has no {_innermost(error)}")
     except (UsageError, TypeError, ValueError, flags.Error) as error:
         fail(error)
     if rest and rest[0].startswith("--config.") and config is None:
@@ -103,6 +105,12 @@ def _override(config: ConfigDict | None, argv: list[str]) -> list[str]:
         "config", config, flag_values=values, lock_config=True, sys_argv=argv
     )
     return values(argv, known_only=True)
+
+
+def _hint_of_0_1(argv: Sequence[str]) -> str:
+    """What the first override of an option of version 0.1 is called now; "" without one."""
+    places = (re.split("[= ]", x.lstrip("-"))[0] for x in argv if x.startswith("-"))
+    return next(filter(None, map(rename_hint, places)), "")
 
 
 def _innermost(error: BaseException) -> str:
