@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -21,8 +21,10 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 class NetworkConfig:
     """The section `config.network`."""
 
-    dtype: Literal["float32", "bfloat16"] = option(
-        "bfloat16", "of the activations; parameters, statistics and losses are float32"
+    dtype: str = option(
+        "bfloat16",
+        "of the activations; parameters, statistics and losses are float32",
+        among=DTYPES,
     )
     mean: tuple[float, ...] = option(
         (0.485, 0.456, 0.406), "of every channel, for pixels in [0, 1]; ImageNet's (torchvision)"

@@ -5,7 +5,6 @@ predictor is one that takes another head.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -35,12 +34,13 @@ class Config:
     layers: int = option(2, "linear layers; ReLU between them", at_least=1)
     batch_norm: bool = option(True, "BatchNorm after each hidden layer")
     hidden_bias: bool = option(False, "biases of the hidden layers (BYOL)")
-    last_norm: Literal["none", "plain", "scale", "affine"] = option(
+    last_norm: str = option(
         "none",
-        "BatchNorm after the last layer: with no scale or bias, a scale, or both",
+        "BatchNorm after the last layer: none | plain (no scale, no bias) | scale | affine (both)",
+        among=("none", *LAST_NORMS),
     )
-    first_kernels: Literal["uniform", "truncated", "normal"] = option(
-        "uniform", "their spread: MoCo v3 | BYOL | SimCLR; see mlp_head.KERNELS"
+    first_kernels: str = option(
+        "uniform", "uniform (MoCo v3) | truncated (BYOL) | normal (SimCLR)", among=KERNELS
     )
 
 

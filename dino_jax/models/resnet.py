@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -23,7 +22,7 @@ class Config:
     """The section `config.network.backbone` of a ResNet."""
 
     kind: str = option("resnet", "ResNet with bottlenecks (arXiv:1512.03385)")
-    size: Literal["50", "101"] = option("50", "gives depths")
+    size: str = option("50", "gives depths", among=DEPTHS)
     depths: tuple[int, ...] | None = option(None, "blocks per stage; None: as `size`", at_least=1)
     width: int = option(64, "channels of the stem; officially 64", at_least=1)
     in_channels: int = option(3, "channels of an image", at_least=1)

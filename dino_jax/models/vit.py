@@ -2,11 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from dino_jax.config.section import option
-from dino_jax.models.layers import Dtype
-from dino_jax.models.vision_transformer import VisionTransformer
+from dino_jax.models.layers import FFNS, Dtype
+from dino_jax.models.position import POSITION_KERNELS
+from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
+from dino_jax.models.vision_transformer import REMAT_POLICIES, VisionTransformer
 
 
 class Size(NamedTuple):
@@ -29,9 +31,7 @@ class Config:
     """The section `config.network.backbone` of a ViT."""
 
     kind: str = option("vit", "Vision Transformer (arXiv:2010.11929)")
-    size: Literal["tiny", "small", "base", "large", "giant"] = option(
-        "small", "gives embed_dim, depth and num_heads"
-    )
+    size: str = option("small", "gives embed_dim, depth and num_heads", among=SIZES)
     embed_dim: int | None = option(None, "width of the tokens; None: as `size`", at_least=1)
     depth: int | None = option(None, "blocks; None: as `size`", at_least=1)
     num_heads: int | None = option(None, "attention heads; None: as `size`", at_least=1)
@@ -41,7 +41,7 @@ class Config:
     )
     in_channels: int = option(3, "channels of an image", at_least=1)
     mlp_ratio: float = option(4.0, "hidden width of the FFN over embed_dim", above=0)
-    ffn: Literal["mlp", "swiglu"] = option("mlp", "kind of the FFN")
+    ffn: str = option("mlp", "kind of the FFN", among=FFNS)
     layer_scale: float = option(0.0, "first factors of the branches; 0: none", at_least=0)
     registers: int = option(0, "register tokens (arXiv:2309.16588)", at_least=0)
     has_mask_token: bool = option(False, "has a token for masked patches")
@@ -55,20 +55,27 @@ class Config:
     drop_path_rate: float = option(
         0.1, "stochastic depth of the last block in training", at_least=0, below=1
     )
-    drop_path_schedule: Literal["linear", "uniform"] = option(
-        "linear", "rates over depth: from 0 (DINO), or all the same (DINOv2)"
+    drop_path_schedule: str = option(
+        "linear",
+        "rates over depth: from 0 (DINO), or all the same (DINOv2)",
+        among=DROP_PATH_SCHEDULES,
     )
-    drop_path_kind: Literal["per_sample", "subset"] = option(
-        "per_sample", "subset computes only the samples that are kept"
+    drop_path_kind: str = option(
+        "per_sample", "subset computes only the samples that are kept", among=DROP_PATH_KINDS
     )
     drop_path_group: int | None = option(
         None, "samples that a subset is drawn from; None: all of a pass", at_least=1
     )
-    position_kernel: Literal["bicubic", "antialiased", "bicubic_plain"] = option(
-        "bicubic", "of other image sizes: DINO, DINOv2 | with registers | transformers"
+    position_kernel: str = option(
+        "bicubic",
+        "for other image sizes: bicubic (DINO, DINOv2) | antialiased (with registers) | "
+        "bicubic_plain (transformers)",
+        among=POSITION_KERNELS,
     )
-    remat: Literal["none", "names", "full"] = option(
-        "none", "what the backward pass keeps: all | what is named | nothing"
+    remat: str = option(
+        "none",
+        "what the backward pass keeps: none (all) | names | full (nothing)",
+        among=REMAT_POLICIES,
     )
     scan_unroll: int = option(
         0, "blocks per iteration of a loop; 0: all on TPUs, one elsewhere", at_least=0
