@@ -13,6 +13,7 @@ from dino_jax.models.build import build_network
 from dino_jax.objectives.build import build_objectives
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.optim.optimizer import build_optimizer
+from dino_jax.optim.schedules import Constant
 
 LENGTH = dict(total_steps=125_000, steps_per_epoch=1250)
 SEPARATE_HEADS = """
@@ -54,11 +55,13 @@ def test_the_short_official_config_builds_its_recipe(tmp_path):
     assert len(notes) == 1 and notes[0].startswith("student.block_chunks has no counterpart")
     config = load(source, tmp_path)
     assert config.batch_size == 2048 and config.steps_per_epoch == 1250
-    objectives = build_objectives(config.objectives, config.network.heads, **LENGTH)
+    objectives = build_objectives(
+        config.objectives, config.network.heads, learner="student", **LENGTH
+    )
     assert list(objectives) == ["dino", "ibot", "koleo"]
     assert objectives["ibot"].head == objectives["dino"].head == "dino"
     assert objectives["ibot"].centering == Center(0.9)
-    assert objectives["koleo"].weight == 0.1 and objectives["koleo"].group_size == 64
+    assert objectives["koleo"].weight == Constant(0.1) and objectives["koleo"].group_size == 64
     assert list(config.network.heads) == ["dino"]
     build_network(config.network)
     _, rates = build_optimizer(config.optimizer, batch_size=2048, **LENGTH)
@@ -76,7 +79,9 @@ def test_separate_heads_with_sinkhorn(tmp_path):
         name: (head.out_dim, head.bottleneck_dim) for name, head in config.network.heads.items()
     }
     assert heads == {"dino": (131072, 384), "ibot": (131072, 256)}
-    objectives = build_objectives(config.objectives, config.network.heads, **LENGTH)
+    objectives = build_objectives(
+        config.objectives, config.network.heads, learner="student", **LENGTH
+    )
     assert objectives["ibot"].head == "ibot"
     assert objectives["dino"].centering == objectives["ibot"].centering == Sinkhorn(3)
     assert config.optimizer.lr == 2e-4  # "2e-4" is text for YAML 1.1
