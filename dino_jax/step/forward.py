@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax
 
+from dino_jax.data.masking import MASKED_GROUP
 from dino_jax.models.crops import Crops
 from dino_jax.objectives.base import Outputs
 from dino_jax.step.placement import gather_weights
 from dino_jax.step.roles import Role, Variables
 
 Batch = Mapping[str, jax.Array]
-MASKED_GROUP = "global"  # whose crops the masks of a batch belong to
 
 
 class Views(NamedTuple):
@@ -22,11 +22,13 @@ class Views(NamedTuple):
       images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
         sharded batch axis needs no communication.
       masks: bool [B, V, N], patches that the mask token replaces, if any.
+      visible: int32 [B, V, k], the patches that are encoded; None for all.
     """
 
     group: str
     images: jax.Array
     masks: jax.Array | None = None
+    visible: jax.Array | None = None
 
     @property
     def count(self) -> int:
@@ -43,8 +45,10 @@ class Views(NamedTuple):
     def merged(self) -> Crops:
         """All crops of all images: [B * V, H, W, C]."""
         images = self.images.reshape(-1, *self.images.shape[2:])
-        masks = None if self.masks is None else self.masks.reshape(len(images), -1)
-        return Crops(images, masks)
+        masks, visible = (
+            x if x is None else x.reshape(len(images), -1) for x in (self.masks, self.visible)
+        )
+        return Crops(images, masks, visible)
 
 
 def views_of(role: Role, batch: Batch) -> list[Views]:
@@ -52,9 +56,10 @@ def views_of(role: Role, batch: Batch) -> list[Views]:
     views = []
     for group in role.sees:
         if f"{group}_crops" in batch:
-            hidden = role.masked == "hide" and group == MASKED_GROUP
-            masks = batch.get("masks") if hidden else None
-            views.append(Views(group, batch[f"{group}_crops"], masks))
+            masked = role.masked if group == MASKED_GROUP else "no"
+            masks = batch.get("masks") if masked == "hide" else None
+            visible = batch.get("visible") if masked == "drop" else None
+            views.append(Views(group, batch[f"{group}_crops"], masks, visible))
     return views
 
 

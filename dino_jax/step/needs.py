@@ -125,17 +125,17 @@ def _check_head(name: str, whose: str, learner: Network, other: Network) -> None
         )
 
 
-def check_roles(roles: Mapping[str, Role], groups: Collection[str], has_masks: bool) -> None:
+def check_roles(roles: Mapping[str, Role], groups: Collection[str], masks: Collection[str]) -> None:
     """Checks that networks can take what their roles see.
 
     Args:
       roles: by name.
       groups: of crops that the config knows.
-      has_masks: whether batches have masks.
+      masks: names of the arrays about masked patches in a batch, none without masks.
 
     Raises:
-      ValueError: if a role sees crops that nobody draws, a network from which patches are hidden
-        has no mask token, or a frozen one takes images of other channels.
+      ValueError: if a role sees crops that nobody draws, its network cannot do without masked
+        patches as it shall, or a frozen one takes images of other channels.
     """
     ours = len(roles[find_learner(roles)].network.mean)
     for name, role in roles.items():
@@ -146,10 +146,15 @@ def check_roles(roles: Mapping[str, Role], groups: Collection[str], has_masks: b
                 f"{sorted(groups)}"
             )
         backbone: Any = role.network.backbone
-        if role.masked == "hide" and has_masks and not getattr(backbone, "has_mask_token", False):
+        if role.masked == "hide" and masks and not backbone.has_mask_token:
             raise ValueError(
                 f"config.roles.{name}.masked='hide' needs a ViT with "
                 "--config.network.backbone.has_mask_token=True"
+            )
+        if role.masked == "drop" and ("visible" not in masks or not backbone.drops_patches):
+            raise ValueError(
+                f"config.roles.{name}.masked='drop' needs a ViT and masks of equal size: "
+                "config.masking.kind='random' with a probability of 1"
             )
         theirs = len(role.network.mean)
         if theirs != ours:

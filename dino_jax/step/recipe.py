@@ -188,13 +188,13 @@ def check_recipe(recipe: Recipe, views: Mapping[str, int], images: int) -> None:
             f"config.evaluated is {recipe.evaluated!r}; roles of config.roles that are trained, "
             f"averaged or copied: {sorted(kept)}"
         )
-    has_masks = recipe.masking is not None
-    check_roles(recipe.roles, views, has_masks)
+    masks = recipe.masking.layout(images) if recipe.masking else {}
+    check_roles(recipe.roles, views, masks)
     check_needs(
         recipe.objectives,
         recipe.roles,
         views,
-        has_masks=has_masks,
+        has_masks=bool(masks),
         images=images,
         accumulate_steps=recipe.accumulate_steps,
     )
