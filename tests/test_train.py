@@ -299,9 +299,9 @@ def test_a_run_without_labels_stops_at_a_failure_if_asked(small, tmp_path):
     changes |= {"runtime.stop_on_collapse": True}
     code, out, err = run(*small(tmp_path, **changes))
     assert code == 1 and "Traceback" not in err
-    message = "stopped: The teacher stands still at step 4 (config.runtime.stop_on_collapse): "
+    message = "stopped: The teacher does not change at step 4 (config.runtime.stop_on_collapse): "
     assert message + "momentum 1 since step 1. Lower config.roles.teacher.momentum" in err
-    assert "diagnosis   The teacher stands still: momentum 1 since step 1. Lower" in out
+    assert "diagnosis   The teacher does not change: momentum 1 since step 1. Lower" in out
     (entry,) = read_json_lines(epath.Path(tmp_path) / "diagnosis.jsonl", STEPS)
     assert (entry["step"], entry["state"]) == (4, "teacher_frozen")
     metrics = read_metrics(tmp_path)

@@ -1,4 +1,4 @@
-"""A config as lines to read: every option with its value and meaning."""
+"""A config as readable lines: every option with its value and meaning."""
 
 import dataclasses
 from collections.abc import Iterator

@@ -39,7 +39,7 @@ class UnknownNameError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Where a number, or every number of a tuple, must lie; None: no bound."""
+    """Range of a number, or of every number of a tuple; None: no bound."""
 
     at_least: float | None = None
     above: float | None = None
@@ -64,13 +64,13 @@ class Bounds:
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What a section says about one of its options, beside type and default.
+    """Declaration of an option, besides its type and default.
 
     Attributes:
       meaning: one line.
-      bounds: of its numbers.
-      among: the values that it may have, None for any; read when a config is, so that a table of
-        kinds can get others from outside.
+      bounds: bounds of its numbers.
+      among: the values that it may have, None for any; read when a config is, so that others can be
+        added to a table of kinds.
       kinds: the table in which `kind` looks a section's dataclass up, None for other options.
       entry: dataclass of the entries of a table, None for other options.
       is_table: whether the value is a table of named sections.

@@ -137,14 +137,14 @@ RENAMED = {
 
 
 def rename_hint(place: str) -> str:
-    """What an option of version 0.1 is called now; "" if it is none."""
+    """Present name of an option of version 0.1; "" if it is not one."""
     for old, new in RENAMED.items():
         if place == old or place.startswith(f"{old}."):
             return f"{old} of version 0.1 is {new} now"
     return ""
 
 
-# One function per section that has changed; each gets and gives the whole config.
+# One function per section that has changed; each takes and returns the whole config.
 SECTIONS_OF_0_1: tuple[Callable[[Plain], Plain], ...] = (
     *upgrade_evaluations.SECTIONS,  # first: they read other sections as 0.1 wrote them
     _optimizer,

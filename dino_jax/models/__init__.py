@@ -4,7 +4,7 @@ build.py     the tables of kinds, and the network that a config describes
 network.py   a backbone with its heads
 backbone.py  the protocol of backbones; vit.py, resnet.py: one file = one kind
 head.py      the protocol of heads; dino_head.py, mlp_head.py: one file = one kind
-crops.py     what a backbone sees
+crops.py     the input of a backbone
 the rest     parts of these: vision_transformer.py, block.py, layers.py, position.py,
              stochastic_depth.py
 """

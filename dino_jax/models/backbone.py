@@ -1,4 +1,4 @@
-"""What the rest of the code asks of a backbone, whichever it is."""
+"""The protocol that every backbone follows."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -13,16 +13,17 @@ Features = dict[str, jax.Array]
 
 
 class ImplicitSettings(NamedTuple):
-    """What changes the features although no shape of a weight shows it.
+    """Settings that change the features although no shape of a weight shows them.
 
-    None where it is unknown, or the network has no such thing.
+    None where unknown, or if the network has no such setting.
 
     Attributes:
       grid: (GH, GW) patches of the position table.
-      image_size: (H, W) pixels that the table is made for.
+      image_size: (H, W) pixels for which the table was made.
       num_heads: attention heads.
-      position_kernel: with which the table is resampled, a key of `position.POSITION_KERNELS`.
-      norm_epsilon: of the LayerNorms.
+      position_kernel: kernel with which the table is resampled, a key of
+        `position.POSITION_KERNELS`.
+      norm_epsilon: epsilon of the LayerNorms.
     """
 
     grid: Grid | None = None
@@ -33,7 +34,7 @@ class ImplicitSettings(NamedTuple):
 
 
 class Backbone(Protocol):
-    """A Flax module that maps normalised images to features.
+    """A Flax module that maps normalized images to features.
 
     Features are {"cls": [B, D], "patches": [B, N, D]} and what else a backbone has, such as the
     registers of a ViT.
@@ -48,7 +49,7 @@ class Backbone(Protocol):
       drops_patches: whether it takes `Crops.visible`.
       row_wise: whether it treats every image on its own, so that each device of a mesh runs it on
         its own images; it then gathers split weights itself, as `on_devices` told it.
-      implicit: what the shapes of its weights do not show.
+      implicit: settings that the shapes of its weights do not show.
     """
 
     has_attention: bool
@@ -81,7 +82,7 @@ class Backbone(Protocol):
         """Features after the given blocks (negative: from the end).
 
         Args:
-          images: [B, H, W, C] normalised.
+          images: [B, H, W, C] normalized.
           layers: indices of blocks.
           normalize: whether they go through the final norm, if there is one.
         """
@@ -92,7 +93,7 @@ class Backbone(Protocol):
         ...
 
     def on_devices(self, device: Any, weights: SharedWeights | None) -> "Backbone":
-        """The same backbone as it runs fastest on these devices.
+        """The same backbone in its fastest form for these devices.
 
         Args:
           device: one of them.
@@ -115,7 +116,7 @@ class OneBlock:
     implicit = ImplicitSettings()
 
     def encode_groups(self: Any, groups: Sequence[Crops]) -> list[Features]:
-        """Features of crops of several sizes, one after the other.
+        """Features of crops of several sizes, one after another.
 
         Raises:
           ValueError: if patches are to be hidden or left out.

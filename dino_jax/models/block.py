@@ -38,8 +38,8 @@ class Block(nn.Module):
       proj_bias: bias of the output of the attention.
       ffn_bias: biases of the FFN.
       norm_epsilon: added to the variance in both LayerNorms.
-      dtype: of the activations.
-      branches: how the devices of a mesh compute, where nobody asks for attention weights.
+      dtype: dtype of the activations.
+      branches: how the devices of a mesh compute when attention weights are not needed.
     """
 
     dim: int
@@ -79,8 +79,8 @@ class Block(nn.Module):
             RNG. None: no sample is dropped.
           kept: for each group [2, G, k] samples that the attention and the FFN run on, as
             `stochastic_depth.take_subset` takes them. None: all samples.
-          tokens: of each group, which may be padded for the kernels. None: attention weights are
-            asked for.
+          tokens: number of tokens of each group, which may be padded for the kernels. None:
+            attention weights are needed.
 
         Returns:
           The tokens of each group, and [B, H, N, N] attention weights of each group (of the kept
@@ -145,7 +145,7 @@ class Block(nn.Module):
         return branches.plain(partial(self._alone, "ffn_branch"), params, groups, scales)
 
     def _params(self, *names: str) -> dict:
-        """Of this layer, those of these names that there are."""
+        """Params of this layer with these names, as far as they exist."""
         params = self.variables["params"]
         return {name: params[name] for name in names if name in params}
 

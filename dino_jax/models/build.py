@@ -52,7 +52,7 @@ def build_network(config: NetworkConfig) -> Network:
     """Builds the network that `config.network` describes.
 
     Raises:
-      ValueError: if sizes do not fit together, or a head takes what is not there.
+      ValueError: if sizes do not fit together, or the input of a head does not exist.
     """
     dtype = DTYPES[config.dtype]
     backbone = BACKBONES[config.backbone.kind].build(config.backbone, dtype)

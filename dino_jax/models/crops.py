@@ -1,4 +1,4 @@
-"""What a backbone sees."""
+"""The input of a backbone."""
 
 from typing import NamedTuple
 

@@ -21,7 +21,7 @@ from dino_jax.models.layers import (
 class Config:
     """A section of `config.network.heads` of kind "dino"."""
 
-    kind: str = option("dino", "MLP, L2-normalised bottleneck and prototypes")
+    kind: str = option("dino", "MLP, L2-normalized bottleneck and prototypes")
     of: str = option("cls", "what it takes: cls | patches | the name of another head")
     out_dim: int = option(65536, "prototypes", at_least=1)
     hidden_dim: int = option(2048, "width of the hidden layers", at_least=1)
@@ -32,9 +32,9 @@ class Config:
 
 
 class Prototypes(nn.Module):
-    """Weight-normalised linear layer without bias (arXiv:1602.07868): w_k = gain_k * v_k / ||v_k||.
+    """Weight-normalized linear layer without bias (arXiv:1602.07868): w_k = gain_k * v_k / ||v_k||.
 
-    The prototypes are stored [K, d] and normalised along the minor axis: any other layout makes
+    The prototypes are stored [K, d] and normalized along the minor axis: any other layout makes
     this layer many times slower. The gain exists only when it is trained; otherwise it is 1.
     """
 
@@ -60,7 +60,7 @@ class Prototypes(nn.Module):
 
 
 class DinoHead(nn.Module):
-    """MLP, L2-normalised bottleneck, weight-normalised prototypes.
+    """MLP, L2-normalized bottleneck, weight-normalized prototypes.
 
     Attributes:
       out_dim: K, number of prototypes.
@@ -69,8 +69,8 @@ class DinoHead(nn.Module):
       layers: linear layers of the MLP, at least 1; GELU (erf) between them.
       batch_norm: BatchNorm after each hidden layer, over all views together.
       train_gain: train the gains of the last layer (official norm_last_layer=False).
-      dtype: of the activations; parameters, normalisation and logits are float32.
-      of: what it takes, see `Head`.
+      dtype: dtype of the activations; parameters, normalization and logits are float32.
+      of: its input, see `Head`.
     """
 
     out_dim: int

@@ -1,18 +1,18 @@
-"""What the rest of the code asks of a head, and the order in which heads feed each other."""
+"""The protocol that every head follows, and the order in which heads feed each other."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 
-FEATURES = ("cls", "patches")  # of a backbone, that a head may take
+FEATURES = ("cls", "patches")  # features of a backbone that a head may take
 
 
 class Head(Protocol):
     """A Flax module that maps features [..., D] to [..., K].
 
     Attributes:
-      of: what it takes: one of `FEATURES`, or the name of another head.
+      of: its input: one of `FEATURES`, or the name of another head.
       row_wise: whether it treats every row on its own, so that each device of a mesh can run it on
         its own rows.
     """

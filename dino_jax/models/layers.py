@@ -20,7 +20,7 @@ def matmul_precision(dtype: Dtype) -> jax.lax.Precision | None:
 
 
 def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
-    """A linear layer with the official initialisation: normal 0.02, zero bias."""
+    """A linear layer with the official initialization: normal 0.02, zero bias."""
     return nn.Dense(
         features,
         use_bias=use_bias,
@@ -44,19 +44,19 @@ def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all axes but the last, with torch's running statistics.
+    """Batch normalization over all axes but the last, with torch's running statistics.
 
     Statistics are those of the batch, and the running ones are updated, while the collection
     "batch_stats" is mutable; otherwise the running ones are used. Under jit the batch mean is the
-    mean over the global batch, so it is synchronised. flax.linen.BatchNorm keeps the biased
+    mean over the global batch, so it is synchronized. flax.linen.BatchNorm keeps the biased
     variance; torch keeps the unbiased one.
 
     Attributes:
-      momentum: of the running statistics.
+      momentum: momentum of the running statistics.
       epsilon: added to the variance.
       use_scale: whether there is a learned factor per channel.
       use_bias: whether there is a learned offset per channel.
-      dtype: of the result; statistics are float32.
+      dtype: dtype of the result; statistics are float32.
     """
 
     momentum: float = 0.9  # torch's momentum 0.1
@@ -147,8 +147,8 @@ class Mlp(nn.Module):
 class SwiGlu(nn.Module):
     """w3(SiLU(gate) * value) with (gate, value) = w12(x) (arXiv:2002.05202): [..., D] -> [..., D].
 
-    `hidden_dim` is that of the MLP it replaces. Both halves have two thirds of it, for about as
-    many parameters, rounded up to a multiple of 8: the "fused" variant of DINOv2.
+    `hidden_dim` is that of the MLP it replaces. Both halves have two thirds of it, for about the
+    same number of parameters, rounded up to a multiple of 8: the "fused" variant of DINOv2.
     """
 
     hidden_dim: int

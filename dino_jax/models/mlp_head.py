@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dino_jax.config.section import option
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
-# First values of the kernels; biases start at 0.
+# Initial values of the kernels; biases start at 0.
 KERNELS = {
     "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # torch, MoCo v3
     "truncated": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),  # BYOL
@@ -58,7 +58,7 @@ class MlpHead(nn.Module):
       last_norm: BatchNorm after the last layer, "none" or a key of `LAST_NORMS`.
       first_kernels: a key of `KERNELS`.
       dtype: of the activations; parameters and the output are float32.
-      of: what it takes, see `Head`.
+      of: its input, see `Head`.
     """
 
     out_dim: int

@@ -18,7 +18,7 @@ from dino_jax.models.head import order_heads
 class Network(nn.Module):
     """One branch of the self-distillation; student and teacher are two variable trees of it.
 
-    What a pass does beyond its numbers follows from what the caller hands over: a "drop_path" RNG
+    The mode of a pass follows from the caller's arguments: a "drop_path" RNG
     turns stochastic depth on, a mutable "batch_stats" collection makes BatchNorm use and track the
     statistics of the batch.
 
@@ -26,8 +26,8 @@ class Network(nn.Module):
       backbone: a module that follows the protocol `Backbone`.
       heads: modules by name that follow the protocol `Head`; `clone(heads=…)` makes a network with
         some of them.
-      mean: of every channel, for images in [0, 1].
-      std: of every channel, for images in [0, 1].
+      mean: mean of every channel, for images in [0, 1].
+      std: standard deviation of every channel, for images in [0, 1].
       weights: how the devices of a mesh share them, see `placement.fit_to_mesh`.
     """
 
@@ -46,7 +46,7 @@ class Network(nn.Module):
         """Features of images.
 
         Args:
-          images: [B, H, W, C], uint8 or already normalised floats.
+          images: [B, H, W, C], uint8 or already normalized floats.
           masks: bool [B, N], see `Crops`.
           visible: int32 [B, k], see `Crops`.
         """
@@ -79,7 +79,7 @@ class Network(nn.Module):
         return self.backbone.attention(self.normalize(images), layer)
 
     def normalize(self, images: jax.Array) -> jax.Array:
-        """Maps uint8 to zero mean and unit variance; floats are taken as normalised already."""
+        """Maps uint8 to zero mean and unit variance; floats are taken as already normalized."""
         if images.dtype != jnp.uint8:
             return images
         mean, std = jnp.asarray(self.mean), jnp.asarray(self.std)
@@ -88,10 +88,10 @@ class Network(nn.Module):
     def init_all(self, images: jax.Array) -> None:
         """Touches every parameter; call as `network.init(rng, images, method="init_all")`.
 
-        Every head gets what it says that it takes.
+        Every head gets the input that it names.
 
         Raises:
-          ValueError: if a head takes what is not there.
+          ValueError: if the input of a head does not exist.
         """
         outputs = self(images)
         for name in order_heads(self.heads):

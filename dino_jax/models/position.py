@@ -29,7 +29,7 @@ def bicubic_matrix(in_size: int, out_size: int, offset: float = 0.1) -> np.ndarr
 
     torch's bicubic (a = -0.75, four taps, clamped borders, no antialias) with the scale factor
     (out_size + 0.1) / in_size: torch keeps the given factor, so the 0.1 shrinks the sampling step
-    a little. Hugging Face's transformers give the size instead, which is an offset of 0.
+    a little. Hugging Face's transformers passes the size instead, which is an offset of 0.
     """
     source = (np.arange(out_size) + 0.5) * in_size / (out_size + offset) - 0.5
     first_tap = np.floor(source).astype(int) - 1
@@ -47,7 +47,7 @@ def antialiased_matrix(in_size: int, out_size: int) -> np.ndarray:
     """[out_size, in_size] weights of the position resize of DINOv2 with registers along one axis.
 
     Keys cubic with a = -0.5 whose support grows with the reduction; weights beyond the border are
-    dropped and the rest renormalised.
+    dropped and the rest renormalized.
     """
     scale = in_size / out_size
     center = (np.arange(out_size) + 0.5) * scale - 0.5
@@ -67,12 +67,13 @@ def resize_position_embedding(
 ) -> jax.Array:
     """Resizes the patch part of a position embedding to the patch grid of an image.
 
-    A square table is used as it is only for a square image with as many patches: the official code
+    A square table is used unchanged only for a square image with the same number of patches: the
+      official code
     also resamples 64 x 71 pixels onto the same 8 x 8 grid (spec of DINO v1, section 1.3).
 
     Args:
       embedding: [1, 1 + GH * GW, D]; entry 0 belongs to the cls token and is never changed.
-      table_grid: (GH, GW), the patch grid that the table was made for.
+      table_grid: (GH, GW), the patch grid for which the table was made.
       grid: (h, w), the patch grid of the image.
       image_size: (H, W) of the image in pixels.
       kernel: a key of `POSITION_KERNELS`.

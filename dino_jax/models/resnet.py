@@ -31,7 +31,7 @@ class Config:
 def convolution(
     features: int, kernel: int, stride: int, dtype: Dtype, name: str | None = None
 ) -> nn.Conv:
-    """A convolution without bias, with torch's padding and He initialisation over its outputs."""
+    """A convolution without bias, with torch's padding and He initialization over its outputs."""
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -48,7 +48,7 @@ def convolution(
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolution around a shortcut: [B, H, W, C] -> [B, H/s, W/s, 4 * width].
 
-    The module names are torchvision's, but for "_" in the place of "."
+    The module names are torchvision's, with "_" instead of "."
     """
 
     width: int
@@ -71,7 +71,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(OneBlock, nn.Module):
-    """Maps [B, H, W, C] normalised images to a pooled vector and the last feature map.
+    """Maps [B, H, W, C] normalized images to a pooled vector and the last feature map.
 
     BatchNorm uses and tracks the statistics of the batch while "batch_stats" is mutable, and the
     running ones otherwise. There is no stochastic depth.
@@ -80,7 +80,7 @@ class ResNet(OneBlock, nn.Module):
       depths: blocks per stage; every stage but the first halves height and width.
       width: channels of the stem and of the first stage's 3x3 convolutions.
       in_channels: channels of an image.
-      dtype: of the activations; parameters and statistics are float32.
+      dtype: dtype of the activations; parameters and statistics are float32.
     """
 
     depths: Sequence[int] = DEPTHS["50"]

@@ -3,7 +3,7 @@
 DINO drops a residual branch sample by sample: every sample is computed, some are thrown away.
 DINOv2 (arXiv:2304.07193, Section 5) draws a subset of the samples and computes the branch for these
 only. The official code draws it from the batch of one GPU, so that its meaning changes with the
-number of GPUs; here it is drawn from groups of `group` samples, whatever the devices. A subset
+number of GPUs; here it is drawn from groups of `group` samples, for any number of devices. A subset
 costs no communication while every group lies on one device, that is, while `group` divides the
 samples of a device: with V crops of one size per image and B images per device, these are B * V
 samples.
@@ -104,7 +104,7 @@ def put_subset(x: jax.Array, moved: jax.Array, kept: jax.Array | None) -> jax.Ar
 
     Args:
       x: [B, ...] all samples.
-      moved: [G * k, ...] what takes the place of `take_subset(x, kept)`.
+      moved: [G * k, ...] replacements of `take_subset(x, kept)`.
       kept: [G, k]; None for all samples.
     """
     if kept is None:

@@ -20,7 +20,7 @@ from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
 from dino_jax.models.position import Grid, resize_position_embedding
 from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
 
-# What the backward pass keeps of a block; the rest is computed again.
+# Activations of a block that the backward pass keeps; the rest is computed again.
 REMAT_POLICIES = {
     "none": jax.checkpoint_policies.everything_saveable,
     "names": jax.checkpoint_policies.save_only_these_names(
@@ -45,15 +45,15 @@ class Encoded(NamedTuple):
 
 
 class VisionTransformer(nn.Module):
-    """Maps [B, H, W, C] normalised images to cls, register and patch tokens.
+    """Maps [B, H, W, C] normalized images to cls, register and patch tokens.
 
     Blocks are scanned: each of their parameters has one leading depth axis. Stochastic depth is
     active while the caller provides a "drop_path" RNG. The options are those of `vit.Config`, which
-    says what they mean; embed_dim (D), depth and num_heads are always given here, and
-    drop_path_group must divide the samples of every call.
+    explains them; embed_dim (D), depth and num_heads are always given here, and drop_path_group
+    must divide the samples of every call.
 
     Attributes:
-      dtype: of the activations; parameters are float32.
+      dtype: dtype of the activations; parameters are float32.
       branches: kernels for sequences that they take, see `on_devices`.
     """
 
@@ -93,7 +93,7 @@ class VisionTransformer(nn.Module):
 
     @property
     def implicit(self) -> ImplicitSettings:
-        """What the shapes of its weights do not show."""
+        """Settings that the shapes of its weights do not show."""
         return ImplicitSettings(
             grid=self.table_grid,
             image_size=self.image_size,
@@ -103,11 +103,11 @@ class VisionTransformer(nn.Module):
         )
 
     def on_devices(self, device: Any, weights: SharedWeights | None) -> "VisionTransformer":
-        """The same ViT as it runs fastest on these devices; see `Backbone.on_devices`.
+        """The same ViT in its fastest form for these devices; see `Backbone.on_devices`.
 
         The kernels multiply in bfloat16: a ViT that computes in float32 is left to XLA.
         """
-        # Inside a loop the TPU compiler stores all that the backward pass needs, layer by layer,
+        # Inside a loop the TPU compiler stores everything for the backward pass, layer by layer,
         # before it continues; without one it chooses. CPUs are faster with loops; GPUs unknown.
         fastest = self.depth if device.platform == "tpu" else 1
         vit = self.clone(scan_unroll=self.scan_unroll or fastest)
@@ -206,7 +206,7 @@ class VisionTransformer(nn.Module):
     def encode(
         self, images: jax.Array, layers: Sequence[int] = (), attention: Sequence[int] = ()
     ) -> Encoded:
-        """Runs all blocks and keeps what the given block indices ask for."""
+        """Runs all blocks and keeps the outputs of the given block indices."""
         tokens = self.embed(images)
         batch, count, dim = tokens.shape
         weights_shape = (len(attention), batch, self.num_heads, count, count)
@@ -222,7 +222,7 @@ class VisionTransformer(nn.Module):
         def run_block(block: Block, carry, inputs):
             tokens, kept = carry
             (tokens,), (weights,) = block((tokens,), None, None, None)
-            # A block that nobody asked for has a slot past the end: its write is dropped.
+            # A block that was not requested has a slot past the end: its write is dropped.
             if layers:
                 kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
             if attention:

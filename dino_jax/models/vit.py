@@ -122,7 +122,7 @@ def _check(vit: VisionTransformer) -> None:
 
 
 def as_vit(backbone: Any, purpose: str) -> VisionTransformer:
-    """A backbone as the ViT that it must be.
+    """Returns a backbone that must be a ViT.
 
     Args:
       backbone: any.

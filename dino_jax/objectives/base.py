@@ -1,4 +1,4 @@
-"""What an objective is, what it sees, and what it asks of the run."""
+"""The protocol of objectives: their inputs, and their requirements of the run."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ ObjectiveState = Any
 
 
 class Outputs(NamedTuple):
-    """What an objective sees of one network on one batch.
+    """Outputs of one network on one batch, as an objective sees them.
 
     Attributes:
       features: per view {"cls": [B, D], "patches": [B, N, D]}, in the order in which the role sees
         its groups of crops.
-      groups: per view, the group that it belongs to.
+      groups: per view, its group.
       project: (head name, [..., D]) -> [..., K] float32. Call it once per head and network with
         everything that goes through this head, because BatchNorm in a head sees what comes in one
         call as one batch; an objective that keeps views apart calls it once per view.
@@ -41,7 +41,7 @@ class Outputs(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What an objective returns.
+    """Result of an objective.
 
     Attributes:
       loss: scalar float32.
@@ -56,13 +56,13 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective asks of the run; `dino_jax.step.needs` checks it before the first step.
+    """Requirements of an objective; `dino_jax.step.needs` checks them before the first step.
 
     Attributes:
-      roles: whose outputs it reads, the learner's included.
-      heads: that all of these roles have, with equal numbers of outputs.
-      groups: of crops that all of these roles see.
-      views: of an image that the learner sees at least.
+      roles: roles whose outputs it reads, including the learner.
+      heads: heads that all of these roles have, with equal numbers of outputs.
+      groups: groups of crops that all of these roles see.
+      views: least number of views of an image that the learner sees.
       aligned_views: whether the views of each of these roles are the first ones of the learner.
       aligned_patches: whether it compares patches of the same place in several networks.
       masks: whether the batch needs masks.
@@ -87,7 +87,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective takes from the rest of the config.
+    """Values that an objective takes from the rest of the config.
 
     Attributes:
       learner: name of the role that learns.
@@ -107,12 +107,12 @@ class Objective(Protocol):
 
     @property
     def weight(self) -> Schedule:
-        """Of this loss in the sum of all."""
+        """Weight of this loss in the sum of all."""
         ...
 
     @property
     def needs(self) -> Needs:
-        """What it asks of the run."""
+        """Its requirements of the run."""
         ...
 
     def init(self) -> ObjectiveState:

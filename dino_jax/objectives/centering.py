@@ -1,4 +1,4 @@
-"""How teacher logits become targets that do not collapse: DINO's center, or Sinkhorn-Knopp."""
+"""Turns teacher logits into targets that do not collapse: DINO's center, or Sinkhorn-Knopp."""
 
 import dataclasses
 import math
@@ -32,12 +32,12 @@ class Centering(Protocol):
 
         Args:
           logits: [..., K] float32 teacher logits; all leading axes together are the samples.
-          state: of the last step.
+          state: state after the last step.
           temperature: scalar, > 0.
           valid: [...] bool, False for padding, which changes nothing; None if there is none.
 
         Returns:
-          [..., K] float32 targets, each with sum 1 (padding: finite, of no meaning), and the next
+          [..., K] float32 targets, each with sum 1 (padding: finite, meaningless), and the next
           state.
         """
         ...
@@ -47,8 +47,8 @@ class Centering(Protocol):
 class Center:
     """DINO's center, an EMA of the mean logits (arXiv:2104.14294, Section 3.1).
 
-    The center of a step is that of the batches before it. So it is in DINOv2 too: its code only
-    delays the update until the next step needs it, which gives the same targets.
+    The center of a step is that of the batches before it. The same holds in DINOv2: its code only
+      delays the update until the next step needs it, which gives the same targets.
 
     With `accumulate_steps` > 1 the next center is the mean of those of the passes, which is that of
     the batch if all passes have equally many valid samples.
@@ -80,10 +80,10 @@ class Center:
 class Sinkhorn:
     """Sinkhorn-Knopp over all samples of the pass, as in SwAV and DINOv2; no state.
 
-    With `accumulate_steps` > 1 a pass is a part of the batch, and every part is balanced by itself.
+    With `accumulate_steps` > 1 a pass is a part of the batch, and each part is balanced by itself.
 
     Attributes:
-      iterations: normalisations over samples and prototypes, at least 1; DINOv2 uses 3.
+      iterations: normalizations over samples and prototypes, at least 1; DINOv2 uses 3.
     """
 
     iterations: int = 3
@@ -153,7 +153,7 @@ def sinkhorn_knopp(
 ) -> jax.Array:
     """Balances teacher logits into soft assignments, without gradient.
 
-    Normalises in turn over samples, so that all prototypes get the same share of the global batch,
+    Normalizes in turn over samples, so that all prototypes get the same share of the global batch,
     and over prototypes (SwAV, arXiv:2006.09882, Eq. 3; DINOv2, arXiv:2304.07193, Section 4). The
     matrix exp(logits / temperature) is scaled by one factor per prototype and one per sample; only
     their logarithms are iterated on. The numbers of samples and prototypes, by which the official
@@ -162,7 +162,7 @@ def sinkhorn_knopp(
     Args:
       logits: [..., K] float32; all leading axes together are the samples.
       temperature: > 0.
-      iterations: normalisations of both kinds; without any, only the mean sum of an assignment
+      iterations: normalizations of both kinds; without any, only the mean sum of an assignment
         is 1.
       valid: [...] bool, the samples that take part; None for all.
 
@@ -173,7 +173,7 @@ def sinkhorn_knopp(
     samples = tuple(range(logits.ndim - 1))
     takes_part = jnp.ones((*logits.shape[:-1], 1), bool) if valid is None else valid[..., None]
     per_sample = jnp.zeros(takes_part.shape, jnp.float32)
-    # Read only without iterations; otherwise XLA drops it.
+    # Used only without iterations; otherwise XLA drops it.
     per_prototype = jnp.log(jnp.sum(takes_part)) - jax.nn.logsumexp(scores, where=takes_part)
     for _ in range(iterations):
         per_prototype = -jax.nn.logsumexp(scores + per_sample, axis=samples, where=takes_part)
@@ -182,7 +182,7 @@ def sinkhorn_knopp(
 
 
 def describe_targets(targets: jax.Array, valid: jax.Array | None = None) -> dict[str, jax.Array]:
-    """What shows a collapse: how sharp the targets are, and how evenly they use the prototypes.
+    """Signs of collapse: the sharpness of the targets, and how evenly they use the prototypes.
 
     Args:
       targets: [..., K] float32.

@@ -27,7 +27,7 @@ def build(where: str, config: Config, context: Context) -> "DinoObjective":
     """Builds the objective.
 
     Raises:
-      ValueError: as `build_distillation`.
+      ValueError: as in `build_distillation`.
     """
     shared = build_distillation(where, config, context)
     return DinoObjective(**shared, min_local_pairs=config.min_local_pairs)
@@ -44,7 +44,7 @@ def dino_losses(
     Args:
       student: [B, V, K] float32 student logits, global views first.
       targets: [B, G, K] float32 teacher probabilities of the G global views.
-      temperature: of the student's softmax, > 0.
+      temperature: temperature of the student's softmax, > 0.
       min_local_pairs: the mean counts at least this many pairs with a local view.
 
     Returns:
@@ -73,8 +73,8 @@ class DinoObjective:
     Attributes:
       head: name of the projection head.
       prototypes: K of that head.
-      student_temperature: of the student's softmax.
-      teacher_temperature: schedule of the teacher's.
+      student_temperature: temperature of the student's softmax.
+      teacher_temperature: schedule of the teacher's temperature.
       centering: how teacher logits become targets.
       weight: schedule of this objective's weight in the total loss.
       learner: role that learns.

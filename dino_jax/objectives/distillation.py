@@ -1,4 +1,4 @@
-"""What DINO and iBOT share: a head, two temperatures, and targets that do not collapse."""
+"""Shared parts of DINO and iBOT: a head, two temperatures, and targets that do not collapse."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,7 @@ class DistillationConfig:
     )
     centering: Literal["center", "sinkhorn"] = option("center", "how targets do not collapse")
     center_momentum: float = option(0.9, "center: share of the old one", at_least=0, below=1)
-    sinkhorn_iterations: int = option(3, "sinkhorn: normalisations", at_least=1)
+    sinkhorn_iterations: int = option(3, "sinkhorn: normalizations", at_least=1)
 
 
 def build_distillation(where: str, config: DistillationConfig, context: Context) -> dict[str, Any]:

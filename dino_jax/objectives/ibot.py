@@ -29,7 +29,7 @@ def build(where: str, config: Config, context: Context) -> "IbotObjective":
     """Builds the objective.
 
     Raises:
-      ValueError: as `build_distillation`.
+      ValueError: as in `build_distillation`.
     """
     return IbotObjective(**build_distillation(where, config, context))
 
@@ -38,7 +38,7 @@ def gather_patches(outputs: Outputs, indices: jax.Array) -> jax.Array:
     """Takes the listed patch tokens of each group of images.
 
     Args:
-      outputs: of one network, on the G global views.
+      outputs: outputs of one network on the G global views.
       indices: [B / g, U] int32 into the g * G * N patches of a group of g images, image-major.
 
     Returns:
@@ -60,7 +60,7 @@ def ibot_loss(
       student: [..., K] float32 student logits of masked patches.
       targets: [..., K] float32 teacher probabilities of the same patches.
       weights: [...] float32, 1 / (masked patches of the same crop), 0 for padding.
-      temperature: of the student's softmax, > 0.
+      temperature: temperature of the student's softmax, > 0.
       crops: global crops of the global batch, masked or not.
 
     Returns:
@@ -73,17 +73,17 @@ def ibot_loss(
 
 @dataclass(frozen=True)
 class IbotObjective:
-    """Masked image modelling with the teacher's patches as targets, as in DINOv2.
+    """Masked image modeling with the teacher's patches as targets, as in DINOv2.
 
     The batch brings "masks" [B, G, N] (which the student's backbone has applied), "mask_indices"
     and "mask_weight" [B / g, U], see `data.mask_indices`. The head may be that of DINO: without
-    BatchNorm in it two calls give what one call with all tokens gives in the official code.
+    BatchNorm in it, two calls give the same as the official code's one call with all tokens.
 
     Attributes:
       head: name of the projection head.
       prototypes: K of that head.
-      student_temperature: of the student's softmax.
-      teacher_temperature: schedule of the teacher's.
+      student_temperature: temperature of the student's softmax.
+      teacher_temperature: schedule of the teacher's temperature.
       centering: how teacher logits become targets, over all masked patches of the batch.
       weight: schedule of this objective's weight in the total loss.
       learner: role that learns.

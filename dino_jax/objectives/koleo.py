@@ -21,7 +21,7 @@ class Config:
     kind: str = option("koleo", "of the objective")
     weight: float = option(0.1, "of this loss in the sum")
     group_size: int = option(
-        0, "successive images among which neighbours are searched; 0: all of a pass", at_least=0
+        0, "successive images among which neighbors are searched; 0: all of a pass", at_least=0
     )
 
 
@@ -32,10 +32,10 @@ def build(where: str, config: Config, context: Context) -> "KoleoObjective":
 
 
 def koleo_loss(features: jax.Array) -> jax.Array:
-    """Minus the mean log distance to the nearest neighbour of the same group.
+    """Minus the mean log distance to the nearest neighbor of the same group.
 
     Duplicates have distance 1e-8, not 0, and no gradient: in the official code theirs is about 1e8
-    and cancels in pairs. So the only member of a group, its own neighbour, has none either.
+    and cancels in pairs. So the only member of a group, its own neighbor, has none either.
 
     Args:
       features: [..., n, D] float32, groups of n vectors of any length.
@@ -45,12 +45,12 @@ def koleo_loss(features: jax.Array) -> jax.Array:
     """
     unit = _normalize(features)
     fixed = jax.lax.stop_gradient(unit)
-    # In bfloat16, the default on a TPU, near neighbours cannot be told apart.
+    # In bfloat16, the default on a TPU, near neighbors cannot be told apart.
     similarity = jnp.einsum("...id,...jd->...ij", fixed, fixed, precision="highest")
     others = jnp.where(jnp.eye(features.shape[-2], dtype=bool), -1.0, similarity)
     nearest = jnp.argmax(others, axis=-1)
     neighbours = jnp.take_along_axis(features, nearest[..., None], axis=-2)
-    # Said explicitly, because a fused multiply and subtract makes a copy differ from itself.
+    # Explicit, because a fused multiply and subtract makes a copy differ from itself.
     duplicate = jnp.all(features == neighbours, axis=-1, keepdims=True)
     difference = jnp.where(duplicate, 0.0, unit - _normalize(neighbours))
     distance = jnp.sqrt(jnp.sum(jnp.square(difference + EPSILON), axis=-1))
@@ -66,12 +66,12 @@ def _normalize(x: jax.Array) -> jax.Array:
 class KoleoObjective:
     """KoLeo of the student's cls tokens before the head, each global view by itself, as in DINOv2.
 
-    A group is `group_size` successive images of the batch. In the official code it is what a device
-    holds, so that the loss depends on the number of devices.
+    A group is `group_size` successive images of the batch. In the official code it is the images of
+    a device, so that the loss depends on the number of devices.
 
     Attributes:
       weight: schedule of this objective's weight in the total loss.
-      group_size: images among which neighbours are searched; 0 for all of the pass.
+      group_size: images among which neighbors are searched; 0 for all of the pass.
       learner: role that learns.
     """
 

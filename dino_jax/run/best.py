@@ -1,4 +1,4 @@
-"""Which checkpoint of a run to use."""
+"""The checkpoint of a run to use."""
 
 import dataclasses
 import math
@@ -11,14 +11,14 @@ from typing import Any
 class Best:
     """The best network so far by k-NN accuracy, or without labels by RankMe (arXiv:2210.02885).
 
-    The accuracy of the role with the first k decides, without it the student's, without both
-    RankMe: what decides less is ignored once there is what decides more.
+    The accuracy of the role with the first k decides; without it the student's; without both,
+    RankMe. Once a stronger criterion exists, weaker ones are ignored.
 
     Attributes:
-      role: that stands for the run.
-      step: of the best evaluation, None before the first one.
-      metric: by which it was chosen, such as "knn10/teacher" or "proxy/rankme".
-      value: of the metric.
+      role: role that stands for the run.
+      step: step of the best evaluation, None before the first one.
+      metric: metric by which it was chosen, such as "knn10/teacher" or "proxy/rankme".
+      value: value of the metric.
     """
 
     role: str = "teacher"
@@ -27,9 +27,9 @@ class Best:
     value: float = -math.inf
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
-        """Takes the metrics of a step; whether they are an evaluation and at least as good.
+        """Takes the metrics of a step; returns whether they are an evaluation and at least as good.
 
-        That of step 0 does not count: a random initialisation is not worth a checkpoint.
+        That of step 0 does not count: a random initialization is not worth a checkpoint.
         """
         metric = self._deciding(metrics)
         value = metrics[metric] if metric else None
@@ -48,7 +48,7 @@ class Best:
           kept: steps of the checkpoints on disk.
         """
         if self.step is None:
-            return "no evaluation, so no advice which checkpoint to use"
+            return "no evaluation, so no advice on which checkpoint to use"
         lost = "" if self.step in kept else ", but there is no checkpoint of it"
         unit = " %" if self.metric.startswith("knn") else ""
         return f"best {self.role}: step {self.step}, {self.metric} {self.value:.3g}{unit}{lost}"
@@ -59,7 +59,7 @@ class Best:
         return min(known, key=self._rank, default="")
 
     def _rank(self, metric: str) -> int:
-        """How much a metric decides: 0 most of all."""
+        """Rank of a metric in the decision; 0 is the strongest."""
         deciding = (rf"knn\d+/{re.escape(self.role)}", r"knn\d+/student", "proxy/rankme")
         found = (i for i, name in enumerate(deciding) if re.fullmatch(name, metric))
         return next(found, len(deciding))

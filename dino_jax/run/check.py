@@ -16,10 +16,10 @@ from dino_jax.weights.init_from import check_init_from
 
 
 class Checked(NamedTuple):
-    """What a run of a config is made of.
+    """The parts of a run of a config.
 
     Attributes:
-      config: with the checkpoint of every frozen role.
+      config: config with the checkpoint of every frozen role.
       recipe: parts of the train step.
       train_step: the step itself, not compiled.
       frozen: networks of the frozen roles.
@@ -32,17 +32,17 @@ class Checked(NamedTuple):
 
 
 def check_config(config: Config, images: int, mesh: Mesh, workdir: epath.PathLike = "") -> Checked:
-    """Builds everything of a run that can be wrong, but no arrays, and reads no images.
+    """Builds every part of a run that can be wrong, but no arrays, and reads no images.
 
     Args:
-      config: of the run.
+      config: config of the run.
       images: number of training images.
-      mesh: of the devices.
-      workdir: of the run; "": a new one.
+      mesh: mesh of the devices.
+      workdir: workdir of the run; "": a new one.
 
     Raises:
       ValueError: if values are out of range or do not fit together, the images or the devices.
-      OSError: if a run or file of weights that the config names is not there.
+      OSError: if a run or file of weights that the config names does not exist.
     """
     runtime = config.runtime
     check_writers(runtime.writers)

@@ -1,9 +1,8 @@
-"""What the numbers of a run say: a named state, the evidence for it, and the knob to turn.
+"""A verdict from the numbers of a run: a named state, its evidence, and the option to change.
 
 `RULES` is one table, from the worst state to the mildest; the first rule that finds evidence in all
 of the newest records decides. A record is a line of metrics.jsonl; docs/metrics.md explains its
-numbers. The thresholds lie between what the provoked failures and the healthy runs of
-tests/histories show.
+numbers. The thresholds lie between the provoked failures and the healthy runs of tests/histories.
 """
 
 import dataclasses
@@ -16,7 +15,7 @@ Record = Mapping[str, Any]
 Severity = Literal["ok", "warning", "failure"]
 
 WINDOW = 4  # newest log lines that have to agree
-INFORMATION = 0.05  # nats that a target tells about its image; ln of the targets in a batch at most
+INFORMATION = 0.05  # nats that a target carries about its image; at most ln of a batch's targets
 UNIFORM = 0.9  # entropy of a target as a share of ln K
 ONE_DIMENSION = 1.5  # effective rank
 HOT = 0.08  # teacher temperature
@@ -46,14 +45,14 @@ class Diagnosis:
 
 
 class History:
-    """The log lines of a run as rules ask for them."""
+    """The log lines of a run, as the rules need them."""
 
     def __init__(self, records: Sequence[Record], grace_steps: int):
         """Takes all records.
 
         Args:
           records: oldest first; those without a loss (evaluations) do not count.
-          grace_steps: steps at the start whose features and targets say nothing yet.
+          grace_steps: steps at the start whose features and targets are not meaningful yet.
         """
         self.lines = [record for record in records if "loss" in record]
         self._settled = [record for record in self.lines if record["step"] > grace_steps]
@@ -71,7 +70,7 @@ class History:
         return len(self._settled) < WINDOW
 
     def largest_update(self) -> float:
-        """Of all lines, relative to the parameters of the backbone; 0 if that is not known."""
+        """Largest update of all lines, relative to the backbone's parameters; 0 if unknown."""
         norms = [
             (line.get("norm/backbone/update"), line.get("norm/backbone/param"))
             for line in self.lines
@@ -79,7 +78,7 @@ class History:
         return max((update / param for update, param in norms if update and param), default=0.0)
 
     def objectives(self) -> list[str]:
-        """Names of those with targets, such as ["dino", "ibot"]."""
+        """Names of the objectives with targets, such as ["dino", "ibot"]."""
         suffix = "/relative_teacher_entropy"
         return [name.removesuffix(suffix) for name in self.lines[-1] if name.endswith(suffix)]
 
@@ -92,8 +91,8 @@ class Rule:
     """One row of the table.
 
     Attributes:
-      find: gives the evidence for the state, or None.
-      source: where the threshold comes from.
+      find: returns the evidence for the state, or None.
+      source: source of the threshold.
     """
 
     state: str
@@ -109,8 +108,8 @@ def diagnose(records: Sequence[Record], grace_steps: int) -> Diagnosis:
 
     Args:
       records: lines of metrics.jsonl, oldest first.
-      grace_steps: steps at the start about whose targets and features no rule may speak: the last
-        layer is frozen, the learning rate warms up.
+      grace_steps: steps at the start whose targets and features no rule may judge: the last layer
+        is frozen, or the learning rate warms up.
     """
     history = History(records, grace_steps)
     if history.lines:
@@ -184,10 +183,10 @@ def _is_uniform(history: History, name: str) -> bool:
 
 
 def _uninformative(history: History, name: str) -> str | None:
-    """Evidence that all images have the same target, whatever that is.
+    """Evidence that all images have the same target, whichever it is.
 
-    Entropy of the mean target minus mean entropy is what a target tells about its image (their
-    mutual information); it needs no threshold that depends on K.
+    The entropy of the mean target minus the mean entropy is a target's information about its
+    image (their mutual information); it needs no threshold that depends on K.
     """
     means = history.settled(f"{name}/mean_teacher_entropy")
     entropies = history.settled(f"{name}/teacher_entropy")
@@ -196,7 +195,7 @@ def _uninformative(history: History, name: str) -> str | None:
     if not told or not relative or max(told) > INFORMATION:
         return None
     return (
-        f"{name} targets tell {max(told):.2g} nats about their image; their entropy is "
+        f"{name} targets carry {max(told):.2g} nats about their image; their entropy is "
         f"{_range(relative)} ln K"
     )
 
@@ -237,7 +236,7 @@ RULES = (
     ),
     Rule(
         "teacher_frozen",
-        "The teacher stands still",
+        "The teacher does not change",
         "failure",
         _frozen,
         "Lower config.roles.teacher.momentum: 0.996 at the start, 0.9995 for small batches.",
@@ -285,7 +284,7 @@ RULES = (
         _waiting,
         "Raise config.runtime.workers, use config.augment.backend='device', or pack the images "
         "with dino-jax build.",
-        "a share of 0.2 makes a run a quarter longer than it has to be",
+        "a share of 0.2 makes a run a quarter longer than necessary",
     ),
 )
 
@@ -299,7 +298,7 @@ def _summary(history: History) -> str:
 
 
 def _log_prototypes(history: History, name: str) -> float:
-    """ln K, which no record holds by itself."""
+    """ln K, which records do not hold directly."""
     newest = history.lines[-1]
     entropy, share = (newest.get(f"{name}/{x}teacher_entropy") for x in ("", "relative_"))
     return entropy / share if entropy and share else math.inf

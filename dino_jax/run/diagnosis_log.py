@@ -1,4 +1,4 @@
-"""Diagnoses a run while it trains: prints what changes, keeps it, ends a collapsed run if asked."""
+"""Diagnoses a run while it trains: prints and records changes, ends a collapsed run if asked."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class CollapsedRunError(LostRunError):
 
 
 class DiagnosisLog:
-    """Diagnoses after every record; a context manager that also notes why a run is given up.
+    """Diagnoses after every record; a context manager that also records why a run gives up.
 
     All processes come to the same verdict, since they have the same records, and stop together;
     process 0 writes `workdir/diagnosis.jsonl`: {"step": 400, "state": "healthy", …} whenever the
@@ -36,7 +36,7 @@ class DiagnosisLog:
         grace_steps: int,
         stop_on_collapse: bool,
     ):
-        """Goes on with the verdicts up to `start_step`.
+        """Continues from the verdicts up to `start_step`.
 
         Args:
           folder: workdir.
@@ -58,7 +58,7 @@ class DiagnosisLog:
         """Takes the metrics of finished update `step`.
 
         Raises:
-          CollapsedRunError: if they are those of a failure and the run is to stop then.
+          CollapsedRunError: if they show a failure and the config asks to stop then.
         """
         self._records.append({"step": step, **metrics})
         self._step = step

@@ -1,4 +1,4 @@
-"""How long a process takes to its first step, and how much of that is compilation."""
+"""Time that a process takes to its first step, and the share of compilation."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +16,9 @@ class Compilations:
     """Listens to jax from now on; `close` ends that.
 
     Attributes:
-      programs: that were needed.
-      from_cache: how many of them were in the compilation cache.
-      seconds: that jax spent on compiling them or reading them from the cache.
+      programs: number of programs needed.
+      from_cache: number of them found in the compilation cache.
+      seconds: time that jax spent on compiling them or reading them from the cache.
     """
 
     def __init__(self):
@@ -41,7 +41,7 @@ class Compilations:
 
 
 class FirstStep:
-    """Measures how a process comes to its first step.
+    """Measures the time of a process to its first step.
 
     first_step = FirstStep()
     …
@@ -66,20 +66,20 @@ class FirstStep:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Goes around everything that makes the next batch."""
+        """Context for loading the next batch."""
         asked = self._clock()
         yield
         if self._batch is None:
             self._batch = self._clock() - asked
 
     def begin(self) -> None:
-        """Goes before every step."""
+        """Call before every step."""
         if self._begun is None:
             counts = self._compilations
             self._begun = (self._clock(), counts.seconds, counts.programs, counts.from_cache)
 
     def end(self) -> str | None:
-        """Goes after the call of every step, from which jax returns once it is compiled.
+        """Call after every step; jax returns from the first one once it is compiled.
 
         Returns:
           A line for the log after the first step, then None.

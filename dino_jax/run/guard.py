@@ -1,6 +1,6 @@
 """Guards a run that continues from other weights: it must not get worse than they were.
 
-What `guard.evaluation` measures of the first network is kept in `workdir/guard.json`. At every
+The measurement of the first network by `guard.evaluation` is kept in `workdir/guard.json`. At every
 multiple of `guard.every_epochs`, and at the end, the network is measured again; more than
 `guard.margin` below, the run warns, stops, or rolls back (roll_back.py).
 """
@@ -55,10 +55,10 @@ class WorseThanStartError(LostRunError):
 
 
 class Guard:
-    """Compares the evaluated network of a run with the model that the run started from.
+    """Compares the evaluated network of a run with the model from which the run started.
 
     Attributes:
-      every_steps: between two checks; 0 without a guard.
+      every_steps: steps between two checks; 0 without a guard.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class Guard:
 
         Args:
           config: the whole config, checked by `check_guard`.
-          context: of the run.
-          evaluations: of the run, by name.
-          steps_per_epoch: of the run.
-          total_steps: of the run.
+          context: context of the run.
+          evaluations: evaluations of the run, by name.
+          steps_per_epoch: steps per epoch of the run.
+          total_steps: total steps of the run.
         """
         self._config, self._role, self._total_steps = config.guard, context.evaluated, total_steps
         self._compared: Scheduled | None = None
@@ -95,13 +95,13 @@ class Guard:
         known: Metrics,
         progress: Progress,
     ) -> Metrics:
-        """Measures the first network, or reads in a resumed run what was measured then.
+        """Measures the first network, or in a resumed run reads that measurement.
 
         Args:
           folder: workdir.
           networks: variables of the first state by role.
           resumed: whether the state comes from a checkpoint of the workdir.
-          known: what was measured of this state already.
+          known: measurements of this state so far.
           progress: the screen.
 
         Returns:
@@ -139,7 +139,7 @@ class Guard:
         Args:
           step: finished updates.
           networks: variables by role.
-          known: what was measured of this state already.
+          known: measurements of this state so far.
         """
         if self._compared is None or (step % self.every_steps and step != self._total_steps):
             return {}
@@ -149,11 +149,11 @@ class Guard:
         return {f"guard/{self._measure.guarded}": _same_everywhere(value)}
 
     def judge(self, step: int, measured: Metrics) -> bool:
-        """Acts on what `measure` gave, once it is in the log.
+        """Acts on the result of `measure`, once it is in the log.
 
         Args:
           step: finished updates.
-          measured: from `measure`.
+          measured: result of `measure`.
 
         Returns:
           Whether a check was passed, so that this step is worth a checkpoint.
@@ -188,18 +188,18 @@ class Guard:
             f"{said}{rolled}, more than config.guard.margin ({self._config.margin:g}) below. The "
             "checkpoints from before are kept. In a new workdir lower config.optimizer.lr, warm up "
             "longer, freeze the backbone first (config.optimizer.freeze_backbone_epochs), or use "
-            "config.optimizer.layer_decay; docs/continuing.md tells more."
+            "config.optimizer.layer_decay; see docs/continuing.md."
         )
 
 
 def check_guard(config: Any) -> None:
-    """Checks that there is something to compare, and something to compare with.
+    """Checks that there is a model to compare with, and an evaluation that compares.
 
     Args:
       config: the whole config.
 
     Raises:
-      ValueError: if not.
+      ValueError: if one is missing.
     """
     guard, where = config.guard, "config.guard.evaluation"
     if guard.action == "none":
@@ -227,14 +227,14 @@ def check_guard(config: Any) -> None:
 def _stored_reference(record: dict[str, Any], folder: epath.Path) -> Reference:
     if record["reference"] is None:
         raise ValueError(
-            f"{folder / GUARD_JSON} is missing, so it is unknown how good the imported model was; "
+            f"{folder / GUARD_JSON} is missing, so the quality of the imported model is unknown; "
             "start again in a new workdir"
         )
     return record["reference"]
 
 
 def _same_everywhere(value: float) -> float:
-    """The value of process 0: all processes must decide alike."""
+    """The value on process 0, since all processes must decide alike."""
     if jax.process_count() == 1:
         return value
     return float(multihost_utils.broadcast_one_to_all(np.float32(value)))

@@ -1,4 +1,4 @@
-"""What looks at the networks of a run from time to time."""
+"""Evaluations, pictures and guard: periodic looks at the networks of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ class Instruments:
     """Evaluations, pictures and guard of a run.
 
     Attributes:
-      evaluations: by name.
-      evaluated: the role whose pictures are drawn.
-      show_every_steps: rhythms at which probes and report are drawn: those of all evaluations, also
-        of those that are left out.
-      probes: images that are looked at, None for none.
-      guard: against a network that gets worse than the model that it started from.
-      lines: for the screen.
+      evaluations: evaluations by name.
+      evaluated: role whose pictures are drawn.
+      show_every_steps: intervals at which probes and report are drawn: those of all evaluations,
+        including the ones that are left out.
+      probes: probe images, None for none.
+      guard: guards against a network that gets worse than the model that it started from.
+      lines: lines for the screen.
     """
 
     evaluations: Mapping[str, Scheduled]
@@ -67,7 +67,7 @@ def build_instruments(
 
     Raises:
       ValueError: as `check_instruments`, and if something does not fit the images.
-      OSError: if images are not there.
+      OSError: if images are missing.
     """
     check_instruments(config, recipe, mesh)
     context = make_context(config, recipe, mesh, workdir)

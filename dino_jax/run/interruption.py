@@ -14,7 +14,7 @@ EXIT_CODES = {
 
 
 def end_on_sigterm() -> None:
-    """Until an `Interruption` takes over there is nothing to save: SIGTERM ends at once with 75."""
+    """Makes SIGTERM end at once with 75 until an `Interruption` takes over: nothing to save yet."""
     signal.signal(signal.SIGTERM, _end)
 
 
@@ -47,7 +47,7 @@ class Interruption:
         """Installs nothing yet.
 
         Args:
-          agreement: of all processes; one signal anywhere stops all at one step.
+          agreement: agreement of all processes; one signal anywhere stops all at one step.
         """
         self.requested: str | None = None
         self._agreement = agreement

@@ -1,4 +1,4 @@
-"""What a run finds out and writes about itself: numbers, evaluations, pictures, a diagnosis."""
+"""The journal of a run: numbers, evaluations, pictures and a diagnosis."""
 
 import contextlib
 import json
@@ -56,17 +56,17 @@ class Journal:
         best: Best,
         first_step: FirstStep,
     ):
-        """Continues what an earlier start wrote up to `start_step`.
+        """Continues from the records of an earlier start up to `start_step`.
 
         Args:
           folder: workdir.
           start_step: finished updates.
           config: the whole config.
-          recipe: of the run.
-          source: of the training images.
-          instruments: that look at the networks.
+          recipe: recipe of the run.
+          source: source of the training images.
+          instruments: evaluations, pictures and guard of the run.
           best: learns which checkpoint is the best so far.
-          first_step: of this process; closed with this journal.
+          first_step: measurement of this process; closed with this journal.
 
         Raises:
           ValueError: if a writer cannot be opened.
@@ -96,7 +96,7 @@ class Journal:
             self.progress = stack.enter_context(
                 Progress(self._start, recipe.total_steps, config.batch_size)
             )
-            # Before the diagnosis, whose last word belongs into the last report.
+            # Before the diagnosis, whose last verdict belongs in the last report.
             self._showcase = stack.enter_context(
                 Showcase(self._folder, config, self._instruments.probes, self.progress)
             )
@@ -130,11 +130,11 @@ class Journal:
         resumed: bool,
         frozen: Mapping[str, Variables],
     ) -> None:
-        """Says what the run is, and evaluates the first networks of a new one.
+        """Describes the run, and evaluates the first networks of a new one.
 
         Args:
-          lines: for the screen.
-          state: before the first step.
+          lines: lines for the screen.
+          state: state before the first step.
           resumed: whether it comes from a checkpoint of the workdir.
           frozen: variables of the frozen roles.
         """
@@ -155,7 +155,7 @@ class Journal:
             yield
 
     def before(self, step: int) -> None:
-        """Goes before step number `step`, counted from 1."""
+        """Call before step number `step`, counted from 1."""
         self._profile.before(step)
         self._first_step.begin()
 
@@ -164,11 +164,11 @@ class Journal:
 
         Args:
           step: finished updates.
-          metrics: of that step, whole on every process.
+          metrics: metrics of that step, whole on every process.
           unreadable: see `Watch.add`.
 
         Raises:
-          LostRunError: as `Watch.add`.
+          LostRunError: as in `Watch.add`.
         """
         if line := self._first_step.end():
             self.progress.say(line)
@@ -178,11 +178,11 @@ class Journal:
         self.progress.advance(step)
 
     def record(self, step: int, state: TrainState) -> bool:
-        """Logs, evaluates and judges what is due after a step.
+        """Logs, evaluates and judges whatever is due after a step.
 
         Args:
           step: finished updates.
-          state: after them.
+          state: state after them.
 
         Returns:
           Whether this step is worth a checkpoint.
@@ -225,7 +225,7 @@ class Journal:
             self._showcase.update_report()
 
     def _log(self, step: int) -> Metrics:
-        """If a line is due, prints it; returns all numbers since the line before."""
+        """Prints a line if it is due; returns all numbers since the previous line."""
         if step % self._config.runtime.log_every_steps and not self._is_last(step):
             return {}
         record = self._watch.catch_up() | self._recipe.schedule_values(step)
@@ -238,7 +238,7 @@ class Journal:
         return record | self._throughput.describe(lap)
 
     def _evaluate(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
-        """Prints and returns what the evaluations that are due find, and looks at the probes."""
+        """Prints and returns the results of due evaluations, and looks at the probes."""
         last = self._is_last(step)
         due = self._instruments.due(step, last)
         shown = self._instruments.show_pictures(step, last)

@@ -8,7 +8,7 @@ from etils import epath
 from dino_jax.report.write import write_report
 from dino_jax.workdir.layout import REPORT_HTML
 
-LARGEST_SHARE = 0.05  # of the time of a run that its reports may take
+LARGEST_SHARE = 0.05  # largest share of the time of a run for its reports
 
 
 class LiveReport:
@@ -18,14 +18,14 @@ class LiveReport:
         """Writes nothing yet.
 
         Args:
-          workdir: of the run.
-          clock: seconds, monotonic.
+          workdir: workdir of the run.
+          clock: returns monotonic seconds.
         """
         self._workdir, self._clock = workdir, clock
         self._seconds, self._finished = 0.0, clock()
 
     def update(self) -> bool:
-        """Writes the report, unless the one before took too much of the time since then.
+        """Writes the report, unless the previous one took too large a share of the time since.
 
         Returns:
           Whether it was written.

@@ -25,8 +25,8 @@ class MetricsWriter:
         """Opens the file of a run that continues after `start_step` finished updates.
 
         Lines of later steps, which this run will write again, and lines torn by a crash are
-        dropped: one history without duplicates. With `start_step` 0 that is everything: a run that
-        begins again measures its step 0 again. `copies` are closed with this writer.
+        dropped: one history without duplicates. With `start_step` 0 all lines are dropped: a run
+          that begins again measures its step 0 again. `copies` are closed with this writer.
         """
         self._copies, self._open = copies, True
         self._writes = jax.process_index() == 0

@@ -35,20 +35,20 @@ class Profile:
 
         Args:
           steps: (first, last), or () for no trace; see `check_profile`.
-          workdir: of the run, local if there are steps.
+          workdir: workdir of the run, local if there are steps.
         """
         self._first, self._last = tuple(steps) or (0, 0)
         self._folder = absolute_path(workdir) / PROFILE
         self._running = False
 
     def before(self, step: int) -> None:
-        """Goes before step number `step`, counted from 1; starts the trace when it is due."""
+        """Call before step number `step`, counted from 1; starts the trace when it is due."""
         if self._first <= step <= self._last and not self._running:
             jax.profiler.start_trace(os.fspath(self._folder))
             self._running = True
 
     def after(self, step: int, results: Any) -> None:
-        """Goes after it; ends the trace when it is due, once `results` are there."""
+        """Call after it; ends the trace when it is due, once `results` are there."""
         if self._running and step >= self._last:
             jax.block_until_ready(results)
             self.close()
@@ -75,6 +75,6 @@ def check_profile(steps: Sequence[int], workdir: epath.PathLike) -> None:
         )
     if is_remote(epath.Path(workdir)):
         raise ValueError(
-            f"profile.steps writes to a local disk, and {os.fspath(workdir)} is none; profile a "
+            f"profile.steps writes to a local disk, and {os.fspath(workdir)} is not; profile a "
             "short run with a local --workdir"
         )

@@ -1,10 +1,10 @@
 """Sends a run back to its last good checkpoint with lower learning rates, for `config.guard`.
 
 A roll-back is a resume: the checkpoints after the last good check are removed, the roll-back is
-noted in `workdir/guard.json`, and the run starts again from what is left, with learning rates
-multiplied by `guard.lr_factor` for every note. So the step stays the only clock, metrics.jsonl has
-every step once, and a run that is killed anywhere in between continues as if nothing had happened:
-until the note is written, it fails the same check again.
+recorded in `workdir/guard.json`, and the run starts again from what remains, with learning
+rates multiplied by `guard.lr_factor` for every note. So the step stays the only clock,
+metrics.jsonl has every step once, and a run that is killed anywhere in between continues as if
+nothing had happened: until the note is written, it fails the same check again.
 """
 
 import gc
@@ -23,13 +23,13 @@ from dino_jax.workdir.paths import absolute_path, write_atomically
 
 
 class RollBackRequest(Exception):
-    """Ends a run that is to start again from its last good checkpoint.
+    """Ends a run that must start again from its last good checkpoint.
 
     Attributes:
       folder: workdir.
-      step: of the check that failed.
-      value: measured there.
-      every_steps: between two checks.
+      step: step of the check that failed.
+      value: value measured there.
+      every_steps: steps between two checks.
     """
 
     def __init__(self, folder: epath.Path, step: int, value: float, every_steps: int):
@@ -43,7 +43,7 @@ def rate_factor(config: Any, roll_backs: int) -> float:
 
 
 def with_lowered_rates(whole_config: Any, workdir: epath.PathLike) -> Any:
-    """The config with the learning rates that the roll-backs of the workdir have left over.
+    """The config with the learning rates after the roll-backs of the workdir.
 
     Raises:
       ValueError: if guard.json is damaged.
@@ -72,8 +72,9 @@ def repeat_after_roll_backs(run: Callable[[], int]) -> int:
 def roll_back(request: RollBackRequest) -> int:
     """Makes the last good checkpoint the newest one, and notes the roll-back.
 
-    The checkpoints go first, the newest first of all, the note last: whenever this is cut off, the
-    run fails the same check again and comes back here.
+    Checkpoints are removed first, starting with the newest, and the note is written last: if this
+      is
+    interrupted, the run fails the same check again and comes back here.
 
     Returns:
       The step to continue from; 0 for the imported model itself.

@@ -1,4 +1,4 @@
-"""How a run is carried out, not what it computes: `config.runtime`."""
+"""Execution of a run, without effect on its results: `config.runtime`."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ class RuntimeConfig:
 
     fsdp: int = option(1, "devices that share one copy of the state", at_least=1)
     gradient_dtype: Literal["float32", "bfloat16"] = option(
-        "float32", "in which devices sum gradients; bfloat16: half the traffic"
+        "float32", "dtype in which devices sum gradients; bfloat16: half the traffic"
     )
     workers: int = option(8, "input processes per host; 0: threads of the main process", at_least=0)
     threads: int = option(1, "read threads per worker", at_least=0)

@@ -1,4 +1,4 @@
-"""Checkpoints by the clock, beside those by steps."""
+"""Checkpoints by the clock, in addition to those by steps."""
 
 import time
 from collections.abc import Callable
@@ -11,7 +11,7 @@ TOPIC = "save"
 
 
 class SaveClock:
-    """Says now and then that a checkpoint is due, on all processes after the same step.
+    """Tells when a checkpoint is due, on all processes after the same step.
 
     Clocks of hosts differ: only process 0 looks at its own.
     """
@@ -22,9 +22,9 @@ class SaveClock:
         """Starts the clock.
 
         Args:
-          minutes: since the last checkpoint, until one is due; 0: never.
-          agreement: of all processes.
-          clock: seconds, monotonic.
+          minutes: minutes from the last checkpoint until one is due; 0: never.
+          agreement: agreement of all processes.
+          clock: returns monotonic seconds.
         """
         self._seconds = 60 * minutes if jax.process_index() == 0 else 0.0
         self._agreement, self._clock = agreement, clock

@@ -1,4 +1,4 @@
-"""What a run shows on the screen: a line per log interval, on a terminal a table and a bar."""
+"""The screen of a run: a line per log interval; on a terminal, a table and a bar."""
 
 import collections
 import dataclasses
@@ -23,7 +23,7 @@ ROWS = 12  # newest log lines that stay in the table
 
 @dataclasses.dataclass(frozen=True)
 class Lap:
-    """What happened since the log line before.
+    """Times since the previous log line.
 
     Attributes:
       seconds: Time of training, without the pauses.
@@ -105,7 +105,7 @@ class Progress:
         lap = progress.log(step, {"loss": loss, ...})       every log interval, with fetched numbers
         with progress.pause("evaluation"): ...              around everything that is not training
 
-    Elsewhere than on a terminal there are plain lines only. Processes other than 0 print nothing.
+    Without a terminal there are plain lines only. Processes other than 0 print nothing.
     """
 
     def __init__(
@@ -140,11 +140,11 @@ class Progress:
             self._table.advance(step)
 
     def pause(self, reason: str) -> Any:
-        """A context for what is not training: see `Stopwatch.pause`."""
+        """A context for everything but training: see `Stopwatch.pause`."""
         return self._stopwatch.pause(reason)
 
     def log(self, step: int, columns: Mapping[str, float | str]) -> Lap:
-        """Prints `step`, the columns, images/s, ETA and the pauses since the line before.
+        """Prints `step`, the columns, images/s, ETA and the pauses since the previous line.
 
         Args:
           step: Finished updates.
@@ -193,7 +193,7 @@ class Progress:
 
 
 class LiveTable:
-    """A table that is drawn anew in its place; what is printed goes above it."""
+    """A table that is redrawn in place; printed lines go above it."""
 
     def __init__(self, stream: TextIO, start_step: int, total_steps: int):
         """Shows the bar.

@@ -21,7 +21,7 @@ def show_config(config: Config, base: str = "") -> str:
     """The lines of a config.
 
     Args:
-      config: of a run.
+      config: config of a run.
       base: name or file of the config to compare with; "": the defaults.
     """
     other = read_config(complete_config(load_config(base))) if base else Config()

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: crops, probes and the report.
+"""Pictures of a run while it trains: crops, probes and the report.
 
 Only process 0 writes. Drawing errors are reported and ignored; running out of device memory is not,
 and shows before the first step.
@@ -24,7 +24,7 @@ CROPS_IMAGES = 4  # rows of the sheet of crops
 class Showcase:
     """Pictures and report of a run in its workdir; a context manager.
 
-    However the run ends, the last report is written: enter it before what notes how.
+    The last report is written however the run ends: enter this before the record of the ending.
     """
 
     def __init__(
@@ -33,9 +33,9 @@ class Showcase:
         """Draws the crops that the network will see, unless an earlier start did.
 
         Args:
-          workdir: of the run.
+          workdir: workdir of the run.
           config: the whole config.
-          probes: images that are shown at every evaluation, None for none.
+          probes: images to show at every evaluation, None for none.
           progress: the screen.
         """
         self._probes, self._progress = probes, progress
@@ -57,7 +57,7 @@ class Showcase:
 
         Args:
           step: finished updates.
-          variables: of the network to look with.
+          variables: variables of the network to look with.
         """
         if self._probes is None:
             return
@@ -87,7 +87,7 @@ class Showcase:
         with self._progress.pause(what):
             try:
                 yield
-            except Exception as error:  # of any kind: the run is worth more
+            except Exception as error:  # any kind of error: the run is worth more
                 reason = f"{type(error).__name__}: {error}".partition("\n")[0]
                 self._progress.say(f"no {what} this time: {reason}")
 

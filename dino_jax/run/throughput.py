@@ -1,4 +1,4 @@
-"""How fast a run is, and whether its devices wait for data: the metrics under "time/"."""
+"""Speed of a run, and the time its devices wait for data: the metrics under "time/"."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +28,8 @@ class Throughput:
         """Starts the clock.
 
         Args:
-          hours_before: that earlier starts of this run took up to the step it goes on from.
-          clock: seconds, monotonic.
+          hours_before: hours that earlier starts of this run took up to the step it continues from.
+          clock: returns monotonic seconds.
         """
         self._clock = clock
         self._created = clock() - 3600 * hours_before
@@ -39,25 +39,25 @@ class Throughput:
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Goes around everything that makes the next batch."""
+        """Context for loading the next batch."""
         asked = self._clock()
         yield
         if self._end is not None and self._end.done():
             self._waited += self._clock() - max(asked, self._end.result())
 
     def started(self, result: Any) -> None:
-        """Takes an array that the step that was just started will give."""
+        """Takes an array that the step just started will return."""
         self._end = self._ends.submit(self._note_end, result)
 
     def describe(self, lap: Lap) -> dict[str, float]:
         """The numbers of a log interval; every process calls it.
 
         Args:
-          lap: of the interval, from `Progress.log`.
+          lap: times of the interval, from `Progress.log`.
 
         Returns:
-          Those of the metrics "images_per_second" and "time/…" of docs/metrics.md that can be
-          measured here and by now.
+          The metrics "images_per_second" and "time/…" of docs/metrics.md, as far as they can be
+          measured here and so far.
         """
         waited, self._waited = self._waited, 0.0
         numbers = {"time/hours": (self._clock() - self._created) / 3600}
@@ -82,7 +82,7 @@ class Throughput:
 
 
 def _describe_memory() -> dict[str, float]:
-    """Peak over the devices of this process; nothing where the backend (CPU) does not say."""
+    """Peak over the devices of this process; nothing where the backend (CPU) does not report it."""
     stats = [device.memory_stats() for device in jax.local_devices()]
     peaks = [each["peak_bytes_in_use"] for each in stats if each and "peak_bytes_in_use" in each]
     return {"time/peak_memory_gib": max(peaks) / 2**30} if peaks else {}

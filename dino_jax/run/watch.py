@@ -15,7 +15,7 @@ from dino_jax.workdir.layout import BAD_IMAGES_TXT
 from dino_jax.workdir.paths import write_atomically
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
-RUN_AHEAD = 2  # steps that the host may be ahead of the devices before it looks at their numbers
+RUN_AHEAD = 2  # steps that the host may run ahead of the devices before it looks at their numbers
 
 
 class LostRunError(Exception):
@@ -44,14 +44,14 @@ class Watch:
         max_skipped_in_a_row: int,
         max_unreadable_share: float,
     ):
-        """Looks at nothing yet.
+        """Makes a watch that has no numbers yet.
 
         Args:
-          source: of the training images.
+          source: source of the training images.
           progress: the screen.
           folder: workdir; the names of unreadable images are collected in its bad_images.txt.
-          max_skipped_in_a_row: steps that are not finite before the run is given up.
-          max_unreadable_share: of the images seen by this process group, in [0, 1].
+          max_skipped_in_a_row: steps that are not finite before the run gives up.
+          max_unreadable_share: largest share of the images seen by this process group, in [0, 1].
         """
         self._source, self._progress = source, progress
         self._max_skipped, self._max_unreadable_share = max_skipped_in_a_row, max_unreadable_share
@@ -66,20 +66,20 @@ class Watch:
 
         Args:
           step: finished updates.
-          metrics: of that step, whole on every process, so that all processes stop together.
+          metrics: metrics of that step, whole on every process, so that all processes stop
+            together.
           unreadable: [B] source index of every image that was replaced, else -1; whole on every
             process.
 
         Raises:
-          LostRunError: if an earlier step was one too many that was not finite or whose images
-            could not be read.
+          LostRunError: if too many earlier steps were not finite or had unreadable images.
         """
         self._pending.append((step, metrics, unreadable))
         if len(self._pending) > RUN_AHEAD:
             self._look()
 
     def wait(self) -> None:
-        """Waits for all steps that were added."""
+        """Waits for all added steps."""
         while self._pending:
             self._look()
 
@@ -143,11 +143,11 @@ class BadImages:
         self._seen = self._bad = 0
 
     def add(self, seen: int, bad: list[int]) -> list[str]:
-        """Counts the images of a batch; returns the names that this start had not met yet.
+        """Counts the images of a batch; returns the names that are new in this start.
 
         Args:
           seen: images of the batch.
-          bad: source indices of those that could not be read.
+          bad: source indices of the unreadable ones.
         """
         self._seen += seen
         self._bad += len(bad)
@@ -162,6 +162,6 @@ class BadImages:
         return names
 
     def share(self) -> float:
-        """Share of unreadable images among those seen; 0 until enough were seen to tell."""
+        """Share of unreadable images among those seen; 0 until enough were seen."""
         enough = min(ENOUGH_TO_TELL, len(self._source))
         return self._bad / self._seen if self._seen >= enough else 0.0

@@ -1,4 +1,4 @@
-"""The whole config of a run: its sections, and how it is read and written."""
+"""The whole config of a run: its sections, reading and writing."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from dino_jax.workdir.config_json import read_config_json
 class Config:
     """All options of a run; their defaults are the vanilla ViT-S/16 run of DINO."""
 
-    seed: int = option(0, "of all random numbers", at_least=0)
+    seed: int = option(0, "seed of all random numbers", at_least=0)
     batch_size: int = option(512, "images per update, over all devices", at_least=1)
     accumulate_steps: int = option(1, "passes per update", at_least=1)
     epochs: float = option(100.0, "length of the run", above=0)
@@ -43,7 +43,7 @@ class Config:
         MAX_PIXELS, "larger images count as unreadable (Pillow's own limit)", at_least=1
     )
     max_unreadable_share: float = option(
-        0.05, "of the images seen, before the run stops", at_least=0, at_most=1
+        0.05, "largest share of the images seen before the run stops", at_least=0, at_most=1
     )
     augment: AugmentConfig = option(AugmentConfig(), "crops")
     masking: MaskingConfig = option(MaskingConfig(), "masked patches of the global crops")
@@ -60,7 +60,7 @@ class Config:
     objectives: dict[str, Any] = kinds(
         OBJECTIVES, "losses by name", default={"dino": "dino"}, is_table=True
     )
-    optimizer: OptimizerConfig = option(OptimizerConfig(), "of the role that learns")
+    optimizer: OptimizerConfig = option(OptimizerConfig(), "update rule of the role that learns")
     max_skipped_in_a_row: int = option(
         10, "steps that are not finite before the run stops", at_least=1
     )
@@ -112,7 +112,7 @@ def read_config(given: Any, defaulted: list[str] | None = None) -> Config:
 
 
 def read_plain(plain: Mapping[str, Any]) -> tuple[Config, list[str]]:
-    """Reads what a config.json holds, of this version or an earlier one.
+    """Reads the content of a config.json, of this version or an earlier one.
 
     Returns:
       The config, and the dotted names of the options that the file lacks.

@@ -1,6 +1,6 @@
-"""Where metrics go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
+"""Destinations of metrics besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow.
 
-metrics.jsonl is the record of a run; what stands here are copies for people who watch several runs.
+metrics.jsonl is the record of a run; these are copies for people who watch several runs.
 A copy that fails is logged and does not stop the run.
 """
 
@@ -30,7 +30,7 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Writes out what is left."""
+        """Writes out the rest."""
         ...
 
 
@@ -93,7 +93,7 @@ class WandbWriter:
 class MlflowWriter:
     """One run of MLflow per workdir, also over restarts.
 
-    The store is what MLFLOW_TRACKING_URI says; without it files in workdir/mlruns. Steps that a
+    The store is given by MLFLOW_TRACKING_URI; without it, files in workdir/mlruns. Steps that a
     resumed run does again are there twice, with the same numbers.
     """
 
@@ -154,9 +154,9 @@ def open_writers(
 
     Args:
       names: keys of WRITERS.
-      workdir: of the run.
-      start_step: finished updates that the run goes on from; 0 for a new run.
-      config: of the run, plain values, shown beside the metrics.
+      workdir: workdir of the run.
+      start_step: finished updates from which the run continues; 0 for a new run.
+      config: config of the run as plain values, shown beside the metrics.
 
     Raises:
       ValueError: if a service refuses; names the writer.

@@ -1,9 +1,9 @@
-"""What one update computes, and the parts that it is made of.
+"""One update, and its parts.
 
 train_step.py     a pure function of state and batch; train_state.py holds every array of a run
 roles.py          the networks of a run: what each sees, and how it follows; forward.py runs them
 recipe.py         builds all of it from a config; needs.py checks what the objectives ask for
 photometric.py    color operations on the device
 placement.py      chooses kernels and shared weights for a mesh
-health.py         measures of a step that tell a collapse
+health.py         measures of a step that show a collapse
 """

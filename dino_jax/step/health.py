@@ -1,8 +1,8 @@
-"""Whether features are alive and updates sane: what a step measures beside its loss.
+"""Measures of a step besides its loss: whether features are alive and updates sane.
 
 Everything here is a mean over images or a sum over parameters, so that under jit it is that of the
-global batch and of the whole state, whatever the mesh. What needs eigenvalues is left to the host,
-which looks once per log interval. docs/metrics.md says what is healthy.
+global batch and of the whole state, whatever the mesh. Measures that need eigenvalues are left to
+the host, once per log interval. docs/metrics.md lists healthy values.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,18 +16,18 @@ import optax
 from dino_jax.objectives.base import Outputs
 from dino_jax.step.roles import Role, find_learner
 
-MOMENTS = "cls_moments"  # in the metrics: arrays, of which the host makes numbers when it logs
+MOMENTS = "cls_moments"  # in the metrics: arrays that the host turns into numbers when it logs
 FLOAT32 = float(np.finfo(np.float32).eps)
-NOISE = 10.0  # rounding errors of a matrix product by which its small eigenvalues may be off
+NOISE = 10.0  # relative rounding error of a matrix product, which hides smaller eigenvalues
 
 
 def build_measures(
     roles: Mapping[str, Role], evaluated: str
 ) -> list[Callable[[Mapping[str, Outputs]], dict[str, Any]]]:
-    """What a step measures of the outputs of its networks.
+    """Measures of a step on the outputs of its networks.
 
     Args:
-      roles: by name.
+      roles: roles by name.
       evaluated: the role whose features matter; if it sees nothing, those of the learner are
         measured in its place.
     """
@@ -70,10 +70,10 @@ def measure_moments(outputs: Outputs) -> dict[str, jax.Array]:
 
 
 def describe_moments(moments: dict[str, np.ndarray]) -> dict[str, float]:
-    """How many dimensions the features use, and how much they vary over the images.
+    """The number of dimensions that features use, and their variation over the images.
 
     Args:
-      moments: of `measure_moments`, on the host.
+      moments: result of `measure_moments`, on the host.
 
     Returns:
       "health/effective_rank": see `effective_rank`; "health/feature_std": mean over the dimensions
@@ -89,14 +89,14 @@ def describe_moments(moments: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def effective_rank(second: np.ndarray, precision: float = FLOAT32) -> float:
-    """RankMe (arXiv:2210.02885, Eq. 1): exp of the entropy of the normalised singular values.
+    """RankMe (arXiv:2210.02885, Eq. 1): exp of the entropy of the normalized singular values.
 
     Args:
       second: [D, D], Z^T Z of features Z [N, D] up to a factor.
-      precision: relative, with which it was computed; smaller eigenvalues count as 0.
+      precision: relative precision of `second`; smaller eigenvalues count as 0.
 
     Returns:
-      Between 1 and min(N, D); nan if a number is not finite or all are 0.
+      A number between 1 and min(N, D); nan if a number is not finite or all are 0.
     """
     if not np.all(np.isfinite(second)) or not np.any(second):
         return float("nan")
@@ -110,7 +110,7 @@ def describe_norms(trees: dict[str, Any]) -> dict[str, jax.Array]:
     """L2 norms by module, such as {"norm/backbone/grad": …, "norm/heads_dino/update": …}.
 
     Args:
-      trees: by name ("grad", "update", "param"), each {"backbone": {…}, "heads_NAME": {…}}.
+      trees: trees by name ("grad", "update", "param"), each {"backbone": {…}, "heads_NAME": {…}}.
     """
     return {
         f"norm/{module}/{what}": optax.tree.norm(part)

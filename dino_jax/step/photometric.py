@@ -1,7 +1,7 @@
 """The device back end of the augmentation: color jitter, grayscale, blur and solarization in jit.
 
 The workers send cut and resized uint8 crops, and for each of them a row of numbers
-(`dino_jax.data.recolor` names its columns). What Pillow would make of them is computed here, up to
+(`dino_jax.data.recolor` names its columns). Pillow's result is computed here, up to
 the rounding of float32, for every image on the device that holds it.
 """
 
@@ -25,13 +25,13 @@ Batch = dict[str, jax.Array]
 def apply_photometric(batch: Batch) -> Batch:
     """Recolors the crops of a batch as its parameters say; pure, for use inside jit.
 
-    Sharding the batch axis of every entry needs no communication but for the jitter order, a few
-    bytes: it is the same in all rows, and that of row 0 is used.
+    Sharding the batch axis of every entry needs no communication except for the jitter order, a few
+      bytes: it is the same in all rows, and that of row 0 is used.
 
     Args:
       batch: for any groups of crops "GROUP_crops": [B, V, H, W, 3] uint8, "GROUP_photometric":
         [B, V, P] float32 and "GROUP_jitter_order": [B, V, 4] uint8, and anything else. A batch of
-        the host back end has no such parameters and comes back as it is.
+        the host back end has no such parameters and is returned unchanged.
 
     Returns:
       The batch without parameters; the crops are uint8 as before.
@@ -46,7 +46,7 @@ def apply_photometric(batch: Batch) -> Batch:
 
 
 def _recolor(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
-    """crops [B, V, H, W, 3] uint8, values [B, V, P], order [V, 4]; one view after the other."""
+    """crops [B, V, H, W, 3] uint8, values [B, V, P], order [V, 4]; one view after another."""
     views = (jnp.moveaxis(crops, 1, 0), jnp.moveaxis(values, 1, 0), order)
     return jnp.moveaxis(jax.lax.map(lambda view: _recolor_view(*view), views), 0, 1)
 

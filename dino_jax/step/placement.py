@@ -1,4 +1,4 @@
-"""What a network does differently on the devices of a mesh; its numbers stay the same."""
+"""Adapts a network to the devices of a mesh; its results stay the same."""
 
 from typing import Any
 
@@ -18,9 +18,10 @@ def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "floa
     """A network whose row-wise parts run on every device for its crops, with kernels if it has any.
 
     Args:
-      network: of any role.
-      mesh: that it runs on; None: one device without kernels.
-      gradient_dtype: in which devices sum the gradients of row-wise parts; XLA chooses for others.
+      network: network of any role.
+      mesh: mesh that it runs on; None: one device without kernels.
+      gradient_dtype: dtype in which devices sum the gradients of row-wise parts; XLA chooses for
+        others.
 
     Raises:
       ValueError: if the dtype is unknown.
@@ -41,8 +42,8 @@ def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "floa
 def gather_weights(network: Network, variables: Any) -> Any:
     """Variables of a network that is about to run, whole where XLA places the work.
 
-    Weights and batch are split over the same devices. Left alone, XLA would exchange the far larger
-    activations of every layer in place of the weights.
+    Weights and batch are split over the same devices. By itself, XLA would exchange the far larger
+    activations of every layer instead of the weights.
     """
     weights = network.weights
     if weights is None:

@@ -4,7 +4,7 @@
      "teacher": Role(network, Averages(momentum), sees=("global",))}
 
 is DINO. A method without a teacher has the student alone, Gram anchoring a third role that copies
-the teacher now and then, a distillation one that is frozen.
+the teacher periodically, a distillation one that is frozen.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Follow(Protocol):
     """How the variables of a role change after an update of the learner.
 
     Attributes:
-      in_state: whether they are part of the state; else the step is given them.
+      in_state: whether they are part of the state; else they are passed to the step.
       by_batch: whether BatchNorm uses and tracks the statistics of the batch; else it uses those of
         the variables.
     """
@@ -44,7 +44,7 @@ class Follow(Protocol):
         """The next variables.
 
         Args:
-          own: before the update.
+          own: variables before the update.
           seen: statistics of this role's own pass, {} without one or without BatchNorm.
           moved: roles that have moved already, the learner first.
           step: updates before this one.
@@ -52,7 +52,7 @@ class Follow(Protocol):
         ...
 
     def describe(self, last: int) -> str:
-        """For the screen; `last` is the last step of the run."""
+        """Description for the screen; `last` is the last step of the run."""
         ...
 
 
@@ -74,7 +74,7 @@ class Learns:
 
 @dataclass(frozen=True)
 class Averages:
-    """The exponential moving average of the learner's parameters, of the modules that it has.
+    """The exponential moving average of the learner's parameters, for this role's modules.
 
     Attributes:
       of: the learner.
@@ -133,7 +133,7 @@ class Copies:
 
 @dataclass(frozen=True)
 class Frozen:
-    """Never changes, and is no part of the state: the step is given its variables."""
+    """Never changes, and is not part of the state: its variables are passed to the step."""
 
     in_state = False
     by_batch = False
@@ -197,13 +197,13 @@ def build_roles(
 
     Args:
       config: `config.roles`, sections by name.
-      network: with all heads.
+      network: network with all heads.
       frozen: modules of the frozen roles.
       total_steps: updates of the run.
 
     Raises:
-      ValueError: if not exactly one role learns, a role copies one that it cannot, lacks a head
-        that is unknown, or is frozen without a network.
+      ValueError: if not exactly one role learns, a role copies one that it cannot, leaves out an
+        unknown head, or is frozen without a network.
     """
     sections = {
         name: section(f"config.roles.{name}", given, RoleConfig) for name, given in config.items()
@@ -319,9 +319,9 @@ def follow_learner(
     """The next variables of all roles of the state.
 
     Args:
-      roles: of the run.
+      roles: roles of the run.
       networks: variables before the update.
-      params: of the learner after it.
+      params: parameters of the learner after it.
       statistics: of BatchNorm, of the roles that had a pass with those of the batch.
       step: updates before this one.
     """

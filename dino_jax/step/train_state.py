@@ -15,13 +15,13 @@ from dino_jax.step.roles import Role, Variables, find_learner, in_state
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a run needs to continue.
+    """Everything that a run needs to continue.
 
     Attributes:
       step: int32, steps done. The only clock: data position, checkpoint label, RNG fold and
         schedule index.
       networks: variables by role: {"params": …} and, with BatchNorm, {"batch_stats": …}; float32.
-      opt_state: of the optax transform.
+      opt_state: state of the optax transform.
       objectives: state by objective, such as {"dino": {"center": [K]}}.
       rng: base key, never advanced: fold_in(rng, step).
       skipped: int32 counts of steps whose loss or gradient was not finite: {"total", "in_a_row"}.
@@ -48,9 +48,9 @@ def init_train_state(
     buffers of its own, and nothing is ever whole on one device.
 
     Args:
-      roles: by name.
-      objectives: by name.
-      optimizer: of the learner's params.
+      roles: roles by name.
+      objectives: objectives by name.
+      optimizer: optimizer of the learner's params.
       image_shape: (H, W, C) of a global crop.
       rng: typed base key of the run.
     """
@@ -71,7 +71,7 @@ def init_train_state(
 
 
 def _copy_for(network: Network, variables: Variables) -> Variables:
-    """A copy of what a network has of the variables, which may be those of more heads."""
+    """A copy of the variables that a network has, from those of all heads."""
     modules = {"backbone", *(f"heads_{name}" for name in network.heads)}
     kept = {
         kind: {name: part for name, part in parts.items() if name in modules}

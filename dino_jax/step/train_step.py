@@ -31,22 +31,23 @@ def make_train_step(
     """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
 
     Args:
-      roles: networks by name. The step is given the variables of the frozen ones as `frozen`, a
-        dict by name.
-      objectives: by name; their weighted losses are summed.
-      optimizer: of the learner's params; its `update` takes the step as an extra argument.
-      measures: what else is measured of the outputs of the networks.
+      roles: networks by name. The variables of the frozen ones are passed to the step as `frozen`,
+        a dict by name.
+      objectives: objectives by name; their weighted losses are summed.
+      optimizer: optimizer of the learner's params; its `update` takes the step as an extra
+        argument.
+      measures: further measures of the networks' outputs.
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
-      is_logged: whether the norms of finished update `step` are asked for; they are nan otherwise,
+      is_logged: whether the norms of finished update `step` are wanted; they are nan otherwise,
         because each costs a pass over all parameters.
 
     A batch has "GROUP_crops" [B, V, H, W, C] by group of crops ("global", "local", …), uint8 or
-    normalised floats, and whatever else the objectives ask for; a group that a role sees may be
-    missing. "masks" are patches of the global crops; photometric parameters of the device
-    back end are applied first. Arrays with fewer than B rows have one per group of images.
+    normalized floats, and the other entries that the objectives need; a group that a role sees may
+    be missing. "masks" are patches of the global crops; photometric parameters of the device back
+    end are applied first. Arrays with fewer than B rows have one per group of images.
 
-    A step whose loss or gradient is not finite leaves everything but the clock and the counts as it
-    was.
+    A step whose loss or gradient is not finite leaves everything but the clock and the counts
+    unchanged.
     """
     learner = find_learner(roles)
     compute_loss = make_loss(roles, objectives, measures)
@@ -69,7 +70,7 @@ def make_train_step(
             return describe_norms({"grad": grads, "update": updates, "param": params})
 
         norms = jax.lax.cond(is_logged(state.step + 1), measure_norms, nans_like(measure_norms))
-        # The old state is read before the update takes its place, so that nothing is copied.
+        # The old state is read before the update replaces it, so that nothing is copied.
         grads, norms = jax.lax.optimization_barrier((grads, norms))
         updates, opt_state = optimizer.update(grads, state.opt_state, params, step=state.step)
         new = optax.apply_updates(params, updates)
@@ -146,17 +147,17 @@ def make_loss(
 
 
 def nans_like(compute: Callable[[], Metrics]) -> Callable[[], Metrics]:
-    """What gives nan in place of the numbers of `compute`, without computing them."""
+    """A function that returns nan instead of the numbers of `compute`, without computing them."""
     return lambda: jax.tree.map(
         lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(compute)
     )
 
 
 def average_over_parts(compute, batch: Batch, parts: int):
-    """Mean of `compute(part, index)` over `parts` equal parts of a batch, one after the other.
+    """Mean of `compute(part, index)` over `parts` equal parts of a batch, one after another.
 
     Losses, gradients and all objective states are means over images or linear in them, so the
-    result is that of the whole batch, up to what looks at several images at once: BatchNorm,
+    result is that of the whole batch, except for operations on several images at once: BatchNorm,
     Sinkhorn-Knopp and KoLeo see the images of a part. Groups of images (single ones, unless an
     array has one row per group) are dealt out in turn: the batch axis stays sharded as it is.
     """

@@ -56,7 +56,7 @@ def test_proxies_of_one_role_compare_it_with_no_other(photos):
 
 def test_more_than_two_roles_cannot_be_compared(photos):
     config = of_photos("proxies", photos, of=("student", "teacher", "student"))
-    with pytest.raises(ValueError, match="must name one role, or two that are compared"):
+    with pytest.raises(ValueError, match="must name one role, or two to compare"):
         build(config)
 
 

@@ -25,7 +25,7 @@ def test_lines_without_an_evaluation_and_numbers_that_are_not_finite_do_not_coun
     assert not best.add(10, {"loss": 1.0, "knn10/raw_pixels": 97.0, "knn10/frozen_teacher": 98.0})
     assert not best.add(20, {"knn10/teacher": None})
     assert not best.add(30, {"proxy/rankme": float("nan")})
-    assert best.describe([]) == "no evaluation, so no advice which checkpoint to use"
+    assert best.describe([]) == "no evaluation, so no advice on which checkpoint to use"
 
 
 def test_an_accuracy_decides_also_when_the_effective_rank_is_measured_more_often():

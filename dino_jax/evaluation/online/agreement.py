@@ -1,10 +1,9 @@
-"""Share of the nearest neighbours of an image that it had when the run started; no labels.
+"""Share of an image's nearest neighbors that are the same as when the run started; no labels.
 
-Neighbours by cosine similarity of the cls tokens (mutual k-NN alignment, arXiv:2405.07987, Section
-3). "agreementK/ROLE" is 1 for the first model itself, k / (N - 1) for one that has nothing to do
-with it. It measures change, not quality: training towards better features lowers it too, but far
-less than destroying them. The neighbours in the first model are kept in
-`workdir/first_neighbours/NAME.json`.
+Neighbors by cosine similarity of the cls tokens (mutual k-NN alignment, arXiv:2405.07987, Section
+3). "agreementK/ROLE" is 1 for the first model itself, k / (N - 1) for an unrelated one. It measures
+change, not quality: training towards better features lowers it too, but far less than destroying
+them. The neighbors in the first model are kept in `workdir/first_neighbours/NAME.json`.
 """
 
 import json
@@ -48,7 +47,7 @@ class Config(EvaluationConfig):
 
 
 def check(where: str, config: Any, context: Context) -> None:
-    """Checks what needs no images; raises ValueErrors as `check_common`."""
+    """Runs the checks that need no images; raises ValueErrors as in `check_common`."""
     check_common(where, config, context)
 
 
@@ -57,8 +56,8 @@ def build(where: str, config: Any, context: Context) -> "Agreement":
 
     Args:
       where: name of the section, for messages.
-      config: of the evaluation.
-      context: of the run.
+      config: config of the evaluation.
+      context: context of the run.
 
     Raises:
       ValueError: if there are too few images.
@@ -73,7 +72,7 @@ class Agreement:
     """See the top of this file."""
 
     def __init__(self, where: str, config: Any, context: Context, images: Images):
-        """Knows no first model yet."""
+        """Makes an evaluation without a first model yet."""
         self._where, self._k = where, config.k
         self._context, self._images = context, images
         self._roles = context.roles(config)

@@ -1,4 +1,4 @@
-"""What the kinds of evaluation have in common."""
+"""Shared parts of the kinds of evaluation."""
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,7 +28,7 @@ Reference = dict[str, Any]
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """What every kind has; a kind adds its images and numbers."""
+    """Options of every kind; a kind adds its images and numbers."""
 
     kind: str = option("", "what is measured")
     every_epochs: float = option(10.0, "between two measurements; 0: never by itself", at_least=0)
@@ -60,11 +60,11 @@ class Guarding(Evaluation, Protocol):
     guarded: str
 
     def reference(self, variables: Variables, known: Metrics) -> Reference:
-        """What must be kept of the first model, as JSON; its "value" is its measure.
+        """Data to keep of the first model, as JSON; its "value" is its measure.
 
         Args:
-          variables: of the evaluated network.
-          known: what this evaluation has just measured of it, if anything.
+          variables: variables of the evaluated network.
+          known: measurements that this evaluation has just made of it, if any.
         """
         ...
 
@@ -82,10 +82,10 @@ class Images:
     """Images of a source, as an evaluation reads them.
 
     Attributes:
-      source: of the images.
-      count: how many are taken, evenly spaced.
+      source: source of the images.
+      count: number of images, evenly spaced.
       image_size: side in pixels, see `pipeline.resize_for_evaluation`.
-      batch_size: over all processes.
+      batch_size: images per batch over all processes.
       max_pixels: larger images count as unreadable.
     """
 
@@ -118,7 +118,7 @@ class Context:
       evaluated: the role that stands for the run.
       image_size: side in pixels at which images are evaluated, unless an evaluation has its own.
       max_pixels: larger images count as unreadable.
-      mesh: of the devices.
+      mesh: mesh of the devices.
       folder: workdir.
     """
 
@@ -136,19 +136,19 @@ class Context:
         return tuple(config.of) or (self.evaluated,)
 
     def share(self, config: Any, source: ImageSource) -> None:
-        """Lets evaluations use a source that is open already."""
+        """Lets evaluations use an open source."""
         self._sources.append((config, source))
 
     def open_source(self, where: str, config: Any) -> ImageSource:
-        """Opens a source, once for all evaluations that share it.
+        """Opens a source, only once for all evaluations that share it.
 
         Args:
           where: name of its section, for messages.
-          config: of the source.
+          config: config of the source.
 
         Raises:
-          ValueError: as `build_source`.
-          OSError: likewise.
+          ValueError: as in `build_source`.
+          OSError: as in `build_source`.
         """
         for known, source in self._sources:
             if known == config:
@@ -163,12 +163,12 @@ class Context:
         Args:
           where: name of the images' section, for messages.
           images: that section.
-          config: of the evaluation.
-          most: how many images, at most.
+          config: config of the evaluation.
+          most: largest number of images.
 
         Raises:
-          ValueError: as `open_source`.
-          OSError: as `open_source`.
+          ValueError: as in `open_source`.
+          OSError: as in `open_source`.
         """
         source = self.open_source(where, images)
         size = config.image_size or self.image_size
@@ -190,12 +190,12 @@ class Context:
 
 
 def check_common(where: str, config: Any, context: Context) -> None:
-    """Checks what needs no images of the options that every kind has.
+    """Checks the options that every kind has, as far as no images are needed.
 
     Args:
       where: name of the section, for messages.
-      config: of the evaluation.
-      context: of the run.
+      config: config of the evaluation.
+      context: context of the run.
 
     Raises:
       ValueError: if a role is unknown, or a size does not fit devices or networks.
@@ -221,10 +221,10 @@ def check_size(name: str, size: int, context: Context, roles: Iterable[str]) -> 
     """Checks that images have at least one patch.
 
     Args:
-      name: of the option.
+      name: name of the option.
       size: its value, side in pixels.
-      context: of the run.
-      roles: whose networks look at the images.
+      context: context of the run.
+      roles: roles whose networks look at the images.
 
     Raises:
       ValueError: if they have none.
@@ -238,12 +238,12 @@ def check_size(name: str, size: int, context: Context, roles: Iterable[str]) -> 
 
 
 def check_neighbours(where: str, k: int, images: Images, section: str) -> None:
-    """Checks that every image has more others than neighbours are compared.
+    """Checks that every image has more other images than neighbors to compare.
 
     Args:
       where: name of the evaluation's section, for messages.
-      k: number of neighbours.
-      images: that are compared with each other.
+      k: number of neighbors.
+      images: images that are compared with each other.
       section: name of the images' section in that of the evaluation.
 
     Raises:
@@ -251,6 +251,6 @@ def check_neighbours(where: str, k: int, images: Images, section: str) -> None:
     """
     if images.count <= k:
         raise ValueError(
-            f"{where}.k ({k}) neighbours of every image are compared, but {where}.{section} has "
+            f"{where}.k ({k}) neighbors of every image are compared, but {where}.{section} has "
             f"{images.count} images; add images or try --{where}.k={max(images.count - 1, 1)}"
         )

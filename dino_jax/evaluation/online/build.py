@@ -5,7 +5,7 @@ A kind is a file (or an object) with
   Config  frozen dataclass of its options, as `base.EvaluationConfig` or derived from it
   IMAGES  {name of a section with images: what they are}, the held-out ones last; {} for none
   GUARDS  whether `build` gives a `base.Guarding`, which `config.guard.evaluation` may name
-  check   (where, config, context): raises a ValueError for what does not fit, opens nothing
+  check   (where, config, context): raises a ValueError if something does not fit, opens nothing
   build   (where, config, context) -> `base.Evaluation`: opens its images
 
 and one row in `EVALUATIONS`.
@@ -29,9 +29,9 @@ class Scheduled:
     """An evaluation of a run.
 
     Attributes:
-      evaluation: that measures.
-      every_steps: between two measurements; 0: never by itself.
-      prefix: of the names of its metrics, "" or "NAME/".
+      evaluation: evaluation that measures.
+      every_steps: steps between two measurements; 0: never by itself.
+      prefix: prefix of the names of its metrics, "" or "NAME/".
     """
 
     evaluation: Evaluation
@@ -47,25 +47,25 @@ class Scheduled:
         return {self.prefix + name: x for name, x in self.evaluation(step, networks).items()}
 
     def own(self, metrics: Metrics) -> Metrics:
-        """Of the metrics of a run those of this evaluation, under its own names."""
+        """The metrics of a run that belong to this evaluation, under its own names."""
         start = self.prefix
         return {name[len(start) :]: x for name, x in metrics.items() if name.startswith(start)}
 
 
 def build_evaluations(config: Any, context: Context, steps_per_epoch: int) -> dict[str, Scheduled]:
-    """Builds what a run measures, and what its guard compares.
+    """Builds the evaluations of a run, including the one of its guard.
 
-    Of several evaluations of one kind one gives the plain names of its metrics: the one with the
-    name of the kind, else the first in the alphabet. The names of the others begin with "NAME/".
+    Of several evaluations of one kind, one uses the plain names of its metrics: the one with the
+    name of the kind, else the alphabetically first. The names of the others begin with "NAME/".
 
     Args:
       config: the whole config.
-      context: of the run.
-      steps_per_epoch: of the run.
+      context: context of the run.
+      steps_per_epoch: steps per epoch of the run.
 
     Raises:
-      ValueError: as `check_evaluations`, and if something does not fit the images.
-      OSError: if images are not there.
+      ValueError: as in `check_evaluations`, and if something does not fit the images.
+      OSError: if images are missing.
     """
     check_evaluations(config, context)
     built, plain = {}, set()
@@ -81,11 +81,11 @@ def build_evaluations(config: Any, context: Context, steps_per_epoch: int) -> di
 
 
 def check_evaluations(config: Any, context: Context) -> None:
-    """Checks what needs no images.
+    """Runs the checks that need no images.
 
     Args:
       config: the whole config.
-      context: of the run.
+      context: context of the run.
 
     Raises:
       ValueError: if a kind is unknown, an evaluation has some of its images only, or a number does
@@ -108,7 +108,7 @@ def check_evaluations(config: Any, context: Context) -> None:
 
 
 def left_out(config: Any) -> list[str]:
-    """A line for each evaluation that has a rhythm but no images, and how to add them."""
+    """A line for each evaluation that has an interval but no images, and how to add them."""
     return [
         f"evaluation  {name} is left out: it needs {_describe(missing, name, entry)}"
         for name, entry in config.evaluations.items()
@@ -117,12 +117,12 @@ def left_out(config: Any) -> list[str]:
 
 
 def every_steps(entry: Any, steps_per_epoch: int) -> int:
-    """The rhythm of an evaluation in steps; 0: never by itself."""
+    """The interval of an evaluation in steps; 0: never by itself."""
     return math.ceil(entry.every_epochs * steps_per_epoch)
 
 
 def has_images(entry: Any) -> bool:
-    """Whether the config says which images an evaluation looks at."""
+    """Whether the config names the images of an evaluation."""
     return not _missing(entry)
 
 
@@ -130,7 +130,7 @@ def held_out_images(name: str, config: Any) -> tuple[str, Any] | None:
     """Name and section of the held-out images of an evaluation, None if it has none.
 
     Args:
-      name: of the evaluation.
+      name: name of the evaluation.
       config: the whole config.
     """
     entry = config.evaluations[name]
@@ -160,7 +160,7 @@ def image_options(name: str, config: Any) -> str:
     """The options that would give an evaluation the images that it lacks.
 
     Args:
-      name: of the evaluation.
+      name: name of the evaluation.
       config: the whole config.
     """
     entry = config.evaluations[name]

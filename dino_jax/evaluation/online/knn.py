@@ -33,20 +33,20 @@ GUARDS = True  # by the accuracy with the first k
 @dataclass(frozen=True)
 class Config(EvaluationConfig):
     kind: str = option("knn", "k-NN accuracy; needs labels")
-    train: ImagesConfig = option(ImagesConfig(), "images with labels, among which neighbours are")
-    test: ImagesConfig = option(HELD_OUT, "images with labels that are classified")
+    train: ImagesConfig = option(ImagesConfig(), "images with labels, in which neighbors are")
+    test: ImagesConfig = option(HELD_OUT, "images with labels to classify")
     max_train_images: int = option(50_000, "more are left out, evenly", at_least=1)
     max_test_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: tuple[int, ...] = option((10, 20), "numbers of neighbours", at_least=1)
-    temperature: float = option(0.07, "of the neighbours' votes", above=0)
-    raw_pixels: bool = option(False, "also measure what the pixels themselves reach")
+    k: tuple[int, ...] = option((10, 20), "numbers of neighbors", at_least=1)
+    temperature: float = option(0.07, "temperature of the neighbors' votes", above=0)
+    raw_pixels: bool = option(False, "also measure the accuracy of the pixels themselves")
 
 
 def check(where: str, config: Any, context: Context) -> None:
-    """Checks what needs no images; raises ValueErrors as `check_common`, and without a k."""
+    """Runs the checks that need no images; raises ValueErrors as `check_common`, or without a k."""
     check_common(where, config, context)
     if not config.k:
-        raise ValueError(f"{where}.k () must name numbers of neighbours; try --{where}.k='(10,)'")
+        raise ValueError(f"{where}.k () must name numbers of neighbors; try --{where}.k='(10,)'")
 
 
 def build(where: str, config: Any, context: Context) -> "Knn":
@@ -54,19 +54,19 @@ def build(where: str, config: Any, context: Context) -> "Knn":
 
     Args:
       where: name of the section, for messages.
-      config: of the evaluation.
-      context: of the run.
+      config: config of the evaluation.
+      context: context of the run.
 
     Raises:
       ValueError: if the images have no labels, other classes or are too few.
-      OSError: if they are not there.
+      OSError: if they are missing.
     """
     train = context.open_images(f"{where}.train", config.train, config, config.max_train_images)
     test = context.open_images(f"{where}.test", config.test, config, config.max_test_images)
     _check_labels(where, train, test)
     if max(config.k) > train.count:
         raise ValueError(
-            f"{where}.k {tuple(config.k)} needs more neighbours than there are training images "
+            f"{where}.k {tuple(config.k)} needs more neighbors than there are training images "
             f"({train.count}); try --{where}.k='({train.count},)'"
         )
     return Knn(config, context, train, test)

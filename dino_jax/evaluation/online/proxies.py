@@ -1,9 +1,9 @@
 """Quality of the features of held-out images without any labels.
 
 Of the first role: "proxy/rankme", the effective rank of its features (arXiv:2210.02885), and
-"proxy/stability", the mean share of the k nearest neighbours of an image that it had at the
-measurement before; absent at the first one of a start. Of both roles, if there are two:
-"proxy/agreement", the mean share of these neighbours that an image has in both networks.
+"proxy/stability", the mean share of the k nearest neighbors of an image that it had at the previous
+measurement; absent at the first one after a start. Of both roles, if there are two:
+"proxy/agreement", the mean share of these neighbors that an image has in both networks.
 """
 
 from collections.abc import Mapping
@@ -36,16 +36,14 @@ class Config(EvaluationConfig):
     kind: str = option("proxies", "effective rank and agreement; needs no labels")
     images: ImagesConfig = option(HELD_OUT, "held-out images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: int = option(10, "neighbours that are compared", at_least=1)
+    k: int = option(10, "neighbors to compare", at_least=1)
 
 
 def check(where: str, config: Any, context: Context) -> None:
-    """Checks what needs no images; raises ValueErrors as `check_common`, and for too many roles."""
+    """Runs the checks without images; raises ValueErrors as `check_common`, or for more roles."""
     check_common(where, config, context)
     if len(context.roles(config)) > 2:
-        raise ValueError(
-            f"{where}.of {tuple(config.of)} must name one role, or two that are compared"
-        )
+        raise ValueError(f"{where}.of {tuple(config.of)} must name one role, or two to compare")
 
 
 def build(where: str, config: Any, context: Context) -> "Proxies":
@@ -53,8 +51,8 @@ def build(where: str, config: Any, context: Context) -> "Proxies":
 
     Args:
       where: name of the section, for messages.
-      config: of the evaluation.
-      context: of the run.
+      config: config of the evaluation.
+      context: context of the run.
 
     Raises:
       ValueError: if there are too few images.
@@ -69,7 +67,7 @@ class Proxies:
     """See the top of this file."""
 
     def __init__(self, config: Any, context: Context, images: Images):
-        """Has seen no networks yet."""
+        """Starts without an earlier measurement."""
         self._k, self._context, self._images = config.k, context, images
         self._roles = context.roles(config)
         self._before: np.ndarray | None = None
