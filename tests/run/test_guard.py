@@ -10,8 +10,10 @@ import pytest
 
 from configs import quickstart
 from dino_jax.commands.command_line import UsageError
+from dino_jax.config.change import change
 from dino_jax.config.section import section
 from dino_jax.devices.sharding import make_mesh
+from dino_jax.evaluation.online import knn
 from dino_jax.evaluation.online.build import EVALUATIONS, Scheduled
 from dino_jax.processes.agreement import Alone
 from dino_jax.run import roll_back as roll_back_module
@@ -25,6 +27,7 @@ from dino_jax.run.roll_back import (
     with_lowered_rates,
 )
 from dino_jax.run.screen import Progress
+from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 from dino_jax.train import train
 from dino_jax.workdir import checkpointing
@@ -41,7 +44,7 @@ def make_config(**changes):
     config.init_from.path = "somewhere"
     config.guard.action = "stop"
     config.update_from_flattened_dict(changes)
-    return config
+    return read_config(config)
 
 
 class Scripted:
@@ -167,8 +170,7 @@ def test_values_that_do_not_fit_are_named(changes, message):
     config = make_config(**changes)
     with pytest.raises(ValueError, match=message):
         check_guard(config)
-    config.guard.action = "none"
-    check_guard(config)
+    check_guard(change(config, {"guard.action": "none"}))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +242,11 @@ class Distance:
 def guarded(source, monkeypatch):
     """Runs with roll-backs; steps 3 and 4 move the teacher by more than the allowed 0.05."""
     distance = SimpleNamespace(
-        IMAGES={}, GUARDS=True, check=lambda *_: None, build=lambda *_: Distance()
+        Config=knn.Config,
+        IMAGES={},
+        GUARDS=True,
+        check=lambda *_: None,
+        build=lambda *_: Distance(),
     )
     monkeypatch.setitem(EVALUATIONS, "knn", distance)
 
