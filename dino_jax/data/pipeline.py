@@ -24,9 +24,8 @@ from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
-USUAL_SHORT_SIDE = (
-    256 / 224
-)  # of an evaluation view before the central square is cut, over its side
+# Of an evaluation view before the central square is cut, over its side.
+USUAL_SHORT_SIDE = 256 / 224
 MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
 
 
@@ -114,8 +113,7 @@ def build_train_stream(
     make = _TrainBatch(
         source, multi_crop, masking, batch_size, image_seed, step_seed, max_pixels, slots
     )
-    dataset = batches.map(make)
-    dataset = dataset.to_iter_dataset(read_options(threads))
+    dataset = batches.map(make).to_iter_dataset(read_options(threads))
     if workers:
         compile_kernels(multi_crop)  # once, and not in every worker
         if not flags.FLAGS.is_parsed():  # grain reads one of its flags; a notebook parses none
@@ -380,8 +378,7 @@ def iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generator
 
 
 def read_options(threads: int) -> grain.ReadOptions:
-    """Of a data set whose elements are batches."""
-    # An element is a whole batch: grain's default buffer of 500 would fill the memory.
+    """Of a data set of whole batches, of which grain's default buffer of 500 fills the memory."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
 
 
