@@ -43,7 +43,7 @@ WRONG_CONFIGS = {
     ),
     "one view": (
         {"augment.crops.global_2.count": 0, "augment.crops.local.count": 0},
-        "must add up to at least 2",
+        "must see at least 2, the counts of config.augment.crops give it 1",
     ),
     "never log": ({"runtime.log_every_steps": 0}, "runtime.log_every_steps must be at least 1"),
     "unknown sum": (
