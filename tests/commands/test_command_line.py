@@ -30,7 +30,7 @@ WRONG_CONFIGS = {
     "unknown head": ({"objectives.dino.head": "ibot"}, "head is 'ibot'; config.network.heads has"),
     "unknown backbone": (
         {"network.backbone.kind": "swin"},
-        "unknown network.backbone 'swin'; known: ['resnet', 'vit']",
+        "config.network.backbone.kind is 'swin'; known: ['resnet', 'vit']",
     ),
     "small crop": ({"augment.crops.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
     "one side": (
