@@ -13,13 +13,13 @@ Command:
 from ml_collections import ConfigDict
 
 from configs import quickstart
-from configs.vits16_vanilla import role
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.roles.frozen_teacher = role("frozen", ("global",))
-    config.roles.frozen_teacher.path = "runs/quickstart"
+    config.roles.frozen_teacher = ConfigDict(
+        dict(follow="frozen", path="runs/quickstart", sees=("global",))
+    )
     config.roles.teacher.sees = ()
     config.objectives.dino.targets = "frozen_teacher"
     config.evaluations.knn.of = ("teacher", "student", "frozen_teacher")

@@ -18,13 +18,13 @@ Command:
 from ml_collections import ConfigDict
 
 from configs import vitg14
-from configs.vits16_vanilla import role
 
 
 def get_config() -> ConfigDict:
     config = vitg14.get_config()
-    config.roles.frozen_teacher = role("frozen", ("global",))
-    config.roles.frozen_teacher.path = "runs/vitg14"
+    config.roles.frozen_teacher = ConfigDict(
+        dict(follow="frozen", path="runs/vitg14", sees=("global",))
+    )
     config.roles.teacher.sees = ()
     config.roles.student.masked = "no"
     config.objectives.dino.targets = config.objectives.ibot.targets = "frozen_teacher"
