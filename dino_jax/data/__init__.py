@@ -2,12 +2,12 @@
 
 sources/       encoded images from folders, lists, shards, TFDS, the digits, mixtures
 decode.py      bytes -> RGB uint8, or one error for everything that is not a readable image
-augment.py     what is random about a crop, with torchvision's distributions
+augment.py     the random choices of a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit
-photometric.py what recolor.py, or dino_jax.step.photometric on the device, is told
+photometric.py the numbers for recolor.py, or for dino_jax.step.photometric on the device
 multi_crop.py  the crops of one image or clip, by groups: the section config.augment
-masking.py     which patches are masked: the section config.masking; block_masking.py,
+masking.py     choice of masked patches: the section config.masking; block_masking.py,
                random_masking.py, mask_indices.py
 slots.py       memory that workers fill over and over
 worker_process.py  workers end with their parent and leave signals to it

@@ -1,4 +1,4 @@
-"""What is random about the crops of the DINO augmentation, with torchvision's distributions.
+"""Random choices of the crops of the DINO augmentation, with torchvision's distributions.
 
 `geometry.py` applies it, then `recolor.py`, or `step/photometric.py` on the device.
 """
@@ -11,7 +11,7 @@ import numpy as np
 from dino_jax.config.section import option
 
 _BOX_TRIES = 10  # torchvision RandomResizedCrop.get_params
-_DECISIONS = 14  # uniform numbers a crop takes beside those of its box
+_DECISIONS = 14  # uniform numbers that a crop takes besides those of its box
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class CropConfig:
     )
     box_of: str = option("", "name of the crop whose box and flip this one takes; '': its own")
     frame: int = option(
-        0, "of a clip that it is cut from, modulo its frames; a still has one", at_least=0
+        0, "frame of a clip that it is cut from, modulo its frames; a still has one", at_least=0
     )
 
 
 @dataclass(frozen=True)
 class CropParameters:
-    """Everything random about one crop.
+    """All random choices of one crop.
 
     Attributes:
       box: (left, top, right, bottom) in pixels of the image, right and bottom excluded.
@@ -83,14 +83,14 @@ def sample_crop_parameters(
 ) -> CropParameters:
     """Draws the parameters of one crop as torchvision's transforms do.
 
-    Every crop takes the same count of random numbers, whatever they decide: changing one
+    Every crop takes the same number of random numbers, whatever they decide, so that changing one
     probability changes nothing else.
 
     Args:
-      rng: advanced by 54 uniform numbers.
+      rng: generator, advanced by 54 uniform numbers.
       config: the distributions.
-      height: of the image, in pixels.
-      width: of the image, in pixels.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
     """
     draws = rng.random(4 * _BOX_TRIES + _DECISIONS).tolist()
     box = _sample_box(draws[: 4 * _BOX_TRIES], config, height, width)
@@ -101,12 +101,12 @@ def sample_crop_parameters(
 def sample_same_box(
     rng: np.random.Generator, config: CropConfig, other: CropParameters
 ) -> CropParameters:
-    """Draws what recolors a crop that takes box and flip of another one.
+    """Draws the recoloring of a crop that takes its box and flip from another one.
 
     Args:
-      rng: advanced by 13 uniform numbers.
+      rng: generator, advanced by 13 uniform numbers.
       config: the distributions.
-      other: of the crop with the box.
+      other: parameters of the crop with the box.
     """
     return _sample_color(rng.random(_DECISIONS - 1).tolist(), config, other.box, other.flip)
 
@@ -144,7 +144,7 @@ def _sample_box(
 
 
 def _central_box(ratio: tuple[float, float], height: int, width: int) -> tuple[int, int, int, int]:
-    """The largest central box whose width / height lies in `ratio`, for when no try has fitted."""
+    """The largest central box whose width / height lies in `ratio`, if no try fits."""
     box_height, box_width = height, width
     if width / height < ratio[0]:
         box_height = round(width / ratio[0])

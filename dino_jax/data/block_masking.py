@@ -1,9 +1,9 @@
-"""Block-wise masks for masked image modelling (BEiT, arXiv:2106.08254, Algorithm 1), as in DINOv2.
+"""Block-wise masks for masked image modeling (BEiT, arXiv:2106.08254, Algorithm 1), as in DINOv2.
 
-Some of the global crops of a group of images are masked, each with another share of its patches.
-The draws come from Python's `random.Random` in the order of the official code, so that they are the
-official ones for the same seed. A group is what a device is there; here its size is explicit, so
-that the masks of a run do not depend on hosts, devices or workers.
+Some of the global crops of a group of images are masked, each with a different share of its
+patches. The draws come from Python's `random.Random` in the order of the official code, so that
+they are the official ones for the same seed. There, a group is the images of a device; here its
+size is explicit, so that the masks of a run do not depend on hosts, devices or workers.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import numpy as np
 
 from dino_jax.data.mask_indices import index_masks
 
-# Official; blocks that must not exceed fewer patches than these may be smaller.
+# Official; a block that must not exceed a smaller number of patches may be smaller.
 MIN_BLOCK_PATCHES = 4
 MIN_BLOCK_ASPECT = 0.3  # height / width, up to its inverse
 BLOCK_TRIES = 10  # places tried for a block before the mask is left as it is
@@ -54,7 +54,7 @@ class BlockMasking:
         return sum(int(math.prod(self.grid) * high) for high in ratios[1:])
 
     def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of what whole groups of `images` images together get."""
+        """Shapes and dtypes of the arrays for whole groups of `images` images in total."""
         groups = images // self.group_size
         return {
             "masks": ((images, self.crops, math.prod(self.grid)), np.dtype(bool)),
@@ -66,9 +66,9 @@ class BlockMasking:
         """Draws the masks of images group * group_size, … of the global batch of a step.
 
         Args:
-          seed: of the run, >= 0.
-          step: of the run, >= 0.
-          group: index within the global batch, >= 0.
+          seed: seed of the run, >= 0.
+          step: step of the run, >= 0.
+          group: index of the group within the global batch, >= 0.
 
         Returns:
           "masks": [group_size, G, N] bool; "mask_indices", "mask_weight": [1, U] of `index_masks`.
@@ -110,7 +110,7 @@ def sample_masks(
       ratio: (lowest, highest) share of patches masked in a masked crop.
 
     Returns:
-      [B, G, N] bool, True where masked; rows of patches one after the other.
+      [B, G, N] bool, True where masked; rows of patches one after another.
     """
     tokens = math.prod(grid)
     ratios = _ratios(images * crops, probability, ratio)
@@ -125,7 +125,7 @@ def sample_masks(
 
 
 def sample_block_mask(rng: random.Random, grid: tuple[int, int], count: int) -> np.ndarray:
-    """Places rectangles until `count` patches are masked or none fits any more.
+    """Places rectangles until `count` patches are masked or no further one fits.
 
     Args:
       rng: source of randomness.
@@ -146,7 +146,7 @@ def sample_block_mask(rng: random.Random, grid: tuple[int, int], count: int) -> 
 
 
 def _add_block(rng: random.Random, mask: np.ndarray, most: int) -> int:
-    """Masks one rectangle with 1 to `most` patches not masked yet; returns how many, 0 if none."""
+    """Masks one rectangle with 1 to `most` unmasked patches; returns their number, 0 if none."""
     rows, columns = mask.shape
     log_aspect = math.log(MIN_BLOCK_ASPECT)
     for _ in range(BLOCK_TRIES):

@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a view is drawn in its row, in pixels; without frame and caption."""
+    """Position of a view in its row, in pixels; without frame and caption."""
 
     left: int
     top: int
@@ -55,7 +55,7 @@ def draw_sheet(rows: Sequence[Row], title: str, subtitle: str) -> Image.Image:
     Args:
       rows: at least one; the crops of all rows have the same sizes.
       title: the headline.
-      subtitle: behind the headline, fainter.
+      subtitle: text after the headline, fainter.
     """
     zoom = _zoom(rows[0].views)
     original = _original_room(rows, zoom)
@@ -87,14 +87,14 @@ def _zoom(views: Sequence[View]) -> int:
 
 
 def _original_room(rows: Sequence[Row], zoom: int) -> _Place:
-    """As high as the tallest crop and as wide as the widest original, within limits."""
+    """Size of the originals: the height of the tallest crop and the widest width, within limits."""
     height = zoom * _tallest(rows[0].views)
     widest = max(row.image.shape[1] / row.image.shape[0] for row in rows)
     return _Place(0, 0, round(min(max(widest, 1.0), WIDEST_ORIGINAL) * height), height)
 
 
 def _arrange(views: Sequence[View], zoom: int, left: int) -> tuple[list[_Place], int, int]:
-    """The groups side by side, each in as many lines as are as high as the tallest crop.
+    """The groups side by side, each in the number of lines that matches the tallest crop.
 
     Returns:
       The place of each view, and width and height of the row.

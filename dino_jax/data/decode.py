@@ -12,7 +12,7 @@ _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
 
 
 class UnreadableImageError(ValueError):
-    """An image that can't be decoded: truncated, corrupt, empty, no image at all, or too large."""
+    """An image that can't be decoded: truncated, corrupt, empty, not an image, or too large."""
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
@@ -28,10 +28,10 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         179 million), holds as well.
 
     Returns:
-      [H, W, 3] uint8, in memory of its own.
+      [H, W, 3] uint8, in its own memory.
 
     Raises:
-      UnreadableImageError: if the bytes are no complete image or it is over the limit.
+      UnreadableImageError: if the bytes are not a complete image or it is over the limit.
     """
     if not data:
         raise UnreadableImageError("the file is empty (0 bytes)")
@@ -43,7 +43,7 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
 
 
 def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
-    """None for whatever Pillow may treat differently: CMYK, damaged and oversized files."""
+    """None for images that Pillow may treat differently: CMYK, damaged and oversized files."""
     limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
@@ -65,6 +65,6 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
     except (UnreadableImageError, MemoryError):
         raise
     # Pillow's format plugins raise OSError, SyntaxError, ValueError, struct.error,
-    # DecompressionBombError and others on garbage: whatever it is, these bytes are no image.
+    # DecompressionBombError and others on garbage: in each case, these bytes are not an image.
     except Exception as error:
         raise UnreadableImageError(f"{type(error).__name__}: {error}") from error

@@ -12,8 +12,8 @@ from numba import int32, uint8, uint64
 
 from dino_jax.data.kernel import kernel
 
-_LANES = 32  # rows are summed in multiples of this many bytes; buffers hold what is too much
-_TAPS = 12  # weights are padded with zeros by less than this; buffers hold the rows they ask for
+_LANES = 32  # rows are summed in multiples of this many bytes; buffers hold the excess
+_TAPS = 12  # weights are padded with zeros by less than this; buffers hold the rows for them
 _PRECISION = 22  # bits of Pillow's fixed-point weights
 _HALF = 1 << (_PRECISION - 1)
 _LARGEST = (256 << _PRECISION) - 1
@@ -46,8 +46,8 @@ def resize_crops(
       columns: the image, from `split_columns`.
       boxes: [N, 4] int64 left, top, right, bottom in pixels, inside the image.
       flips: [N] bool, whether to mirror left and right.
-      height: h, of the results in pixels.
-      width: w.
+      height: h, height of the results in pixels.
+      width: w, width of the results in pixels.
 
     Returns:
       [N, 3, h, w] uint8, one plane per color.

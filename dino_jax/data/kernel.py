@@ -20,11 +20,12 @@ def kernel(function: Callable) -> Callable:
 
     The machine code lands in `__pycache__` beside the source, in the user's cache folder or in
     NUMBA_CACHE_DIR, whichever can be written first; without any of them every process compiles
-    anew. Numba notices a change of the file that holds the function, not of other files: keep what
-    a kernel calls, and its constants, in its own file.
+    again. Numba notices a change of the file that holds the function, not of other files: keep the
+    functions that a kernel calls, and its constants, in its own file.
 
     Args:
-      function: on NumPy arrays and numbers; indices must not be negative, nothing is checked.
+      function: function of NumPy arrays and numbers; indices must not be negative, nothing is
+        checked.
     """
     try:
         return njit(cache=True, **_OPTIONS)(function)

@@ -43,7 +43,7 @@ def build_labelled_stream(
 
     Args:
       source: the images.
-      seed: of order and crops, >= 0.
+      seed: seed of order and crops, >= 0.
       image_size: side of the crops in pixels.
       resampling: "bilinear" or "bicubic".
       batch_size: global batch size.
@@ -57,7 +57,7 @@ def build_labelled_stream(
       image that had to be replaced, else -1.
 
     Raises:
-      ValueError: if the batch does not divide by the hosts, or (later, from the iterator) an image
+      ValueError: if the hosts do not divide the batch, or (later, from the iterator) an image
         has no label or 100 images in a row are unreadable.
     """
     check_division(batch_size, host, hosts)
@@ -75,9 +75,9 @@ def random_crop(
 
     Args:
       image: [H, W, 3] uint8.
-      rng: of the crop.
+      rng: random generator of the crop.
       size: S, side of the result in pixels.
-      resampling: of the resize; Pillow's, with antialiasing.
+      resampling: resampling of the resize; Pillow's, with antialiasing.
 
     Returns:
       [S, S, 3] uint8.

@@ -1,4 +1,4 @@
-"""Which patches of an image are masked: the section `config.masking`, and its kinds."""
+"""The choice of masked patches: the section `config.masking`, and its kinds."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from dino_jax.data.block_masking import BlockMasking
 from dino_jax.data.multi_crop import Group
 from dino_jax.data.random_masking import RandomMasking
 
-MASKED_GROUP = "global"  # of the crops (config.augment.crops.NAME.group) that get masks
+MASKED_GROUP = "global"  # group of crops (config.augment.crops.NAME.group) that get masks
 
 
 class Masking(Protocol):
@@ -24,7 +24,7 @@ class Masking(Protocol):
         ...
 
     def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of what whole groups of `images` images together get."""
+        """Shapes and dtypes of the arrays for whole groups of `images` images in total."""
         ...
 
     def __call__(self, seed: int, step: int, group: int) -> dict[str, np.ndarray]:
@@ -62,9 +62,9 @@ def build_masking(
 
     Args:
       config: the section.
-      groups: of crops.
-      patch_size: of the backbone, in pixels.
-      batch_size: images per pass: no draw is for images of two passes.
+      groups: groups of crops.
+      patch_size: patch size of the backbone, in pixels.
+      batch_size: images per pass; no draw spans two passes.
 
     Raises:
       ValueError: if the kind is unknown, nothing would be masked, `group_size` does not fit the

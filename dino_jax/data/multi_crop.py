@@ -27,7 +27,7 @@ from dino_jax.data.recolor import BLUR, interleave_crops, recolor_crops
 Batch = dict[str, np.ndarray]
 Frames = np.ndarray | Sequence[np.ndarray]  # [H, W, 3] uint8 RGB, or several: frames of one clip
 
-# Blur probability of a crop from that of the config. The helper of DINOv2's and DINOv3's code blurs
+# Blur probability of a crop from that of the config. The helper in DINOv2's and DINOv3's code blurs
 # with 1 - p (dinov3 issue 286), and their released weights were trained that way.
 BLURS = {"as_documented": lambda p: p, "as_trained": lambda p: 1 - p}
 
@@ -55,8 +55,8 @@ class Crop(NamedTuple):
     """One crop of an image.
 
     Attributes:
-      key: its name in the config, and which of the crops of that name it is.
-      config: how it is drawn.
+      key: its name in the config, and its number among the crops of that name.
+      config: distributions of its parameters.
     """
 
     key: tuple[str, int]
@@ -68,8 +68,8 @@ class Group:
     """Crops of one size, in one array of the batch.
 
     Attributes:
-      name: of the group; the array is "NAME_crops".
-      crops: in the order of the array, which is that of drawing.
+      name: name of the group; the array is "NAME_crops".
+      crops: crops in the order of the array, which is that of drawing.
       size: (height, width) in pixels.
       taps: columns of the parameters that hold blur weights.
     """
@@ -85,7 +85,7 @@ class MultiCrop:
     """Draws all crops of an image; picklable, so that worker processes can run it.
 
     Attributes:
-      crops: by name; those with count 0 are left out.
+      crops: crops by name; those with count 0 are left out.
       backend: who recolors the crops: "host", that is `fill`, with an order of the color jitter for
         every crop; or "device", that is `dino_jax.step.photometric`, with one order for all images
         of a step.
@@ -111,7 +111,7 @@ class MultiCrop:
         """Shapes and dtypes of the crops of some images.
 
         Args:
-          images: b.
+          images: b, number of images.
 
         Returns:
           For each group "GROUP_crops": [b, V, H, W, 3] uint8. With the device back end also
@@ -129,7 +129,7 @@ class MultiCrop:
         return entries
 
     def begin(self, batch: Batch, step_rng: np.random.Generator) -> None:
-        """Writes what all images of a step share.
+        """Writes the values that all images of a step share.
 
         Args:
           batch: the arrays of `layout`.
@@ -143,7 +143,7 @@ class MultiCrop:
     def sample(
         self, rng: np.random.Generator, sizes: Sequence[tuple[int, int]]
     ) -> dict[tuple[str, int], CropParameters]:
-        """Draws everything random about the crops of one image, by `Crop.key`.
+        """Draws all random choices of the crops of one image, by `Crop.key`.
 
         Args:
           rng: the randomness of this image.
@@ -164,7 +164,7 @@ class MultiCrop:
 
         Args:
           batch: the arrays of `layout`.
-          row: of the batch.
+          row: row of the batch.
           frames: [H, W, 3] uint8 RGB, or several such arrays, whose sizes may differ.
           rng: the randomness of this image.
         """
@@ -204,7 +204,7 @@ def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig
     Args:
       image: [H, W, 3] uint8 RGB, of any size that holds the box.
       parameters: from `sample_crop_parameters`.
-      config: gives the size and the solarize threshold.
+      config: size and solarize threshold.
 
     Returns:
       [height, width, 3] uint8.
@@ -223,7 +223,7 @@ def allocate(multi_crop: MultiCrop, images: int) -> Batch:
 
 
 def compile_kernels(multi_crop: MultiCrop) -> None:
-    """Compiles what `fill` needs, or loads it from disk, so that worker processes find it there."""
+    """Compiles the kernels of `fill`, or loads them from disk, where worker processes find them."""
     image = np.zeros((8, 8, 3), np.uint8)
     multi_crop.fill(allocate(multi_crop, 1), 0, image, np.random.default_rng(0))
 
@@ -232,7 +232,7 @@ def build_multi_crop(config: Any) -> MultiCrop:
     """Builds the augmentation of `config.augment`.
 
     Raises:
-      ValueError: for an unknown entry, a value out of range, or crops that do not fit together.
+      ValueError: for an unknown entry, a value out of range, or crops that are inconsistent.
     """
     if not isinstance(config, AugmentConfig):
         config = section("config.augment", config, AugmentConfig)
@@ -266,8 +266,8 @@ def check_patches(groups: Mapping[str, Group], patch_size: int) -> None:
     """Checks that every crop holds at least one patch.
 
     Args:
-      groups: of a `MultiCrop`.
-      patch_size: of the backbone, in pixels.
+      groups: groups of a `MultiCrop`.
+      patch_size: patch size of the backbone, in pixels.
 
     Raises:
       ValueError: names the crops that are too small.
@@ -312,7 +312,7 @@ def _cut(
 ) -> np.ndarray:
     """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
     of_crop = [crop.config.frame % frames for crop in group.crops]
-    if len(set(of_crop)) == 1:  # without a copy: what still images need
+    if len(set(of_crop)) == 1:  # without a copy, for still images
         return _resize(columns[of_crop[0]], parameters, group.size)
     crops = np.empty((len(parameters), 3, *group.size), np.uint8)
     for frame in set(of_crop):

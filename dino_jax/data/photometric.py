@@ -19,8 +19,8 @@ def encode_photometric(
     """Turns sampled parameters into numbers.
 
     Args:
-      parameters: of N crops.
-      configs: of the same crops, for the solarize threshold.
+      parameters: parameters of N crops.
+      configs: configs of the same crops, for the solarize threshold.
       taps: T, at least `blur_taps(configs)`.
 
     Returns:

@@ -24,18 +24,18 @@ from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
-# Of an evaluation view before the central square is cut, over its side.
+# Short side of an evaluation view before the central square is cut, over its side.
 USUAL_SHORT_SIDE = 256 / 224
 MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
 
 
 def batch_layout(multi_crop: MultiCrop, masking: Masking | None, images: int) -> Layout:
-    """Shapes and dtypes of what `build_train_stream` yields for some images.
+    """Shapes and dtypes of the entries that `build_train_stream` yields for some images.
 
     Args:
       multi_crop: the augmentation.
-      masking: of the crops, if any; its groups must divide `images`.
-      images: b.
+      masking: masking of the crops, if any; its groups must divide `images`.
+      images: b, number of images.
     """
     masks = masking.layout(images) if masking else {}
     unreadable = {"unreadable": ((images,), np.dtype(np.int64))}
@@ -65,7 +65,7 @@ def build_train_stream(
     Args:
       source: the images.
       multi_crop: the augmentation.
-      seed: of order and augmentation, >= 0.
+      seed: seed of order and augmentation, >= 0.
       batch_size: global batch size.
       start_step: the first step to yield, >= 0; finished updates of the run.
       host: index of this host (process).
@@ -73,17 +73,17 @@ def build_train_stream(
       workers: processes that build whole batches ahead; 0 builds them in this process. Up to
         2 * threads + 4 batches per worker are held in memory.
       threads: threads that build whole batches ahead, in this process or in each worker; 0 builds
-        them when asked. One is right with workers: threads share Python's lock.
+        them on demand. Use one with workers: threads share Python's lock.
       max_pixels: larger images count as unreadable.
-      masking: of the crops, if any; its groups must divide b.
+      masking: masking of the crops, if any; its groups must divide b.
 
     Yields:
       The entries of `batch_layout`: those of `MultiCrop.layout`, "unreadable": [b] int64 source
-      index of the image that had to be replaced, else -1, and what `Masking` draws for all groups
-      of the rows.
+      index of the image that had to be replaced, else -1, and the entries that `Masking` draws for
+      all groups of the rows.
 
     Raises:
-      ValueError: if the batch does not divide by the hosts or is larger than the source, or (later,
+      ValueError: if the hosts do not divide the batch or it is larger than the source, or (later,
         from the iterator) if 100 images in a row are unreadable.
     """
     check_division(batch_size, host, hosts)
@@ -146,9 +146,10 @@ def build_eval_stream(
       max_pixels: larger images count as unreadable.
       host: index of this host (process).
       hosts: number of hosts.
-      max_images: how many images to take, evenly spaced over the source; None for all.
+      max_images: number of images to take, evenly spaced over the source; None for all.
       threads: threads that build whole batches ahead.
-      short_side: of an image before the central square is cut, over `image_size`; at least 1.
+      short_side: short side of an image before the central square is cut, over `image_size`; at
+        least 1.
 
     Yields:
       "image": [b, S, S, 3] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
@@ -156,7 +157,7 @@ def build_eval_stream(
       int64 source index of an unreadable image, else -1; "name": [b] str, "" where not valid.
 
     Raises:
-      ValueError: if the batch does not divide by the hosts or a number is not positive.
+      ValueError: if the hosts do not divide the batch or a number is not positive.
     """
     check_division(batch_size, host, hosts)
     count = len(source) if max_images is None else min(max_images, len(source))
@@ -193,10 +194,10 @@ def read_frames(
     """Reads and decodes the frames of one clip of a source; a still image is one frame.
 
     Args:
-      source: of images or clips.
-      index: in the source.
+      source: source of images or clips.
+      index: index in the source.
       max_pixels: larger frames are unreadable.
-      most: frames to decode, from the first one on; None for all.
+      most: number of frames to decode, starting with the first; None for all.
 
     Returns:
       Frames [H, W, 3] uint8, the label, and the name inside the source.
@@ -251,13 +252,13 @@ def resize_for_evaluation(
 ) -> np.ndarray:
     """The usual evaluation view: short side to round(size * short_side), bicubic, central square.
 
-    An image of that size already is returned as it is. As torchvision's Resize and CenterCrop, but
-    images longer than 8:1 are cut to 8:1 first.
+    An image that already has that size is returned unchanged. As torchvision's Resize and
+    CenterCrop, but images longer than 8:1 are cut to 8:1 first.
 
     Args:
       image: [H, W, 3] uint8.
       size: S, in pixels.
-      short_side: over `size`, at least 1.
+      short_side: short side over `size`, at least 1.
 
     Returns:
       [S, S, 3] uint8.
@@ -358,7 +359,7 @@ def generator_of(seed: int, count: int) -> np.random.Generator:
 
 
 def pair(position: int, index: int) -> np.ndarray:
-    """What a shuffled range hands on: the place in the stream and the index in the source."""
+    """An element of a shuffled range: the position in the stream and the index in the source."""
     return np.array((position, index), np.int64)
 
 
@@ -378,7 +379,7 @@ def iterate(dataset: grain.IterDataset, slots: Slots | None = None) -> Generator
 
 
 def read_options(threads: int) -> grain.ReadOptions:
-    """Of a data set of whole batches, of which grain's default buffer of 500 fills the memory."""
+    """Options for a data set of whole batches; grain's usual buffer of 500 fills the memory."""
     return grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
 
 
@@ -389,7 +390,7 @@ def _init_worker(index: int, count: int):
 
 
 def check_division(batch_size: int, host: int, hosts: int) -> None:
-    """Raises a ValueError if the batch does not divide by the hosts."""
+    """Raises a ValueError if the hosts do not divide the batch."""
     if not 0 <= host < hosts:
         raise ValueError(f"host must be in 0 to {hosts - 1}, got {host}")
     if batch_size < 1 or batch_size % hosts:

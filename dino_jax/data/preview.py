@@ -20,14 +20,14 @@ def draw_preview(config: Any, title: str, images: int, say: Callable[[str], obje
     """Draws the contact sheet of a config.
 
     Args:
-      config: with `seed`, `data`, `max_pixels` and `augment`.
+      config: config with `seed`, `data`, `max_pixels` and `augment`.
       title: the headline.
       images: rows of the sheet; fewer if the source has fewer readable images.
       say: takes a line about every image that cannot be read.
 
     Raises:
       ValueError: if source or augmentation can't be built, or none of the images is readable.
-      OSError: if the source's files are not there.
+      OSError: if the source's files are missing.
     """
     source, multi_crop = build_source(config.data), build_multi_crop(config.augment)
     rng = np.random.default_rng(config.seed)

@@ -43,7 +43,7 @@ class RandomMasking:
 
     @property
     def visible(self) -> int:
-        """k: patches that a crop keeps, cut off in floating point as in the official code."""
+        """k: patches that a crop keeps, truncated in floating point as in the official code."""
         return int(math.prod(self.grid) * (1 - self.ratio[1]))
 
     @property
@@ -52,7 +52,7 @@ class RandomMasking:
         return self.group_size * self.crops * (math.prod(self.grid) - self.visible)
 
     def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of what whole groups of `images` images together get."""
+        """Shapes and dtypes of the arrays for whole groups of `images` images in total."""
         groups = images // self.group_size
         return {
             "masks": ((images, self.crops, math.prod(self.grid)), np.dtype(bool)),
@@ -65,9 +65,9 @@ class RandomMasking:
         """Draws the masks of images group * group_size, … of the global batch of a step.
 
         Args:
-          seed: of the run, >= 0.
-          step: of the run, >= 0.
-          group: index within the global batch, >= 0.
+          seed: seed of the run, >= 0.
+          step: step of the run, >= 0.
+          group: index of the group within the global batch, >= 0.
 
         Returns:
           "masks": [group_size, G, N] bool; "visible": [group_size, G, k] int32, the patches kept,
@@ -83,7 +83,7 @@ class RandomMasking:
         return {"masks": masks, "visible": visible.astype(np.int32), **grouped}
 
     def _draw(self, seed: int, step: int, image: int) -> np.ndarray:
-        """[G, k] ascending: the patches of the smallest of uniform numbers."""
+        """[G, k] ascending: the patches with the smallest of uniform numbers."""
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(step, image)))
         noise = rng.random((self.crops, math.prod(self.grid)))
         return np.sort(np.argsort(noise, axis=-1)[:, : self.visible], axis=-1)

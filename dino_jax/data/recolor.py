@@ -1,6 +1,6 @@
 """Color jitter, grayscale, blur and solarization of uint8 crops, with the arithmetic of Pillow.
 
-What is to be done to a crop is a row of numbers, the same for this back end and for the one on the
+A row of numbers defines the operations on a crop, for this back end and for the one on the
 device (`step/photometric.py`).
 """
 
@@ -23,7 +23,7 @@ _GRAY = (19595, 38470, 7471)  # ITU-R 601-2 luma, 16 bits, as in Pillow
 
 
 class Photometric(NamedTuple):
-    """What is to be done to some crops.
+    """Operations on some crops.
 
     Attributes:
       values: [..., BLUR + T] float32, columns as above.
@@ -39,8 +39,8 @@ def recolor_crops(crops: np.ndarray, photometric: Photometric, out: np.ndarray) 
 
     Args:
       crops: [N, 3, h, w] uint8, one plane per color; overwritten.
-      photometric: of N crops.
-      out: [N, h, w, 3] uint8, contiguous; gets the result.
+      photometric: operations on N crops.
+      out: [N, h, w, 3] uint8, contiguous; receives the result.
     """
     _recolor(crops, *photometric, out)
 
@@ -99,7 +99,7 @@ def _blend(flat, base, factor):
 
 @kernel
 def _gray(red, green, blue):
-    # int32 at once: numba would go on with 64 bits, in half as many lanes.
+    # int32 at once: numba would continue with 64 bits, in half as many lanes.
     weighted = int32(red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2] + 0x8000)
     return int32(weighted >> int32(16))
 
@@ -252,7 +252,7 @@ def _repeat_rows(rows, edge):
 
 @kernel
 def _filter(padded, step, r, inner, outer, out):
-    """Filters along neighbors that are `step` bytes apart; the results at the edges are rubbish."""
+    """Filters along neighbors that are `step` bytes apart; the results at the edges are invalid."""
     flat, reach = padded.reshape(padded.size), (r + 1) * step
     length = flat.size - 2 * reach
     target = out.reshape(out.size)[reach:]

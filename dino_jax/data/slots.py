@@ -29,11 +29,11 @@ def set_worker_index(index: int) -> None:
 
 
 class Slots:
-    """Room for some batches per worker; picklable, for workers of the process that made it.
+    """Memory for some batches per worker; picklable, for workers of the process that made it.
 
     A worker takes a slot, fills its arrays and sends its number; the parent opens it. The slot is
-    free again when nobody refers to any of the opened arrays any more. The memory has no name and
-    goes with the last process that uses it.
+    free again when nothing refers to any of the opened arrays any more. The memory has no name and
+    is freed with the last process that uses it.
     """
 
     def __init__(self, layout: Layout, workers: int, per_worker: int):

@@ -1,4 +1,4 @@
-"""How worker processes of the input behave: they neither outlive nor disturb their parent."""
+"""Behavior of the input's worker processes: they neither outlive nor disturb their parent."""
 
 import os
 import signal

@@ -196,7 +196,7 @@ def test_a_complete_build_is_not_done_again(tmp_path, capsys):
     _run(root, out)
     before = _files(out)
     assert _run(root, out) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "already complete" in capsys.readouterr().out
     assert _files(out) == before
 
 
@@ -218,7 +218,7 @@ def test_a_folder_with_something_else_is_refused(tmp_path, capsys):
     root = _folder(tmp_path / "in")
     with pytest.raises(SystemExit, match="2"):
         _run(root, root)
-    assert "is no build" in capsys.readouterr().err
+    assert "exists, but not as build output" in capsys.readouterr().err
 
 
 def test_an_image_that_changes_after_the_scan_stops_the_build(tmp_path, monkeypatch, capsys):

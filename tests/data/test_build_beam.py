@@ -87,4 +87,4 @@ def test_a_pipeline_needs_a_number_of_shards_and_its_own_folder(folder, tmp_path
     (tmp_path / "full/file").write_text("")
     with pytest.raises(SystemExit, match="2"):
         build_beam.main([str(folder), f"--out={tmp_path}/full", "--shards=2"])
-    assert "is no build" in capsys.readouterr().err
+    assert "exists, but not as build output" in capsys.readouterr().err

@@ -229,7 +229,7 @@ def test_wrong_parquet_columns_are_named_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="no column 'class'"):
         ParquetSource(str(tmp_path), "image", "class")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 nothing PAR1")
-    with pytest.raises(ValueError, match=r"a\.parquet is no Parquet file"):
+    with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file"):
         ParquetSource(str(tmp_path), "", "")
 
 

@@ -203,7 +203,7 @@ def test_colors_keep_their_sign_from_one_evaluation_to_the_next(seen, tmp_path):
     Album(epath.Path(tmp_path), probes, 10**6).add(0, look)
     before = np.load(tmp_path / "probes/0/pca.npy").astype(np.float32)
     np.save(tmp_path / "probes/0/pca.npy", before * np.array((-1, 1, -1), np.float16))
-    # Another process goes on with the run.
+    # Another process continues the run.
     Album(epath.Path(tmp_path), probes, 10**6).add(10, look)
     after = np.load(tmp_path / "probes/10/pca.npy").astype(np.float32)
     np.testing.assert_array_equal(after, before * (-1, 1, -1))

@@ -2,7 +2,7 @@
 
 build.py          the command, on one machine; build_workers.py runs its parts in processes
 build_beam.py     the same on Apache Beam; beam_pipeline.py holds its steps
-build_plan.py     how a build is cut; build_report.py says what it found
+build_plan.py     the options of a build; build_report.py reports its findings
 inspection.py     which images are readable and new, and their statistics
 output_folder.py  a folder that belongs to one command and its options
 """

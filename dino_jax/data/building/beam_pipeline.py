@@ -38,13 +38,13 @@ PART_IMAGES = 1000  # of one bundle of inspections
 
 @dataclass(frozen=True)
 class BeamBuild:
-    """What every step needs to know; small, because it travels with the pipeline.
+    """Data that every step needs; small, because it travels with the pipeline.
 
     Attributes:
       options: what to build; `shards` is at least 1.
       out: the folder, one that all workers can write.
-      images: of the source.
-      class_names: of the source.
+      images: number of images of the source.
+      class_names: class names of the source.
       max_unreadable: largest share of unreadable images.
     """
 
@@ -61,7 +61,7 @@ class BeamBuild:
 
 @dataclass(frozen=True)
 class Inspected:
-    """One image: index, SHA-256, [2, 3] moments if asked for, and why it can't be used or ""."""
+    """One image: index, SHA-256, [2, 3] moments if requested, and why it can't be used or ""."""
 
     index: int
     digest: bytes
@@ -78,7 +78,7 @@ class Counted:
 
 
 def write_source(source: ImageSource, out: str) -> None:
-    """Leaves the listed source where the workers find it: listing it again could give another."""
+    """Stores the listed source where the workers find it: listing it again could differ."""
     with written_whole(f"{out}/{SOURCE_FILE}") as path, Path(path).open("wb") as file:
         pickle.dump(source, file)
 
@@ -151,7 +151,7 @@ def _reason(one: Inspected) -> tuple[int, str]:
 
 
 class _SourceDoFn(beam.DoFn):
-    """Has the source, one copy for all threads of a worker process."""
+    """Holds the source, one copy for all threads of a worker process."""
 
     def __init__(self, build: BeamBuild):
         self._build, self._shared = build, Shared()
@@ -172,7 +172,7 @@ class _Inspect(_SourceDoFn):
 
 
 class _Choose(beam.DoFn):
-    """Tells the first of some images with equal bytes from its copies."""
+    """Separates the first of several images with equal bytes from its copies."""
 
     def __init__(self, drop_duplicates: bool):
         self._drop_duplicates = drop_duplicates

@@ -5,7 +5,7 @@
     --config.data.path=/data/imagenet-records/train
 
 The source is a folder (--kind=folder, the default), a text list, a pattern, tar or Parquet shards,
-or a config file (it ends with .py) whose `config.data` is taken: this way mixtures can be built
+or a config file (it ends with .py) whose `config.data` is taken: this way mixtures can be built,
 too. TFDS and the digits need no path but --kind, --name and --split.
 
 1. Scan: every image is read, hashed (SHA-256) and decoded once, in parallel.
@@ -19,7 +19,7 @@ to replace them in every epoch. If they are more than --max-unreadable of all, n
 Copies stay unless --drop-duplicates is given. The same options give the same bytes for any number
 of workers.
 
-Ctrl-C and SIGTERM (exit codes 130 and 75) leave what is finished; the same command continues. Other
+Ctrl-C and SIGTERM (exit codes 130 and 75) keep finished work; the same command continues. Other
 options on the same folder are refused. Where one machine is not enough: dino-jax build-beam.
 """
 
@@ -61,7 +61,7 @@ from dino_jax.data.sources.shard_writer import write_shard
 from dino_jax.workdir.paths import absolute_path, written_whole
 
 SCAN_FOLDER = ".scan"
-SCAN_IMAGES = 1000  # of one task at most: what a stopped build has to look at again
+SCAN_IMAGES = 1000  # images of one task at most, which a stopped build has to process again
 SCAN_TASKS = 64  # at least, if there are as many images
 SHARD_BYTES = 1 << 30  # with --shards=0
 MAX_SHARDS = 1024  # with --shards=0
@@ -86,7 +86,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
     say(f"source      {options.source['kind']}, {len(source):,} images, {classes}")
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
-        say(f"done        {out} is complete already")
+        say(f"done        {out} is already complete")
         return
 
     scan = scan_source(source, options, out, workers)
@@ -115,7 +115,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
 
 
 def scan_source(source: ImageSource, options: Options, out: str, workers: int) -> Scan:
-    """Inspects all images; parts that an earlier run has finished are read back."""
+    """Inspects all images; parts finished by an earlier run are read back."""
     folder = f"{out}/{SCAN_FOLDER}"
     epath.Path(folder).mkdir(exist_ok=True)
     parts = cut(len(source), max(min(SCAN_TASKS, len(source)), -(-len(source) // SCAN_IMAGES)))
@@ -153,7 +153,7 @@ def scan_part(
 def write_shards(
     source: ImageSource, scan: Scan, selection: Selection, out: str, shards: int, workers: int
 ) -> dict[str, int]:
-    """Writes the shards that are not there yet; shard s holds what is kept of an equal part.
+    """Writes the missing shards; shard s holds the kept images of an equal part.
 
     Returns:
       Records by shard name.
@@ -183,7 +183,7 @@ def write_part(
 
 
 def cut(images: int, parts: int) -> list[range]:
-    """Consecutive parts of all images, whose sizes differ by one at most."""
+    """Consecutive parts of all images, whose sizes differ by at most one."""
     return [range(part * images // parts, (part + 1) * images // parts) for part in range(parts)]
 
 
@@ -208,14 +208,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", required=True, help="new folder for the shards, local or gs://")
     add("--shards", type=int, default=0, help="0: one per GiB, at most 1,024")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images are unreadable")
+    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
     add("--drop-duplicates", action="store_true", help="leave out files with equal bytes")
     add("--compute-stats", action="store_true", help="mean and std of the channels")
     add("--max-unreadable", type=float, default=0.01, help="largest share of unreadable images")
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """What the command line asks for.
+    """Reads the options from the command line.
 
     Raises:
       UsageError: if the config file can't be read.

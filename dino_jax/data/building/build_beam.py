@@ -4,8 +4,8 @@
   dino-jax build-beam gs://bucket/crawl --kind=tar \
     --out=gs://bucket/records --shards=4096 --compute-stats
 
-makes the same shards, dataset.json and report.txt as the local build with the same options; what
-follows the options of the build goes to Beam. On one machine:
+makes the same shards, dataset.json and report.txt as the local build with the same options; options
+after those of the build are passed to Beam. On one machine:
 
   … --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=16
 
@@ -15,10 +15,10 @@ On Google Cloud Dataflow (not run here: it needs an account):
     --setup_file=./setup.py --max_num_workers=500 --number_of_worker_harness_threads=4
 
 `--setup_file` installs this package on the workers, which also need gcsfs, array_record, Pillow and
-what the source needs: a container image with them (--sdk_container_image) starts faster. Source and
-folder must be reachable from all workers, so gs:// there. The command lists the source once and
-leaves it, pickled, in the folder, from where each worker process loads it. An image is decoded by
-one thread, which takes up to 12 bytes per pixel of --max-pixels.
+the packages of the source: a container image with them (--sdk_container_image) starts faster.
+Source and folder must be reachable from all workers, so gs:// there. The command lists the source
+once and stores it, pickled, in the folder, from which each worker process loads it. An image is
+decoded by one thread, which takes up to 12 bytes per pixel of --max-pixels.
 
 A pipeline that has failed starts again from the beginning when it is run again.
 """
@@ -48,11 +48,11 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
       options: what to build.
       out: the folder, local or gs://.
       max_unreadable: largest share of unreadable images, in [0, 1].
-      beam_arguments: for Beam's PipelineOptions.
+      beam_arguments: arguments for Beam's PipelineOptions.
 
     Raises:
       ValueError: if `out` belongs to another build, or the source or the options are wrong.
-      OSError: if the source is not there or `out` can't be written.
+      OSError: if the source is missing or `out` can't be written.
       RuntimeError: Beam's, if a step fails.
       ImportError: if Beam is not installed.
     """
@@ -73,7 +73,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
     source = build_source(options.source, "SOURCE")
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
-        print(f"{out} is complete already")
+        print(f"{out} is already complete")
         return
     write_source(source, out)
     beam_build = BeamBuild(options, out, len(source), source.class_names, max_unreadable)

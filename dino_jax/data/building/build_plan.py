@@ -1,4 +1,4 @@
-"""What a build makes."""
+"""The options of a build."""
 
 import dataclasses
 from typing import Any
@@ -8,11 +8,11 @@ PLAN = "build.json"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What decides the result of a build.
+    """Options that determine the result of a build.
 
     Attributes:
       source: the source's config, as plain values.
-      shards: how many; 0 for one per GiB, at most 1,024.
+      shards: number of shards; 0 for one per GiB, at most 1,024.
       max_pixels: larger images count as unreadable.
       drop_duplicates: whether to leave out images with the same bytes as an earlier one.
       compute_stats: whether to compute mean and std.

@@ -1,4 +1,4 @@
-"""Which images of a source are written, and the report on the others."""
+"""The choice of a source's images that are written, and the report on the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ REPORT = "report.txt"
 
 @dataclass(frozen=True)
 class Selection:
-    """Which images are written.
+    """The choice of images that are written.
 
     Attributes:
       kept: [images] bool.
@@ -65,7 +65,7 @@ def check_share(
         lines = "".join(f"\n  {source.name(index)}: {error}" for index, error in examples)
         raise ValueError(
             f"{unreadable:,} of {images:,} images can't be read, such as{lines}\n"
-            f"If that is so, allow it with --max-unreadable (now {max_unreadable:g} of all)"
+            f"If that is expected, allow it with --max-unreadable (now {max_unreadable:g} of all)"
         )
 
 
@@ -79,8 +79,8 @@ def report_lines(
     """The lines of report.txt: counts, then one line for each unreadable image and each copy.
 
     Args:
-      source: gives the names.
-      written: images in the shards.
+      source: source of the names.
+      written: number of images in the shards.
       errors: (index, reason), in order.
       copies: (index, first with the same bytes), in order.
       dropped: whether copies are left out.

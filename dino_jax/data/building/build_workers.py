@@ -1,4 +1,4 @@
-"""Runs the parts of a build in processes and shows how far they are."""
+"""Runs the parts of a build in processes and shows their progress."""
 
 import concurrent.futures
 import multiprocessing
@@ -11,7 +11,7 @@ from dino_jax.data.worker_process import follow_parent
 
 POLL_SECONDS = 0.2
 
-# A part of the work: called with the source and with what to call after each image.
+# A part of the work: called with the source and with a function to call after each image.
 Task = Callable[[ImageSource, Callable[[], None]], None]
 
 
@@ -23,12 +23,12 @@ def run_tasks(
     Args:
       source: given to every task; pickled once for each process.
       tasks: picklable if there are workers.
-      title: of the progress.
-      images: how often the tasks will report an image.
+      title: title of the progress.
+      images: number of images that the tasks will report.
       workers: processes; 0 runs the tasks in this one.
 
     Raises:
-      OSError: the first one of a task; the others are stopped.
+      OSError: the first error of a task; the other tasks are stopped.
       Stopped: inside `signals.stop_on_signals`.
     """
     progress = Progress(title, images)
@@ -75,8 +75,8 @@ def _run_in_processes(
                 future.result()
     except concurrent.futures.process.BrokenProcessPool as error:
         raise OSError(
-            "a worker process has died, probably because the memory is full; the same command goes "
-            "on, with fewer --workers or a smaller --max-pixels"
+            "a worker process has died, probably because the memory is full; the same command "
+            "continues, with fewer --workers or a smaller --max-pixels"
         ) from error
     finally:
         stop.set()
@@ -88,7 +88,7 @@ class _StopWorkError(Exception):
 
 
 class _WorkerProcess:
-    """What a worker process has been given when it began; one per process, set once."""
+    """The data that a worker process received at its start; one per process, set once."""
 
     source: ImageSource
     done: Any

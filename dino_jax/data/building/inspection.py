@@ -1,4 +1,4 @@
-"""Looks at every image of a source once: is it readable, is it a copy, its mean and std."""
+"""Inspects every image of a source once: readability, copies, mean and std."""
 
 import hashlib
 import io
@@ -20,13 +20,13 @@ _LEVELS = np.arange(256) / 255.0
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is known about one image.
+    """Findings about one image.
 
     Attributes:
       digest: SHA-256 of the encoded file; zeros if it can't be read.
       size: bytes of the encoded file; 0 if it can't be read.
-      moments: [2, 3] float32 mean and mean square of the RGB channels in [0, 1]; None if not asked
-        for or if the image can't be read.
+      moments: [2, 3] float32 mean and mean square of the RGB channels in [0, 1]; None if not
+        requested or if the image can't be read.
       error: why it can't be used, "" if it can.
     """
 
@@ -45,7 +45,7 @@ class Scan:
       readable: [images] bool.
       size: bytes of all readable images together.
       moments: [images, 2, 3] float32, see `Inspection`, zeros for unreadable images; [0, 2, 3] if
-        not asked for.
+        not requested.
       errors: [unreadable] str, in the order of the images.
     """
 
@@ -61,7 +61,7 @@ def inspect_image(source: ImageSource, index: int, max_pixels: int, moments: boo
 
     Args:
       source: the images.
-      index: which one.
+      index: index of the image.
       max_pixels: larger images count as unreadable.
       moments: whether to compute mean and mean square.
     """
@@ -163,7 +163,7 @@ def find_originals(digests: np.ndarray, readable: np.ndarray) -> np.ndarray:
 
 
 def mean_and_std(moments: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Of the RGB channels in [0, 1], every image counting the same, whatever its size.
+    """Statistics of the RGB channels in [0, 1]; every image counts equally, regardless of its size.
 
     Args:
       moments: [images, 2, 3] mean and mean square of each image.

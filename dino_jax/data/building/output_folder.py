@@ -1,4 +1,4 @@
-"""A folder of results that belongs to one command and its options, so that it can go on."""
+"""A folder of results that belongs to one command and its options, so that it can continue."""
 
 import hashlib
 import json
@@ -23,13 +23,13 @@ def open_folder(
 
     Args:
       out: the folder, local or gs://.
-      plan_name: of the file in it that keeps the options.
-      options: what decides the result.
+      plan_name: name of the file in it that keeps the options.
+      options: options that determine the result.
       source: the images that it is made from.
-      what: of what kind the folder is, for messages: "build".
+      what: kind of folder for messages, such as "build".
 
     Raises:
-      ValueError: if it belongs to others (lists the differences) or holds something else.
+      ValueError: if it belongs to other options (lists the differences) or holds something else.
       OSError: if it can't be made or read.
     """
     plan = {**options, "images": len(source), "names": _fingerprint(source)}
@@ -40,13 +40,13 @@ def open_folder(
         return
     folder = epath.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--out={out} exists and is no {what}; choose a new or empty folder")
+        raise ValueError(f"--out={out} exists, but not as {what} output; choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     write_text(f"{out}/{plan_name}", json.dumps(plan, indent=1) + "\n")
 
 
 def write_text(target: str, text: str) -> None:
-    """Writes a whole file or none; names that are no UTF-8 keep their bytes."""
+    """Writes a whole file or none; names that are not UTF-8 keep their bytes."""
     with written_whole(target) as path:
         Path(path).write_bytes(os.fsencode(text))
 
@@ -68,5 +68,5 @@ def _require_same(theirs: dict[str, Any], ours: dict[str, Any], out: str, what: 
         raise ValueError(
             f"{out} belongs to another {what}:\n"
             + "\n".join(lines)
-            + f"\nuse another --out, or the same options to go on with that {what}"
+            + f"\nuse another --out, or the same options to continue that {what}"
         )

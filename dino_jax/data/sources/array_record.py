@@ -17,13 +17,13 @@ class ArrayRecordSource:
         """Reads the description beside the shards, and no shard.
 
         Args:
-          path: the folder that build has written, one shard or a glob pattern of shards; local or
+          path: folder that build has written, one shard or a glob pattern of shards; local or
             gs:// (array_record reads gs:// itself).
 
         Raises:
           ImportError: if array_record is not installed.
           FileNotFoundError: if there are no shards or no description.
-          ValueError: if shards are missing or of another build.
+          ValueError: if shards are missing or belong to another build.
         """
         try:
             import array_record.python.array_record_module  # noqa: F401
@@ -70,5 +70,5 @@ def _open_reader(shard: str) -> Any:
         shard, options=_READ_OPTIONS, file_reader_buffer_size=_READ_BUFFER_BYTES
     )
     if not reader.ok():
-        raise OSError(f"{shard} is no ArrayRecord file, or damaged, or can't be opened")
+        raise OSError(f"{shard} is not an ArrayRecord file, or is damaged, or can't be opened")
     return reader

@@ -1,4 +1,4 @@
-"""What every source of images is: random access to encoded files, with optional labels."""
+"""The protocol of image sources: random access to encoded files, with optional labels."""
 
 import bisect
 import os
@@ -42,7 +42,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Where record `index` lies, for messages; reads nothing."""
+        """Location of record `index` for messages; reads nothing."""
         ...
 
 
@@ -88,7 +88,7 @@ class Blocks:
 
 
 def index_labels(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and labels for what a file format stores as labels.
+    """Class names and labels from the stored labels of a file format.
 
     Whole numbers (also as text) are class indices, and "0", "1", … up to the largest become the
     names. Anything else is a name, and the sorted names are numbered.

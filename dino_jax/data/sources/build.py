@@ -1,4 +1,4 @@
-"""The section of a config that says where images come from, and the kinds of sources."""
+"""The section of a config that names a source of images, and the kinds of sources."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,11 +53,11 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
 
     Args:
       config: the section, or a mapping with some of its options.
-      where: its dotted name, or what else the user calls it, for messages.
+      where: its dotted name, or another name known to the user, for messages.
 
     Raises:
-      ValueError: for an unknown kind or option, a missing path, and as the sources say.
-      OSError: for files that are not there.
+      ValueError: for an unknown kind or option, a missing path, and as in the sources.
+      OSError: for missing files.
       ImportError: if the kind needs a package that is not installed.
     """
     if not isinstance(config, ImagesConfig):
@@ -79,7 +79,7 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
 
 
 def is_given(config: Any) -> bool:
-    """Whether a section says which images are meant; a path of "" does not."""
+    """Whether a section names its images; a path of "" does not."""
     given = all(getattr(config, name) for name in SOURCES[config.kind].needs)
     return given and all(is_given(part) for _, part in config.sources.items())
 

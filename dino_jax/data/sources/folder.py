@@ -65,7 +65,7 @@ def _raise(error: OSError):
 
 
 def _list_remote(root: epath.Path, prefix: str = "") -> Iterator[str]:
-    """As `_list_local` for an object store; a name with an image suffix is taken for a file."""
+    """Like `_list_local`, for an object store; a name with an image suffix is taken for a file."""
     for entry in root.iterdir():
         if entry.name.startswith("."):
             continue

@@ -1,4 +1,4 @@
-"""Images that are one file each: what folders, lists and patterns have in common."""
+"""Images that are one file each: shared code of folders, lists and patterns."""
 
 from collections.abc import Sequence
 

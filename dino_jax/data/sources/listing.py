@@ -19,7 +19,7 @@ class ListSource(ImageFiles):
     """
 
     def __init__(self, path: str | os.PathLike):
-        """Reads the list, local or remote; the images are not looked for before they are read.
+        """Reads the list, local or remote; the images are not checked before they are read.
 
         Raises:
           FileNotFoundError: if there is no such list.
@@ -75,7 +75,7 @@ class GlobSource(ImageFiles):
 
 
 def _is_file(name: str) -> bool:
-    """A name with an image suffix is taken for a file: no look at each of a million."""
+    """A name with an image suffix is taken for a file, to avoid a million checks."""
     return name.lower().endswith(IMAGE_SUFFIXES) or epath.Path(name).is_file()
 
 

@@ -17,7 +17,7 @@ class MixtureSource:
     the stream mixes the sources.
 
     Source k takes c_k consecutive indices. The first whole passes over its images come in order;
-    what is left of c_k is spread evenly over the source. So in one epoch its images appear p or
+    the rest of c_k is spread evenly over the source. So in one epoch its images appear p or
     p + 1 times with p = c_k // n_k. Where this matters (p = 1 and much is left over), choose
     weights that make c_k / n_k whole.
 
@@ -28,8 +28,8 @@ class MixtureSource:
         """Mixes sources.
 
         Args:
-          sources: by name; the names appear in messages and image names.
-          weights: > 0, by the same names; only their ratios count.
+          sources: sources by name; the names appear in messages and image names.
+          weights: weights > 0, by the same names; only their ratios count.
 
         Raises:
           ValueError: without sources, or for a weight that is not positive and finite.
@@ -66,7 +66,7 @@ class MixtureSource:
         return f"{self._names[part]}: {self._sources[part].name(inner)}"
 
     def _locate(self, index: int) -> tuple[int, int]:
-        """Which source, and which of its images."""
+        """The source, and the index of its image."""
         part, place = self._blocks.locate(index)
         size = len(self._sources[part])
         count = self._blocks.size(part)
@@ -77,7 +77,7 @@ class MixtureSource:
 
 
 def _epoch_counts(sizes: list[int], weights: list[float]) -> list[int]:
-    """How often each source is read in one epoch; at least its size, in proportion to weights."""
+    """Number of reads of each source in one epoch; at least its size, in proportion to weights."""
     passes = max(size / weight for size, weight in zip(sizes, weights, strict=True))
     return [max(size, round(passes * weight)) for size, weight in zip(sizes, weights, strict=True)]
 

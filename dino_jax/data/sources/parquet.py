@@ -24,15 +24,15 @@ class ParquetSource:
 
         Args:
           path: a .parquet file, a folder of them or a glob pattern; local or gs://.
-          image_column: its name; "" for the only column that can hold images.
+          image_column: name of the image column; "" for the only column that can hold images.
           label_column: class indices or names; "" for no labels. Hugging Face's class names are
             found in the schema.
 
         Raises:
           ImportError: if pyarrow is not installed.
           FileNotFoundError: if there are no files.
-          ValueError: if a file is no Parquet, a column is missing or of another type, there are no
-            rows, or a row group is too large for random access.
+          ValueError: if a file is not Parquet, a column is missing or has another type, there are
+            no rows, or a row group is too large for random access.
         """
         self._shards = find_shards(path, ".parquet")
         self._files = HandleCache(_open_parquet, _OPEN_FILES)
@@ -95,7 +95,7 @@ def _open_parquet(shard: str) -> Any:
     try:
         return pq.ParquetFile(open_file(shard), pre_buffer=False)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{shard} is no Parquet file or is damaged: {error}") from error
+        raise ValueError(f"{shard} is not a Parquet file, or is damaged: {error}") from error
 
 
 def _read_contents(

@@ -1,7 +1,7 @@
 """The format that `dino-jax build` writes.
 
 A data set is a folder of ArrayRecord shards (one record per group, uncompressed: images already
-are) and dataset.json, which holds what is known once: class names, records per shard, mean and
+are) and dataset.json, which holds the shared data: class names, records per shard, mean and
 standard deviation. A record is one MessagePack map {"image": bytes, "label": int, "name": str};
 "image" is an encoded file as it was found. MessagePack because it is self-describing, is read in
 every language, keeps bytes as bytes and is a dependency of Flax anyway, while tf.Example would
@@ -30,13 +30,13 @@ DESCRIPTION = "dataset.json"
 
 @dataclass(frozen=True)
 class Description:
-    """What dataset.json says.
+    """The content of dataset.json.
 
     Attributes:
       class_names: the name of each label, () when there are no labels.
       shards: records of each shard, by file name, in order.
-      mean: of the RGB channels in [0, 1], every image counting the same; None if not computed.
-      std: as `mean`.
+      mean: mean of the RGB channels in [0, 1], every image counting equally; None if not computed.
+      std: standard deviation, like `mean`.
     """
 
     class_names: tuple[str, ...]
@@ -51,7 +51,7 @@ def shard_name(shard: int, shards: int) -> str:
 
 
 def encode_record(record: Record) -> bytes:
-    """One record as bytes; names that are no UTF-8 keep their bytes."""
+    """One record as bytes; names that are not UTF-8 keep their bytes."""
     packer = msgpack.Packer(unicode_errors="surrogateescape")
     return packer.pack({**record, "image": encode_image(still_image(record))})
 
@@ -103,7 +103,7 @@ def read_description(folder: str) -> Description:
 
     Raises:
       FileNotFoundError: if there is none.
-      ValueError: if it is damaged or of another format.
+      ValueError: if it is damaged or has another format.
     """
     path = epath.Path(folder) / DESCRIPTION
     if not path.exists():

@@ -26,7 +26,7 @@ def write_shard(
 
     Args:
       source: the images.
-      indices: which of them, in this order.
+      indices: indices of the images to write, in this order.
       digests: [len(indices), 32] uint8 SHA-256 that the encoded images must have.
       target: local path or gs://; replaced if it exists.
       on_image: called after each image.

@@ -27,7 +27,7 @@ def is_pattern(path: str) -> bool:
 
 
 def open_file(path: str) -> BinaryIO:
-    """Opens a file for reading at any place.
+    """Opens a file for reading at any position.
 
     Raises:
       OSError: if it can't be opened.
@@ -79,8 +79,8 @@ def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
 class HandleCache(Generic[Handle]):
     """The most recently used handles of this process, opened when they are needed.
 
-    Safe for threads. A pickled or forked copy starts empty: handles belong to one process. A handle
-    that falls out is left to the garbage collector, because another thread may still use it.
+    Safe for threads. A pickled or forked copy starts empty: handles belong to one process. An
+      evicted handle is left to the garbage collector, because another thread may still use it.
     """
 
     def __init__(self, open_handle: Callable[[Any], Handle], limit: int):

@@ -37,7 +37,7 @@ class _Sample:
 
 @dataclass(frozen=True)
 class _ShardIndex:
-    """Where the images of one shard are."""
+    """Positions of the images of one shard."""
 
     names: PackedNames
     offsets: np.ndarray  # [images] int64, bytes
@@ -48,7 +48,7 @@ class _ShardIndex:
 class TarSource:
     """Samples of uncompressed tar shards: consecutive members with the same name up to a dot.
 
-    Of a sample the member with an image suffix is read (KEY.jpg; where there are several, such as
+    The member of a sample with an image suffix is read (KEY.jpg; where there are several, such as
     KEY.jpg and KEY.seg.png, the only one without a second dot). Its label is the content of KEY.cls
     or the entry "cls" or "label" of KEY.json, a class index or a name. Samples without an image are
     skipped. All headers are read once, at the start: about 60 bytes of memory per image.
@@ -62,7 +62,8 @@ class TarSource:
 
         Raises:
           FileNotFoundError: if there are no shards.
-          ValueError: if a shard is compressed, damaged or cut off, or a sample has several images.
+          ValueError: if a shard is compressed, damaged or truncated, or a sample has several
+            images.
         """
         self._shards = find_shards(path, ".tar")
         self._indexes = map_in_threads(_index_shard, self._shards)

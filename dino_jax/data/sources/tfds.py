@@ -17,12 +17,13 @@ class TfdsSource:
         Args:
           name: TFDS name, such as "imagenet2012" or "beans/1.0.0".
           split: TFDS split expression, such as "train" or "train[:10%]".
-          data_dir: where it was prepared; None for TFDS's default (~/tensorflow_datasets).
+          data_dir: folder in which it was prepared; None for TFDS's default
+            (~/tensorflow_datasets).
 
         Raises:
           ImportError: if tensorflow_datasets is not installed.
-          ValueError: if the data set is unknown, not prepared as ArrayRecord, or has not exactly
-            one image feature.
+          ValueError: if the data set is unknown, not prepared as ArrayRecord, or does not have
+            exactly one image feature.
         """
         try:
             import tensorflow_datasets as tfds
