@@ -1,8 +1,7 @@
 """Orbax wiring: open, save, restore_or_init, load_network, close.
 
 A checkpoint is `workdir/checkpoints/<step>/state`, the whole TrainState after `step` updates;
-nothing else is needed to resume. On disk the networks called student and teacher lie beside the
-other fields, as in version 0.1, and those of other roles in "others".
+nothing else is needed to resume. `state_layout` says how it lies there.
 
 Saves are asynchronous and atomic (renamed, or marked as committed on gs://), so a killed process
 leaves no half checkpoint behind; after other failures (a full disk, a damaged file) the step before
@@ -12,7 +11,7 @@ their chunks; it keeps no checksums of large arrays, so a flipped bit in one goe
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -26,15 +25,18 @@ from jax.experimental import multihost_utils
 
 from dino_jax.workdir.layout import CHECKPOINTS, CONFIG_JSON, UNREADABLE_CHECKPOINTS
 from dino_jax.workdir.paths import absolute_path
+from dino_jax.workdir.state_layout import (
+    TreeMismatchError,
+    as_part,
+    from_stored,
+    part_of,
+    place_of,
+    require_same_tree,
+    to_stored,
+)
 
 STATE = "state"  # the one item of a checkpoint
-ON_TOP = (
-    "student",
-    "teacher",
-)  # networks that are fields of a stored state; the rest are in OTHERS
-OTHERS = "others"
 DEFAULT_ROLE = "teacher"  # what version 0.1 evaluates
-MAX_DIFFERENCES = 20  # lines of a tree comparison that are shown
 
 PyTree = Any
 
@@ -120,26 +122,6 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, force: bool =
     return manager.save(step, args=args, force=force)
 
 
-def to_stored(state: Any) -> dict[str, PyTree]:
-    """A TrainState, or a mapping of some of its fields, in the layout on disk."""
-    if isinstance(state, Mapping):
-        fields = dict(state)
-    else:
-        fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
-    networks = fields.pop("networks", {})
-    on_top = {name: networks[name] for name in ON_TOP if name in networks}
-    others = {name: tree for name, tree in networks.items() if name not in ON_TOP}
-    return fields | on_top | ({OTHERS: others} if others else {})
-
-
-def from_stored(stored: dict[str, PyTree], like: Any) -> Any:
-    """Inverse of `to_stored`: a state like `like`, abstract or not."""
-    networks = {name: stored[name] for name in ON_TOP if name in stored} | stored.get(OTHERS, {})
-    fields = {name: tree for name, tree in stored.items() if name not in (*ON_TOP, OTHERS)}
-    fields |= {"networks": networks} if networks else {}
-    return fields if isinstance(like, Mapping) else dataclasses.replace(like, **fields)
-
-
 def restore_or_init(
     manager: ocp.CheckpointManager, init_fn: Callable[[], PyTree], abstract_state: PyTree
 ) -> tuple[PyTree, bool]:
@@ -199,7 +181,7 @@ def load_network(
       OSError: if no checkpoint can be read.
     """
     directory, steps = _find_steps(source, step)
-    place = _place_of(role or evaluated_role(directory.parent))
+    place = place_of(role or evaluated_role(directory.parent))
     restore = partial(_restore_network, place)
     network, step = _restore_newest(directory, steps, restore, abstract)
     logging.info("loaded the %s of step %d from %s", place[-1], step, directory)
@@ -235,7 +217,7 @@ def read_network(
     """
     directory = _checkpoints_directory(source)
     role = role or evaluated_role(directory.parent)
-    variables, step = _read_whole(source, step, _place_of(role))
+    variables, step = _read_whole(source, step, place_of(role))
     if not variables:
         raise ValueError(f"checkpoint {step} in {directory} has no role {role!r}")
     return variables, step
@@ -252,11 +234,6 @@ def evaluated_role(workdir: epath.PathLike) -> str:
     if not file.exists():
         return DEFAULT_ROLE
     return json.loads(file.read_text()).get("evaluated", DEFAULT_ROLE)
-
-
-def _place_of(role: str) -> tuple[str, ...]:
-    """Path of a role's network in a stored state."""
-    return (role,) if role in ON_TOP else (OTHERS, role)
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
@@ -333,7 +310,7 @@ def _restore_newest(
         restored, error = None, None
         try:
             restored = restore(directory / str(step) / STATE, abstract)
-        except _TreeMismatchError as mismatch:
+        except TreeMismatchError as mismatch:
             raise ValueError(f"checkpoint {step} in {directory} {mismatch}") from mismatch
         except Exception as caught:  # Orbax and TensorStore have no common class for damaged files
             error = caught
@@ -351,14 +328,14 @@ def _restore_newest(
 def _restore_state(path: epath.Path, abstract_state: Any) -> Any:
     handler, options = _local_handler(ocp.StandardCheckpointHandler)
     wanted = to_stored(abstract_state)
-    _require_same_tree(_stored_tree(path), wanted)
+    require_same_tree(_stored_tree(path), wanted)
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
         stored: Any = reader.restore(path, args=ocp.args.StandardRestore(wanted))
     return from_stored(stored, abstract_state)
 
 
 def _restore_network(place: tuple[str, ...], path: epath.Path, abstract: PyTree) -> PyTree:
-    _require_same_tree(_part_of(_stored_tree(path), place), abstract)
+    require_same_tree(part_of(_stored_tree(path), place), abstract)
     restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
     return _restore_partly(path, place, abstract, restore_args)
 
@@ -370,7 +347,7 @@ def _read_whole(
     directory, steps = _find_steps(source, step)
 
     def read(path: epath.Path, _: None) -> PyTree:
-        stored = _part_of(_stored_tree(path), place)
+        stored = part_of(_stored_tree(path), place)
         if not jax.tree.leaves(stored):
             return {}
         whole = ocp.RestoreArgs(restore_type=np.ndarray)
@@ -385,23 +362,10 @@ def _restore_partly(
     """One part of the state of a checkpoint, and nothing else of it."""
     handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
     args = ocp.args.PyTreeRestore(
-        item=_as_part(item, place), restore_args=_as_part(restore_args, place), partial_restore=True
+        item=as_part(item, place), restore_args=as_part(restore_args, place), partial_restore=True
     )
     with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        return _part_of(reader.restore(path, args=args), place)
-
-
-def _part_of(tree: Any, place: tuple[str, ...]) -> PyTree:
-    """A part of a tree, {} if it has none."""
-    for name in place:
-        tree = (tree or {}).get(name, {})
-    return tree
-
-
-def _as_part(part: PyTree, place: tuple[str, ...]) -> PyTree:
-    for name in reversed(place):
-        part = {name: part}
-    return part
+        return part_of(reader.restore(path, args=args), place)
 
 
 def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:
@@ -451,48 +415,9 @@ def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: in
     manager.reload()
 
 
-class _TreeMismatchError(Exception):
-    """The checkpoint is sound but belongs to another model, optimizer or set of objectives."""
-
-
 def _stored_tree(path: epath.Path) -> dict[str, Any]:
     """The nested dict of array metadata (shape, dtype) of a checkpoint, without its arrays."""
     metadata = ocp.StandardCheckpointHandler().metadata(path)
     if metadata is None or metadata.tree is None:
         raise OSError(f"{path} has no readable _METADATA")
     return metadata.tree
-
-
-def _require_same_tree(stored: PyTree, wanted: PyTree) -> None:
-    """Raises _TreeMismatchError with a line for each array that is missing, new or different."""
-    ours, theirs = _describe(wanted), _describe(stored)
-    lines = [
-        f"  {path}: checkpoint has {theirs.get(path, 'nothing')}, "
-        f"this run has {ours.get(path, 'nothing')}"
-        for path in sorted(ours.keys() | theirs.keys())
-        if ours.get(path) != theirs.get(path)
-    ]
-    if lines:
-        hidden = len(lines) - MAX_DIFFERENCES
-        more = [f"  … and {hidden} more"] if hidden > 0 else []
-        raise _TreeMismatchError(
-            "is of another model, optimizer or set of objectives; use the config it was trained "
-            "with, or another workdir:\n" + "\n".join(lines[:MAX_DIFFERENCES] + more)
-        )
-
-
-def _describe(tree: PyTree) -> dict[str, str]:
-    """Maps each "a/b/0/c" of a tree to dtype and shape, "empty" for a subtree without arrays.
-
-    Dataclasses, named tuples and dicts give the same names, as they do in a checkpoint.
-    """
-    leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: not jax.tree.leaves(x))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): _kind(x) for path, x in leaves}
-
-
-def _kind(leaf: Any) -> str:
-    if not hasattr(leaf, "shape"):
-        return "empty"
-    if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # stored as its uint32 words
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    return f"{np.dtype(leaf.dtype).name}{list(leaf.shape)}"
