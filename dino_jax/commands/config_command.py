@@ -108,7 +108,7 @@ def _override(config: ConfigDict | None, argv: list[str]) -> list[str]:
 
 
 def _hint_of_0_1(argv: Sequence[str]) -> str:
-    """What the first override of an option of version 0.1 is called now; "" without one."""
+    """Present name of the first override of an option of version 0.1; "" without one."""
     places = (re.split("[= ]", x.lstrip("-"))[0] for x in argv if x.startswith("-"))
     return next(filter(None, map(rename_hint, places)), "")
 

@@ -71,7 +71,7 @@ DEFAULTS: Values = {
 _MEMORY = "how arrays are split follows from --config.runtime.fsdp, which changes no result"
 _PRECISION = "activations have network.dtype; parameters, gradients and losses are float32"
 WITHOUT_COUNTERPART = {
-    "MODEL.WEIGHTS": "start weights are no part of a config file",
+    "MODEL.WEIGHTS": "start weights are not part of a config file",
     "compute_precision.grad_scaler": "bfloat16 has the range of float32 and needs no scaling",
     **{
         f"compute_precision.{network}.{module}.{key}": reason
@@ -88,7 +88,7 @@ WITHOUT_COUNTERPART = {
     "train.output_dir": "the folder of a run is --workdir",
     "train.saveckp_freq": "the official trainer does not read it; see runtime.save_every_steps",
     "train.cache_dataset": "the official trainer does not read it",
-    "student.pretrained_weights": "start weights are no part of a config file",
+    "student.pretrained_weights": "start weights are not part of a config file",
     "student.block_chunks": "groups blocks for FSDP and changes no result; " + _MEMORY,
     "optim.lr": "the official trainer computes it from base_lr",
 }

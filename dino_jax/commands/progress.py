@@ -1,4 +1,4 @@
-"""How far a command is: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of a command: a bar on a terminal, occasional lines elsewhere."""
 
 import sys
 import time
@@ -17,9 +17,9 @@ class Progress:
         """Shows none yet.
 
         Args:
-          title: what is done, one or two words.
-          total: how many things there are.
-          unit: what they are called.
+          title: name of the work, one or two words.
+          total: number of things.
+          unit: name of the things.
         """
         self._title, self._total, self._unit = title, total, unit
         self._begin = self._said = time.monotonic()

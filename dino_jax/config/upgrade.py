@@ -18,7 +18,7 @@ def upgrade(plain: Plain) -> Plain:
     """A config.json in today's form, without its "format"; the argument stays as it is.
 
     Args:
-      plain: what the file holds.
+      plain: content of the file.
 
     Raises:
       ValueError: if the file comes from a later version.

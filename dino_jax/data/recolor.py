@@ -158,7 +158,7 @@ def _turn_hue(flat, shift):
 
 @kernel
 def _to_hsv(r, g, b):
-    """Of three levels, without branches. Single and double precision where Pillow has them."""
+    """HSV of three levels, without branches; single and double precision where Pillow has them."""
     one = float32(1)
     value, low = max(max(r, g), b), min(min(r, g), b)
     middle = r + g + b - value - low
@@ -177,7 +177,7 @@ def _to_hsv(r, g, b):
 
 @kernel
 def _to_rgb(hue, saturation, value):
-    """Of levels 0 to 255; each channel is the value, the lowest or the middle one."""
+    """RGB of levels 0 to 255; each channel is the value, the lowest or the middle one."""
     sixfold = hue * float32(6)
     sextant = float32(int32(sixfold * float32(1 / 255) + float32(1e-4)))  # 1e-4: no 2.999…
     part = (sixfold - sextant * float32(255)) / float32(255)

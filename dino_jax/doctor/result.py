@@ -17,9 +17,9 @@ class Result:
     """One line of the report.
 
     Attributes:
-      name: what was checked, one or two words.
+      name: name of the check, one or two words.
       level: OK; WARN: a run can start, but look at it; FAIL: it cannot.
-      text: what was found.
+      text: finding.
       fix: what to do, "" if nothing.
     """
 

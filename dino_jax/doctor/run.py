@@ -40,9 +40,9 @@ def examine_config(config: Config, images: int, workdir: str = "") -> Result:
     """Checks a config as training does.
 
     Args:
-      config: of the run.
+      config: config of the run.
       images: number of training images.
-      workdir: of the run; "": a new one.
+      workdir: workdir of the run; "": a new one.
     """
     try:
         mesh = make_mesh(config.runtime.fsdp)

@@ -199,6 +199,6 @@ def pad_color(model: Model) -> np.ndarray:
 
 
 def name_files(files: Sequence[str], readable: np.ndarray) -> dict[str, Any]:
-    """How many files could not be read, and the names of the first ones, for a result."""
+    """Number of unreadable files and the names of the first ones, for a result."""
     lost = [files[index] for index in np.flatnonzero(~readable).tolist()]
     return {"count": len(lost), "names": lost[:MOST_NAMED]}

@@ -123,7 +123,7 @@ def leave_one_out_accuracy(
       features: [N, D] of any scale.
       labels: [N] integers >= 0.
       k: numbers of neighbors, each in [1, N - 1].
-      temperature: of the vote, > 0.
+      temperature: temperature of the vote, > 0.
       convention: how votes are weighted, a key of `WEIGHTS`.
       mesh: mesh of devices; None: those of this process.
 
@@ -143,9 +143,9 @@ def leave_one_out_accuracy(
 
 
 def _without_self(nearest: Neighbours) -> Neighbours:
-    """The neighbours [N, k] of [N, k + 1], without the row itself.
+    """The neighbors [N, k] of [N, k + 1], without the row itself.
 
-    A row that is not among its own neighbours has k + 1 equal ones: then the last one goes.
+    A row that is not among its own neighbors has k + 1 equal ones: then the last one goes.
     """
     itself = nearest.indices == np.arange(len(nearest.indices))[:, None]
     itself[~itself.any(axis=1), -1] = True
@@ -161,7 +161,7 @@ def _classify(
     temperature: float,
     convention: str,
 ) -> dict[int, TopAccuracy]:
-    """Accuracy of the vote of the neighbours among the training images, for every k."""
+    """Accuracy of the vote of the neighbors among the training images, for every k."""
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     found = []
     for start in range(0, len(test_labels), QUERY_TILE):

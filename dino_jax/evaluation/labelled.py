@@ -158,7 +158,7 @@ def _of_config_file(path: str, part: str) -> dict[str, Any]:
 
 
 def _path(arguments: argparse.Namespace, part: str) -> str:
-    """Of one part; "" where the kind needs none."""
+    """Path of one part; "" where the kind needs none."""
     if arguments.kind in WITHOUT_PATH:
         return ""
     given = getattr(arguments, part)

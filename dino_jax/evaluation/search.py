@@ -1,4 +1,4 @@
-"""Exact nearest neighbours in tiles: never a matrix of all similarities in memory."""
+"""Exact nearest neighbors in tiles: never a matrix of all similarities in memory."""
 
 import math
 from functools import partial

@@ -40,7 +40,7 @@ def read_network_config(plain: Mapping[str, Any]) -> NetworkConfig:
     """The network of a config.json of this version or an earlier one.
 
     Args:
-      plain: what the file holds.
+      plain: content of the file.
 
     Raises:
       ValueError: if its form is newer, or something in its network is unknown or out of range.

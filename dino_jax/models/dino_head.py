@@ -106,7 +106,7 @@ def build(config: Config, dtype: Dtype) -> DinoHead:
 
     Args:
       config: the section.
-      dtype: of the activations.
+      dtype: dtype of the activations.
     """
     return DinoHead(
         out_dim=config.out_dim,

@@ -57,7 +57,7 @@ class MlpHead(nn.Module):
       hidden_bias: biases of the hidden layers.
       last_norm: BatchNorm after the last layer, "none" or a key of `LAST_NORMS`.
       first_kernels: a key of `KERNELS`.
-      dtype: of the activations; parameters and the output are float32.
+      dtype: dtype of the activations; parameters and the output are float32.
       of: its input, see `Head`.
     """
 
@@ -108,7 +108,7 @@ def build(config: Config, dtype: Dtype) -> MlpHead:
 
     Args:
       config: the section.
-      dtype: of the activations.
+      dtype: dtype of the activations.
     """
     return MlpHead(
         out_dim=config.out_dim,

@@ -120,7 +120,7 @@ def build(config: Config, dtype: Dtype) -> ResNet:
 
     Args:
       config: the section.
-      dtype: of the activations.
+      dtype: dtype of the activations.
 
     Raises:
       ValueError: if it has no stages.

@@ -87,7 +87,7 @@ def build(config: Config, dtype: Dtype) -> VisionTransformer:
 
     Args:
       config: the section; embed_dim, depth and num_heads that are None come from the named size.
-      dtype: of the activations.
+      dtype: dtype of the activations.
 
     Raises:
       ValueError: if options do not fit together.
@@ -126,7 +126,7 @@ def as_vit(backbone: Any, purpose: str) -> VisionTransformer:
 
     Args:
       backbone: any.
-      purpose: what needs a ViT, such as "--names=huggingface".
+      purpose: purpose that needs a ViT, such as "--names=huggingface".
 
     Raises:
       ValueError: if it is of another kind.

@@ -1,4 +1,4 @@
-"""Which rules apply to a parameter, by its place in the tree: decay, learning rate, norms, freeze.
+"""Rules for a parameter by its place in the tree: decay, learning rate, norms, freeze.
 
 Parameters are {"backbone": {…}, "heads_NAME": {…}}. The leaves under "blocks" hold one tensor per
 layer along a leading depth axis (`nn.scan`); every rule is about one tensor of one layer.

@@ -31,7 +31,7 @@ class Collective:
     """Communication of one kind.
 
     Attributes:
-      count: how often it runs.
+      count: number of runs.
       bytes: bytes of the whole arrays that are reduced, gathered, scattered or sent.
       sent: least bytes that a device sends.
     """
@@ -272,7 +272,7 @@ def fusion_bytes(fusion: Instruction, computation: Computation, inner: Computati
 
 
 def used_bytes(value: Instruction, inner: Computation) -> float:
-    """How much of a value a fusion reads, looking through bitcasts."""
+    """Bytes of a value that a fusion reads, looking through bitcasts."""
     total = 0.0
     for user in inner.users[value.name]:
         if user.opcode == "bitcast":
@@ -287,7 +287,7 @@ def used_bytes(value: Instruction, inner: Computation) -> float:
 
 
 def updated_bytes(result: Instruction, inner: Computation) -> float | None:
-    """How much of a result a fusion writes if it updates a slice in place, else None."""
+    """Bytes of a result that a fusion writes if it updates a slice in place, else None."""
     while result.opcode == "bitcast":
         result = inner[result.operands[0]]
     if result.opcode != "dynamic-update-slice":

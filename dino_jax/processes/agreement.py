@@ -1,4 +1,4 @@
-"""One step at which all processes do what one of them asked for: stop, save.
+"""Agreement on one step at which all processes stop or save, as one of them asked.
 
 Processes are not at the same step when somebody asks, so each reports its step and waits until all
 have answered; they agree on the step after the latest of these. That costs a round trip when
@@ -51,7 +51,7 @@ class _Proposal:
 
 
 class Proposals:
-    """What one process knows of the agreements in progress; safe to use from two threads."""
+    """One process's view of the agreements in progress; safe to use from two threads."""
 
     def __init__(self):
         self._proposals: dict[int, _Proposal] = {}
@@ -63,7 +63,7 @@ class Proposals:
 
         Args:
           number: number of the proposal, never used before.
-          topic: what is asked for.
+          topic: topic of the request.
         """
         with self._changed:
             self._proposals[number] = _Proposal(topic)

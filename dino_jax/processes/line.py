@@ -46,7 +46,7 @@ class Line:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[Message]:
-        """What has arrived; waits until something has.
+        """Returns the objects that have arrived; waits for at least one.
 
         Raises:
           OSError: if the other end is gone.

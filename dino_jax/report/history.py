@@ -50,7 +50,7 @@ class Run:
     """One workdir, read.
 
     Attributes:
-      name: what distinguishes it from the other runs of the report.
+      name: distinguishes it from the other runs of the report.
       folder: the workdir.
       curves: curves by metric name, sorted.
       diagnosis: changes of the state, ascending steps; empty if there is no such file.

@@ -105,7 +105,7 @@ QUALITY = (
         "Neighbours kept since the start",
         r"agreement(\d+)/(.+)",
         r"\2, k = \1",
-        "Share of an image's nearest neighbours that it had at the start. A jump is damage.",
+        "Share of an image's nearest neighbors that it had at the start. A jump is damage.",
         SHARE,
     ),
     Panel(

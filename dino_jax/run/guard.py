@@ -38,7 +38,7 @@ from dino_jax.workdir.layout import GUARD_JSON
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What to do when the evaluated network gets worse than the model of `config.init_from`."""
+    """Reaction to a network that gets worse than the model of `config.init_from`."""
 
     action: Literal["none", "warn", "stop", "roll_back"] = option("none", "on a worse network")
     evaluation: str = option("knn", "name in config.evaluations: what is compared, in [0, 1]")

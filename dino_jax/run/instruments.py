@@ -60,10 +60,10 @@ def build_instruments(
 
     Args:
       config: the whole config.
-      recipe: of the run.
-      mesh: of the devices.
-      source: of the training images.
-      workdir: of the run.
+      recipe: recipe of the run.
+      mesh: mesh of the devices.
+      source: source of the training images.
+      workdir: workdir of the run.
 
     Raises:
       ValueError: as `check_instruments`, and if something does not fit the images.
@@ -90,8 +90,8 @@ def check_instruments(config: Any, recipe: Recipe, mesh: Mesh) -> None:
 
     Args:
       config: the whole config.
-      recipe: of the run.
-      mesh: of the devices.
+      recipe: recipe of the run.
+      mesh: mesh of the devices.
 
     Raises:
       ValueError: if a name is unknown, or a value does not fit devices or networks.
@@ -103,7 +103,7 @@ def check_instruments(config: Any, recipe: Recipe, mesh: Mesh) -> None:
 
 
 def make_context(config: Any, recipe: Recipe, mesh: Mesh, workdir: str) -> Context:
-    """What the evaluations of a run know about it; opens nothing."""
+    """The run, as its evaluations know it; opens nothing."""
     return Context(
         networks={name: role.network for name, role in recipe.roles.items()},
         frozen=frozenset(recipe.roles) - set(in_state(recipe.roles)),

@@ -138,7 +138,7 @@ def describe_older(workdir: epath.PathLike, most: int = 5) -> list[str]:
     """A line about the options that the config.json of a workdir lacks, if there are any.
 
     Args:
-      workdir: of the run; its config.json may be missing.
+      workdir: workdir of the run; its config.json may be missing.
       most: options that are named.
 
     Raises:

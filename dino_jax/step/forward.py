@@ -15,10 +15,10 @@ Batch = Mapping[str, jax.Array]
 
 
 class Views(NamedTuple):
-    """Crops of one size, and what the backbone is told about them.
+    """Crops of one size, and their masks for the backbone.
 
     Attributes:
-      group: that they belong to.
+      group: group that they belong to.
       images: [B, V, H, W, C]; views of an image stay together, so that merging them with the
         sharded batch axis needs no communication.
       masks: bool [B, V, N], patches that the mask token replaces, if any.
@@ -52,7 +52,7 @@ class Views(NamedTuple):
 
 
 def views_of(role: Role, batch: Batch) -> list[Views]:
-    """What a role sees of a batch, see `make_train_step`: its groups, as far as there are any."""
+    """The groups of a batch that a role sees, see `make_train_step`, as far as they exist."""
     views = []
     for group in role.sees:
         if f"{group}_crops" in batch:
@@ -70,18 +70,18 @@ def forward(
     rng: jax.Array,
     views_apart: bool = False,
 ) -> tuple[Outputs, Callable[[], Variables]]:
-    """Runs the network of a role over all that it sees, in one pass of its backbone.
+    """Runs the network of a role over all its crops, in one pass of its backbone.
 
     Args:
       role: one that sees something.
-      variables: of its network.
+      variables: variables of its network.
       batch: see `make_train_step`.
       rng: for stochastic depth, if the role has any.
       views_apart: runs the backbone once per view, so that BatchNorm sees each by itself.
 
     Returns:
-      What the objectives see, and a function that gives the statistics ({} or {"batch_stats": …})
-      once they have projected everything.
+      The outputs for the objectives, and a function that returns the statistics ({} or
+      {"batch_stats": …}) once they have projected everything.
     """
     variables = gather_weights(role.network, variables)
     rngs = {"drop_path": rng} if role.draws else {}

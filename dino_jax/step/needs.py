@@ -1,4 +1,4 @@
-"""Whether a run gives its objectives what they ask for."""
+"""Checks that a run fulfills the requirements of its objectives."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -20,11 +20,11 @@ def check_needs(
     """Checks that objectives and roles fit together.
 
     Args:
-      objectives: by name.
-      roles: by name.
+      objectives: objectives by name.
+      roles: roles by name.
       views: crops of an image by group.
       has_masks: whether batches have masks.
-      images: of the global batch in one pass.
+      images: images of the global batch in one pass.
       accumulate_steps: passes per update.
 
     Raises:
@@ -126,16 +126,16 @@ def _check_head(name: str, whose: str, learner: Network, other: Network) -> None
 
 
 def check_roles(roles: Mapping[str, Role], groups: Collection[str], masks: Collection[str]) -> None:
-    """Checks that networks can take what their roles see.
+    """Checks that networks can take the inputs of their roles.
 
     Args:
-      roles: by name.
-      groups: of crops that the config knows.
+      roles: roles by name.
+      groups: groups of crops in the config.
       masks: names of the arrays about masked patches in a batch, none without masks.
 
     Raises:
-      ValueError: if a role sees crops that nobody draws, its network cannot do without masked
-        patches as it shall, or a frozen one takes images of other channels.
+      ValueError: if a role sees crops that nobody draws, its network cannot handle masked patches
+        in the configured way, or a frozen one takes images with other channels.
     """
     ours = len(roles[find_learner(roles)].network.mean)
     for name, role in roles.items():

@@ -27,19 +27,19 @@ from dino_jax.step.train_step import make_train_step
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What a train step is made of, and how long the run is.
+    """The parts of a train step, and the length of the run.
 
     Attributes:
       roles: networks by name.
       evaluated: name of the role that is evaluated, loaded and exported.
-      objectives: by name.
-      optimizer: of the role that learns.
+      objectives: objectives by name.
+      optimizer: optimizer of the role that learns.
       schedules: "lr" and "weight_decay", the ones inside the optimizer.
       crop_shape: (H, W, C) of a crop of the first group.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
       accumulate_steps: passes per update.
-      masking: of the global crops, None for none.
+      masking: masking of the global crops, None for none.
       grace_steps: steps with a frozen last layer or during warm-up (at most one epoch of it);
         features and targets are not meaningful yet.
     """
@@ -83,9 +83,10 @@ class Recipe:
         """The train step `(state, batch, frozen=None) -> (state, metrics)`; jit it.
 
         Args:
-          log_every_steps: at whose multiples, and at the last step, all metrics are measured.
-          mesh: that it runs on; None: one device.
-          gradient_dtype: in which devices sum gradients, a key of `placement.GRADIENT_DTYPES`.
+          log_every_steps: all metrics are measured at multiples of this, and at the last step.
+          mesh: mesh that it runs on; None: one device.
+          gradient_dtype: dtype in which devices sum gradients, a key of
+            `placement.GRADIENT_DTYPES`.
 
         Raises:
           ValueError: if the dtype is unknown.
@@ -112,7 +113,7 @@ def build_recipe(
       frozen: modules of the frozen roles by name.
 
     Raises:
-      ValueError: if something in the config is unknown, out of range or does not fit together.
+      ValueError: if something in the config is unknown, out of range or inconsistent.
     """
     steps_per_epoch, total_steps = count_steps(config, image_count)
     length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
@@ -175,9 +176,9 @@ def check_recipe(recipe: Recipe, views: Mapping[str, int], images: int) -> None:
     """Checks that roles, objectives and masks fit together.
 
     Args:
-      recipe: of the run.
+      recipe: recipe of the run.
       views: crops of an image by group, 0 for a group of which none is drawn.
-      images: of the global batch in one pass.
+      images: images of the global batch in one pass.
 
     Raises:
       ValueError: names what does not fit.
@@ -204,9 +205,9 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
     """The lines that a run prints first: parameters, length and effective schedules.
 
     Args:
-      recipe: of the run.
+      recipe: recipe of the run.
       config: the whole config.
-      state: of the run, abstract or not.
+      state: state of the run, abstract or not.
     """
     counts = {
         name.replace("heads_", "head "): sum(leaf.size for leaf in jax.tree.leaves(tree))

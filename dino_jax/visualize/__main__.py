@@ -157,7 +157,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--mass", type=float, default=0.6, help="attention: share that is kept")
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
-    add("--k", type=int, default=5, help="neighbours: how many")
+    add("--k", type=int, default=5, help="neighbours: number of images")
     add("--as-seen", action="store_true", help="neighbours: images as the network sees them")
     return parser.parse_args(argv)
 

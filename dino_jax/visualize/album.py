@@ -47,7 +47,7 @@ class Album:
 
         Args:
           step: finished updates.
-          look: what the network makes of the probes.
+          look: outputs of the network for the probes.
         """
         folder = step_folder(self._workdir, step)
         pca = patch_pca(look.patches)

@@ -63,7 +63,7 @@ class ProbeImages:
 
         Args:
           config: the whole config.
-          context: of the run; the evaluated network looks at the images.
+          context: context of the run; the evaluated network looks at the images.
           train: the training images.
 
         Raises:
@@ -91,7 +91,7 @@ class ProbeImages:
         """Looks at the probes; all processes take part and get the same.
 
         Args:
-          variables: of the network.
+          variables: variables of the network.
         """
         images = shard_batch({"image": self.images}, replicated(self._mesh))["image"]
         seen = {name: np.asarray(x) for name, x in self._see(variables, images).items()}
@@ -119,7 +119,7 @@ def check_probes(config: Any, context: Context) -> None:
 
     Args:
       config: the whole config.
-      context: of the run.
+      context: context of the run.
 
     Raises:
       ValueError: if the evaluation is unknown, or the images are smaller than a patch.

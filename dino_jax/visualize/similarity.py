@@ -1,4 +1,4 @@
-"""Which patches look like one patch to the network."""
+"""Similarity of patches to one patch, as the network sees them."""
 
 import numpy as np
 

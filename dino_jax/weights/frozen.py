@@ -32,8 +32,8 @@ class FrozenNetwork:
 
     Attributes:
       path: workdir of the run.
-      role: that the run evaluates.
-      step: of the checkpoint.
+      role: role that the run evaluates.
+      step: step of the checkpoint.
       network: module with all heads of the run.
     """
 
@@ -46,7 +46,7 @@ class FrozenNetwork:
         """Reads the variables straight onto the mesh, each device its part.
 
         Args:
-          mesh: of the devices; large arrays are split over "fsdp" as those of the state.
+          mesh: mesh of the devices; large arrays are split over "fsdp" as those of the state.
           crop_shape: (H, W, C) of a global crop.
 
         Raises:
@@ -103,7 +103,7 @@ def open_frozen(roles: Any, workdir: epath.PathLike = "") -> FrozenRoles:
 
     Args:
       roles: `config.roles`, sections by name.
-      workdir: of the run that learns; "": a new one.
+      workdir: workdir of the run that learns; "": a new one.
 
     Raises:
       OSError: if there is no such run or checkpoint.

@@ -27,7 +27,8 @@ class SavedWeights:
     """The tensors of a file, under the names of the file without wrappers.
 
     Attributes:
-      networks: by role, "teacher" or "student" of a training checkpoint, otherwise "weights".
+      networks: networks by role, "teacher" or "student" of a training checkpoint, otherwise
+        "weights".
       centers: running centers of objectives, by the name of the objective.
       left_out: tensors that are not weights, such as an optimizer's moments: their number by
         section.

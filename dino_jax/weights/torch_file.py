@@ -71,7 +71,7 @@ class TorchFile:
     """An open file of torch.save.
 
     Attributes:
-      content: what was saved, with `StoredTensor`s for the tensors; objects that are not data, such
+      content: saved content, with `StoredTensor`s for the tensors; objects that are not data, such
         as the arguments of a training run, are `Inert`.
     """
 

@@ -200,7 +200,7 @@ def load_teacher(
 def read_network(
     source: epath.PathLike, step: int | None = None, role: str | None = None
 ) -> tuple[PyTree, int]:
-    """Reads one network of a run, whatever its module, as whole NumPy arrays on every process.
+    """Reads one network of a run, of any module, as whole NumPy arrays on every process.
 
     Args:
       source: A workdir, or a `checkpoints` directory; nothing in it is changed.

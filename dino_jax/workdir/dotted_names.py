@@ -8,7 +8,7 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
 
     Args:
       value: nested dicts.
-      name: of `value` itself, in front of all names; "" for none.
+      name: name of `value` itself, in front of all names; "" for none.
     """
     if not isinstance(value, dict) or not value:
         return {name: value}

@@ -41,7 +41,7 @@ class BeamBuild:
     """Data that every step needs; small, because it travels with the pipeline.
 
     Attributes:
-      options: what to build; `shards` is at least 1.
+      options: options of the build; `shards` is at least 1.
       out: the folder, one that all workers can write.
       images: number of images of the source.
       class_names: class names of the source.

@@ -62,7 +62,7 @@ from dino_jax.workdir.paths import absolute_path, written_whole
 
 SCAN_FOLDER = ".scan"
 SCAN_IMAGES = 1000  # images of one task at most, which a stopped build has to process again
-SCAN_TASKS = 64  # at least, if there are as many images
+SCAN_TASKS = 64  # at least, if there are that many images
 SHARD_BYTES = 1 << 30  # with --shards=0
 MAX_SHARDS = 1024  # with --shards=0
 
@@ -71,7 +71,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
     """Builds a data set, or continues one.
 
     Args:
-      options: what to build.
+      options: options of the build.
       out: the folder, local or gs://.
       workers: processes; 0 works in this one.
       max_unreadable: largest share of unreadable images, in [0, 1].

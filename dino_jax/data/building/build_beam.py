@@ -45,7 +45,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
     """Runs the pipeline to its end.
 
     Args:
-      options: what to build.
+      options: options of the build.
       out: the folder, local or gs://.
       max_unreadable: largest share of unreadable images, in [0, 1].
       beam_arguments: arguments for Beam's PipelineOptions.

@@ -133,5 +133,5 @@ def _gate(x: jax.Array) -> jax.Array:
 
 
 def _density(x: jax.Array) -> jax.Array:
-    """Of the normal distribution, the derivative of the gate."""
+    """Density of the normal distribution, the derivative of the gate."""
     return jnp.exp(-0.5 * jnp.square(x)) * (1.0 / math.sqrt(2.0 * math.pi))

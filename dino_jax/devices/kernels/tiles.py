@@ -54,7 +54,7 @@ def column_sum(x: jax.Array) -> jax.Array:
 
 
 def crops_per_run(crops: int, tokens: int) -> int:
-    """How many crops one run of a kernel works on; divides `crops`."""
+    """Number of crops that one run of a kernel works on; divides `crops`."""
     most = max(ROWS // tokens, 1)
     return next(count for count in range(most, 0, -1) if crops % count == 0)
 

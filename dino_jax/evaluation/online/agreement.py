@@ -39,11 +39,11 @@ GUARDS = True
 
 @dataclass(frozen=True)
 class Config(EvaluationConfig):
-    kind: str = option("agreement", "neighbours kept since the start; needs no labels")
+    kind: str = option("agreement", "neighbors kept since the start; needs no labels")
     every_epochs: float = option(0.0, "between two measurements; 0: the guard's only", at_least=0)
     images: ImagesConfig = option(HELD_OUT, "any images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: int = option(10, "neighbours that are compared", at_least=1)
+    k: int = option(10, "neighbors to compare", at_least=1)
 
 
 def check(where: str, config: Any, context: Context) -> None:
@@ -124,7 +124,7 @@ def _write(file: epath.Path, neighbours: Mapping[str, np.ndarray]) -> None:
 def _read(file: epath.Path) -> dict[str, np.ndarray]:
     if not file.exists():
         raise ValueError(
-            f"{file} is missing, so the neighbours in the first model are unknown; start again in "
+            f"{file} is missing, so the neighbors in the first model are unknown; start again in "
             "a new workdir"
         )
     return {role: np.asarray(rows) for role, rows in json.loads(file.read_text()).items()}

@@ -114,7 +114,7 @@ def _leave_one_out(
 
 
 def _metrics(accuracies: dict[str, dict[int, TopAccuracy]], classes: int) -> dict[str, float]:
-    """Of every k, under the prefix of its training images."""
+    """Accuracies for every k, under the prefix of its training images."""
     return {
         name: value
         for prefix, by_k in accuracies.items()
