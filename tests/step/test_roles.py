@@ -18,7 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import digits_reference
-from configs.vits16_vanilla import role
+from dino_jax.config.defaults import to_config_dict
 from dino_jax.config.section import option
 from dino_jax.devices.sharding import (
     batch_sharding,
@@ -32,6 +32,7 @@ from dino_jax.objectives.base import Needs, Outcome
 from dino_jax.objectives.build import OBJECTIVES
 from dino_jax.optim.schedules import Constant, Cosine
 from dino_jax.step.recipe import build_recipe
+from dino_jax.step.roles import RoleConfig
 from dino_jax.workdir import checkpointing
 from tests.step.batches import IMAGES, draw_batch
 
@@ -185,8 +186,9 @@ def predict() -> ConfigDict:
 def gram() -> ConfigDict:
     config = base()
     config.objectives.gram = ConfigDict(dict(kind="gram"))
-    config.roles.anchor = role("copies", GLOBAL)
-    config.roles.anchor.update(of="teacher", every_steps=2)
+    config.roles.anchor = to_config_dict(
+        RoleConfig(follow="copies", sees=GLOBAL, of="teacher", every_steps=2)
+    )
     return config
 
 

@@ -11,10 +11,11 @@ from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from configs import digits_dinov2, digits_distilled, quickstart, vitg14, vits14_distilled
-from configs.vits16_vanilla import role
+from dino_jax.config.defaults import to_config_dict
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe
+from dino_jax.step.roles import RoleConfig
 from dino_jax.step.train_state import init_variables
 from dino_jax.weights.frozen import open_frozen
 from dino_jax.workdir import checkpointing
@@ -64,7 +65,7 @@ def student_config() -> ConfigDict:
             warmup_teacher_temperature=0.07,
             targets="frozen_teacher",
         )
-    config.roles.frozen_teacher = role("frozen", ("global",))
+    config.roles.frozen_teacher = to_config_dict(RoleConfig(follow="frozen", sees=("global",)))
     config.roles.teacher.sees = ()
     return config
 
