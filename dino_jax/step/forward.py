@@ -31,15 +31,23 @@ class Views(NamedTuple):
     visible: jax.Array | None = None
 
     @property
-    def count(self) -> int:
-        """V."""
+    def views(self) -> int:
+        """V, the number of views."""
         return self.images.shape[1]
 
     def apart(self) -> "list[Views]":
         """Each view by itself."""
+
+        def take(x: jax.Array | None, view: int) -> jax.Array | None:
+            return None if x is None else x[:, view : view + 1]
+
         return [
-            Views(self.group, *(x if x is None else x[:, v : v + 1] for x in self[1:]))
-            for v in range(self.count)
+            self._replace(
+                images=self.images[:, view : view + 1],
+                masks=take(self.masks, view),
+                visible=take(self.visible, view),
+            )
+            for view in range(self.views)
         ]
 
     def merged(self) -> Crops:
@@ -97,7 +105,7 @@ def forward(
     def statistics() -> Variables:
         return {name: tree for name, tree in bound.variables.items() if name != "params"}
 
-    names = tuple(group.group for group in groups for _ in range(group.count))
+    names = tuple(group.group for group in groups for _ in range(group.views))
     return Outputs(_split(groups, features), names, bound.project), statistics
 
 
@@ -111,5 +119,5 @@ def _split(
             for name, x in of_group.items()
         }
         for group, of_group in zip(groups, features, strict=True)
-        for view in range(group.count)
+        for view in range(group.views)
     )

@@ -34,7 +34,9 @@ def build_measures(
     learner = find_learner(roles)
     measured = evaluated if roles[evaluated].sees else learner
     group = roles[measured].sees[0]
-    measures = [lambda branches: {MOMENTS: measure_moments(branches[measured].of_group(group))}]
+    measures: list[Callable[[Mapping[str, Outputs]], dict[str, Any]]] = [
+        lambda branches: {MOMENTS: measure_moments(branches[measured].of_group(group))}
+    ]
     if measured != learner and group in roles[learner].sees:
         measures.append(
             lambda branches: describe_agreement(

@@ -73,7 +73,7 @@ def make_train_step(
         # The old state is read before the update replaces it, so that nothing is copied.
         grads, norms = jax.lax.optimization_barrier((grads, norms))
         updates, opt_state = optimizer.update(grads, state.opt_state, params, step=state.step)
-        new = optax.apply_updates(params, updates)
+        new: Any = optax.apply_updates(params, updates)
         moved_state = state.replace(
             networks=follow_learner(roles, state.networks, new, moved["statistics"], state.step),
             opt_state=opt_state,
@@ -125,7 +125,9 @@ def make_loss(
             name: objective(branches, batch, state.objectives[name], state.step)
             for name, objective in objectives.items()
         }
-        total = sum(objectives[name].weight(state.step) * x.loss for name, x in outcomes.items())
+        total: Any = sum(
+            objectives[name].weight(state.step) * x.loss for name, x in outcomes.items()
+        )
         moved = {
             "statistics": {
                 name: statistics()
