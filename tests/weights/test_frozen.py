@@ -14,6 +14,7 @@ from configs import digits_dinov2, digits_distilled, quickstart, vitg14, vits14_
 from dino_jax.config.defaults import to_config_dict
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.models.build import build_network
+from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 from dino_jax.step.roles import RoleConfig
 from dino_jax.step.train_state import init_variables
@@ -241,7 +242,7 @@ def distilling(path, **changes) -> ConfigDict:
 def test_the_teacher_of_a_run_comes_onto_the_mesh(source, tmp_path, fsdp):
     for step, factor in ((None, 4), (2, 2)):
         config = distilling(source[0], **({"roles.frozen_teacher.step": step} if step else {}))
-        opened = open_frozen(config, str(tmp_path))
+        opened = open_frozen(config.roles, str(tmp_path))
         assert f"teacher of step {factor} of {source[0]}, frozen" in opened.lines[0]
         variables = opened.load(make_mesh(fsdp), PIXELS)["frozen_teacher"]
         expected = jax.tree.map(partial(np.multiply, factor), source[1])
@@ -256,12 +257,13 @@ def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_pa
     config.roles.frozen_teacher.step = step
     open_workdir(tmp_path, config)
     again = distilling(source[0])
-    found = open_frozen(again, str(tmp_path)).found["frozen_teacher"]
-    assert found.step == again.roles.frozen_teacher.step == step
+    opened = open_frozen(again.roles, str(tmp_path))
+    assert opened.found["frozen_teacher"].step == step
+    assert opened.fill_steps(read_config(again)).roles["frozen_teacher"].step == step
 
 
 def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
-    opened = open_frozen(quickstart.get_config(), str(tmp_path))
+    opened = open_frozen(quickstart.get_config().roles, str(tmp_path))
     assert (opened.networks, opened.lines) == ({}, ())
     assert opened.load(make_mesh(1), PIXELS) == {}
 
@@ -290,7 +292,7 @@ def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
 def test_what_does_not_fit_is_named(source, tmp_path, changes, message):
     config = distilling(source[0], **changes)
     with pytest.raises((ValueError, OSError), match=message):
-        opened = open_frozen(config, str(tmp_path))
+        opened = open_frozen(config.roles, str(tmp_path))
         build_recipe(config, 100, opened.networks)
         opened.load(make_mesh(1), PIXELS)
 
@@ -300,7 +302,7 @@ def test_a_head_that_the_teacher_has_not_is_named(source, tmp_path):
     config.network.heads.other = ConfigDict(config.network.heads.dino.to_dict())
     config.objectives.dino.head = "other"
     with pytest.raises(ValueError, match=r"no such head, only \['dino', 'ibot'\]"):
-        build_recipe(config, 100, open_frozen(config, str(tmp_path)).networks)
+        build_recipe(config, 100, open_frozen(config.roles, str(tmp_path)).networks)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +319,7 @@ def test_the_configs_fit_the_teachers_that_they_name(student, teacher):
 def test_other_patches_are_fine_without_ibot(source, tmp_path):
     config = distilling(source[0], **{"network.backbone.patch_size": 4})
     del config.objectives.ibot
-    networks = open_frozen(config, str(tmp_path)).networks
+    networks = open_frozen(config.roles, str(tmp_path)).networks
     assert build_recipe(config, 100, networks).roles["frozen_teacher"].network is not None
 
 
