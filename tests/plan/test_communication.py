@@ -4,9 +4,11 @@ import jax
 import pytest
 
 from configs import digits_dinov2, quickstart
+from dino_jax.config.change import change
 from dino_jax.plan.cost import COLLECTIVES, module_cost
 from dino_jax.plan.hlo import parse_module
-from dino_jax.plan.program import abstract_batch, lower_step, with_changes
+from dino_jax.plan.program import abstract_batch, lower_step
+from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 from tests.run_train import SMALL
 
@@ -26,7 +28,7 @@ def compiled(request):
     """(config, fsdp, module) of the step that dino_jax.train runs, on four devices."""
     name, fsdp = request.param
     module, changes = CONFIGS[name]
-    config = with_changes(module.get_config(), changes | {"runtime.fsdp": fsdp})
+    config = change(read_config(module.get_config()), changes | {"runtime.fsdp": fsdp})
     lowered, _ = lower_step(config, IMAGES, jax.devices())
     return config, fsdp, parse_module(lowered.compile().as_text())
 

@@ -5,18 +5,19 @@ import numpy as np
 import pytest
 
 from configs import digits_dinov2, quickstart, vits16_vanilla
+from dino_jax.config.change import change
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
-from dino_jax.devices.sharding import make_mesh, state_sharding
+from dino_jax.devices.sharding import make_mesh, state_sharding, with_sharding
 from dino_jax.plan.model_flops import count_flops, model_flops_per_image
 from dino_jax.plan.program import (
     abstract_batch,
     lower_step,
     needed_memory,
     state_bytes,
-    with_changes,
 )
+from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 
 IMAGES = 1438
@@ -25,7 +26,7 @@ IMAGES = 1438
 @pytest.mark.parametrize("module", [quickstart, digits_dinov2])
 @pytest.mark.parametrize("backend", ["host", "device"])
 def test_the_abstract_batch_is_what_the_input_yields(module, backend):
-    config = with_changes(module.get_config(), {"augment.backend": backend})
+    config = change(read_config(module.get_config()), {"augment.backend": backend})
     source = build_source(config.data)
     recipe = build_recipe(config, len(source))
     stream = build_train_stream(
@@ -51,13 +52,13 @@ def test_the_abstract_batch_is_what_the_input_yields(module, backend):
 
 
 def test_the_state_of_a_device_is_its_share():
-    config = quickstart.get_config()
+    config = read_config(quickstart.get_config())
     abstract = jax.eval_shape(build_recipe(config, IMAGES).init, jax.random.key(0))
     arrays = jax.tree.leaves(abstract.replace(rng=np.zeros(2, np.uint32)))
     sizes = [array.size * array.dtype.itemsize for array in arrays]
-    whole = state_bytes(abstract, state_sharding(make_mesh(1), abstract))
+    whole = state_bytes(with_sharding(abstract, state_sharding(make_mesh(1), abstract)))
     assert whole == sum(sizes)
-    shared = state_bytes(abstract, state_sharding(make_mesh(4), abstract))
+    shared = state_bytes(with_sharding(abstract, state_sharding(make_mesh(4), abstract)))
     assert whole / 4 < shared < whole / 3.5
 
 
@@ -71,7 +72,7 @@ def vit_flops(dim: int, depth: int, tokens: int, patch: int = 16) -> float:
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_the_model_flops_are_those_of_dino_whatever_the_remat(size, dim, depth, remat):
     changes = {"network.backbone.size": size, "network.backbone.remat": remat}
-    config = with_changes(vits16_vanilla.get_config(), changes)
+    config = change(read_config(vits16_vanilla.get_config()), changes)
     both, local = vit_flops(dim, depth, 197), vit_flops(dim, depth, 37)
     head = 2 * (dim * 2048 + 2048**2 + 2048 * 256 + 256 * 65_536)
     # The teacher sees two crops; the student ten, with a backward pass of twice the forward one.
@@ -114,15 +115,15 @@ def test_the_memory_that_was_missing_is_read_from_the_error(message, gibibytes):
 
 
 def test_changes_leave_the_config_as_it_was():
-    config = quickstart.get_config()
-    config.lock()
-    changed = with_changes(config, {"runtime.fsdp": 2, "batch_size": 8})
+    config = read_config(quickstart.get_config())
+    changed = change(config, {"runtime.fsdp": 2, "batch_size": 8})
     assert (changed.runtime.fsdp, changed.batch_size) == (2, 8)
     assert (config.runtime.fsdp, config.batch_size) == (1, 64)
     with pytest.raises(KeyError):
-        with_changes(config, {"runtime.fdsp": 2})
+        change(config, {"runtime.fdsp": 2})
 
 
 def test_a_step_that_does_not_divide_is_the_error_of_the_training():
+    config = change(read_config(quickstart.get_config()), {"batch_size": 62})
     with pytest.raises(ValueError, match=r"\(62\) must be a multiple of 4 = 4 devices"):
-        lower_step(with_changes(quickstart.get_config(), {"batch_size": 62}), IMAGES, jax.devices())
+        lower_step(config, IMAGES, jax.devices())
