@@ -233,7 +233,7 @@ class Journal:
         for name in self._recipe.objectives:
             if f"{name}/relative_teacher_entropy" in record:
                 share = record[f"{name}/relative_teacher_entropy"]
-                columns["H/lnK" if name == "dino" else f"{name} H/lnK"] = share
+                columns[f"{name} H/lnK" if "H/lnK" in columns else "H/lnK"] = share
         lap = self.progress.log(step, {**columns, "lr": record["lr"]})
         return record | self._throughput.describe(lap)
 
