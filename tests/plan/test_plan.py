@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from configs import vits16_vanilla
+from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan import plan as planning
 from dino_jax.plan.cost import Collective, Cost
 from dino_jax.plan.plan import make_plan
@@ -14,6 +15,7 @@ from dino_jax.plan.program import Program
 from dino_jax.plan.supply import MEASURED, Supply, known_supply
 from dino_jax.plan.table import plan_values, print_plans
 from dino_jax.plan.topology import CHIPS, GIB, Slice
+from dino_jax.run.whole_config import read_config
 
 PLACE = Slice("v5e:4x4", CHIPS["v5e"], (4, 4), (None,) * 16, 4)
 COST = Cost(
@@ -42,7 +44,11 @@ def plan(monkeypatch):
             return Program(fits, memory, held * GIB, cost if fits else None, 60.0)
 
         monkeypatch.setattr(planning, "compile_step", compile_step)
-        found = make_plan(vits16_vanilla.get_config(), IMAGES, PLACE, search, said.append)
+        # A mesh needs devices; those of the slice are not there.
+        monkeypatch.setattr(planning, "make_mesh", lambda fsdp, devices: make_mesh(fsdp))
+        found = make_plan(
+            read_config(vits16_vanilla.get_config()), IMAGES, PLACE, search, said.append
+        )
         assert len(said) == len(tried)
         return found, tried
 
