@@ -1,4 +1,4 @@
-"""The configs of the official DINOv2 code: their keys and defaults, and what they are in ours."""
+"""The configs of the official DINOv2 code: maps their keys and defaults to ours."""
 
 import math
 from collections.abc import Mapping

@@ -64,7 +64,7 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
 
 
 def write_for_torch(folder: Path, config: Any, recipe: Any, weights: Any, batches: Any) -> None:
-    """Weights, crops and numbers that the other side shall use."""
+    """Weights, crops and numbers that the other side will use."""
     np.savez(folder / WEIGHTS, **weights)
     # [B, V, H, W, C] -> [V * B, C, H, W]: official crops count view by view.
     flat = {
