@@ -7,7 +7,7 @@ import numpy as np
 from dino_jax.report.chart import COLORS, DASHES, Series, draw_chart
 from dino_jax.report.history import Curve, Run
 from dino_jax.report.markup import Markup, element, join
-from dino_jax.report.panels import SECTIONS, Panel, Section, generic_section
+from dino_jax.report.panels import SECTIONS, Panel, Section, generic_section, match_baseline
 from dino_jax.report.scales import format_value
 
 
@@ -21,7 +21,8 @@ def collect_series(panel: Panel, runs: Sequence[Run]) -> list[Series]:
     """The curves of a panel: a color for every run, or for every curve of the only run."""
     series = []
     for place, run in enumerate(runs):
-        chosen = [(panel.label(metric), curve) for metric, curve in run.curves.items()]
+        curves = {name: x for name, x in run.curves.items() if not match_baseline(run, name)}
+        chosen = [(panel.label(metric), curve) for metric, curve in curves.items()]
         chosen = _distinct([(label, curve) for label, curve in chosen if label is not None])
         chosen = [(label, curve) for label, curve in chosen if len(curve.finite())]
         for index, (name, curve) in enumerate(chosen):

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dino_jax.report.history import Diagnosis, Run
+from dino_jax.report.history import Curve, Diagnosis, Run
 from dino_jax.report.markup import Markup, element, join
+from dino_jax.report.panels import KNN
 from dino_jax.report.scales import format_count, format_value
 
 LONGEST_FIGURE = 10  # characters that fit into a tile in large type
@@ -102,17 +103,23 @@ def _progress(run: Run) -> Fact | None:
 
 
 def _best_knn(run: Run) -> Fact | None:
-    found = [name for name in run.curves if re.fullmatch(r"knn\d+/(teacher|student)", name)]
-    if not found:
+    """The best of the evaluated role, without one of the student; as run/best.py chooses."""
+    evaluated = str(run.config.get("evaluated", "teacher"))
+    role = next((role for role in (evaluated, "student") if _knn_curves(run, role)), None)
+    if role is None:
         return None
-    name = min(found, key=lambda n: (not n.endswith("teacher"), int(re.findall(r"\d+", n)[0])))
-    curve = run.curves[name]
+    k, curve = min(_knn_curves(run, role).items())
     if not len(curve.finite()):
         return None
-    best = int(np.flatnonzero(curve.values == np.nanmax(curve.values))[-1])  # as run/best.py
-    k, network = re.findall(r"knn(\d+)/(.+)", name)[0]
-    where = f"{network}, k = {k}, step {format_count(curve.steps[best])}"
+    best = int(np.flatnonzero(curve.values == np.nanmax(curve.values))[-1])
+    where = f"{role}, k = {k}, step {format_count(curve.steps[best])}"
     return f"{curve.values[best]:.1f} %", where
+
+
+def _knn_curves(run: Run, role: str) -> dict[int, Curve]:
+    """The accuracies of a role by k."""
+    matches = ((re.fullmatch(KNN, name), curve) for name, curve in run.curves.items())
+    return {int(match[1]): curve for match, curve in matches if match and match[2] == role}
 
 
 def _loss(run: Run) -> Fact | None:

@@ -10,7 +10,7 @@ from dino_jax.report.history import Run
 
 PLAIN, FROM_ZERO, LOGARITHMIC = Axis(), Axis(low=0.0), Axis(log=True)
 SHARE = Axis(low=0.0, high=1.0)
-BASELINE = r"knn(\d+)/(raw_pixels|frozen_teacher)"  # measured once: a reference, not a curve
+KNN = r"knn(\d+)/(.+)"
 
 
 def ln_prototypes(run: Run) -> list[Reference]:
@@ -24,12 +24,26 @@ def ln_prototypes(run: Run) -> list[Reference]:
 
 
 def baselines(run: Run) -> list[Reference]:
-    """The k-NN accuracy of the pixels and of the teacher of a distillation, where measured."""
+    """The k-NN accuracy of the pixels and of frozen roles, where measured."""
     return [
         Reference(f"{match[2].replace('_', ' ')}, k = {match[1]}", float(curve.values[-1]))
         for name, curve in run.curves.items()
-        if (match := re.fullmatch(BASELINE, name))
+        if (match := match_baseline(run, name))
     ]
+
+
+def match_baseline(run: Run, metric: str) -> re.Match[str] | None:
+    """Matches k and name of an accuracy that is measured once: a reference, not a curve."""
+    match = re.fullmatch(KNN, metric)
+    return match if match and match[2] in {"raw_pixels", *_frozen_roles(run)} else None
+
+
+def _frozen_roles(run: Run) -> list[str]:
+    roles = run.config.get("roles")
+    if not isinstance(roles, dict):  # no config, or one of version 0.1 that has not been upgraded
+        return ["frozen_teacher"]
+    known = {name: role for name, role in roles.items() if isinstance(role, dict)}
+    return [name for name, role in known.items() if role.get("follow") == "frozen"]
 
 
 def nothing(run: Run) -> list[Reference]:
@@ -83,7 +97,7 @@ class Section:
 QUALITY = (
     Panel(
         "k-NN accuracy",
-        r"knn(\d+)/(?!raw_pixels|frozen_teacher)(.+)",
+        KNN,
         r"\2, k = \1",
         "Held-out images classified by their nearest training images. The only use of labels.",
         Axis("%"),
@@ -245,9 +259,5 @@ SECTIONS = (
 def generic_section(metrics: Iterable[str]) -> Section:
     """One panel for each metric that no curated panel shows."""
     known = [panel for section in SECTIONS for panel in section.panels]
-    others = [
-        name
-        for name in metrics
-        if all(panel.label(name) is None for panel in known) and not re.fullmatch(BASELINE, name)
-    ]
+    others = [name for name in metrics if all(panel.label(name) is None for panel in known)]
     return Section("Other metrics", [Panel(name, re.escape(name)) for name in sorted(set(others))])

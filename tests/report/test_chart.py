@@ -92,6 +92,19 @@ def test_one_run_has_a_color_for_every_curve_and_several_have_one_for_every_run(
     ]
 
 
+def test_frozen_roles_of_the_config_are_references_and_others_are_curves():
+    roles = {"big": {"follow": "frozen"}, "frozen_teacher": {"follow": "averages"}}
+    curves = dict(knn10__big=[4], knn10__frozen_teacher=[2, 3], knn10__raw_pixels_too=[1, 2])
+    run = make_run(config={"roles": roles}, **curves)
+    panel = find_panel("k-NN accuracy")
+    assert [line.label for line in panel.references(run)] == ["big, k = 10"]
+    assert [series.label for series in collect_series(panel, [run])] == [
+        "frozen teacher, k = 10",
+        "raw pixels too, k = 10",
+    ]
+    assert "Other metrics" not in draw_sections([run])
+
+
 def test_the_loss_of_the_only_objective_is_not_drawn_twice():
     panel = find_panel("Loss")
     same = make_run(loss=[3, 2], dino__loss=[3, 2])
