@@ -36,7 +36,7 @@ KNOWN = {
     "data": ("commands", "config", "workdir"),
     "models": ("config", "devices.kernels"),  # no mesh
     "objectives": ("config", "optim"),
-    "report": ("commands", "workdir"),
+    "report": ("commands", "config.upgrade", "workdir"),
 }
 LOOSE = {"__init__", "__main__", "train"}  # files beside the rooms
 # What starts without jax: `dino-jax --help`, input workers, reports. Imports in functions may.

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from dino_jax.config.upgrade import upgrade
 from dino_jax.workdir.json_lines import read_history
 from dino_jax.workdir.layout import CONFIG_JSON, DIAGNOSIS_JSONL, METRICS_JSONL
 
@@ -54,7 +55,7 @@ class Run:
       folder: the workdir.
       curves: curves by metric name, sorted.
       diagnosis: changes of the state, ascending steps; empty if there is no such file.
-      config: config as in config.json; {} if there is none.
+      config: config.json in today's form, as it is if that fails; {} if there is none.
       notes: notes for the reader about what could not be read.
     """
 
@@ -149,9 +150,17 @@ def _read_config(path: epath.Path, notes: list[str]) -> dict[str, Any]:
     except ValueError:
         config = None
     if isinstance(config, dict):
-        return config
+        return _upgrade(config)
     notes.append(f"{CONFIG_JSON} cannot be read")
     return {}
+
+
+def _upgrade(config: dict[str, Any]) -> dict[str, Any]:
+    """Today's form, so that runs of different versions can be compared."""
+    try:
+        return upgrade(config)
+    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or of a later version
+        return config
 
 
 def _read_diagnosis(path: epath.Path, notes: list[str]) -> list[Diagnosis]:

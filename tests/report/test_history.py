@@ -1,6 +1,7 @@
 """What is read from a workdir, whole or damaged."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,9 @@ from dino_jax.report.history import (
     read_runs,
 )
 from dino_jax.run.metrics_file import MetricsWriter
+from dino_jax.workdir.dotted_names import flatten
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def write_lines(path, *lines):
@@ -103,6 +107,28 @@ def test_a_config_that_cannot_be_read_is_a_note(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     run = read_run(epath.Path(tmp_path), "x")
     assert (run.config, run.notes) == ({}, ["config.json cannot be read"])
+
+
+def read_config(tmp_path, text):
+    write_lines(tmp_path / "metrics.jsonl", {"step": 9, "loss": 1.0})
+    (tmp_path / "config.json").write_text(text)
+    return read_run(epath.Path(tmp_path), "x").config
+
+
+@pytest.mark.parametrize("name", ["quickstart", "digits_distilled"])
+def test_a_config_of_0_1_is_read_in_the_form_of_today(tmp_path, name):
+    """Its values are those of today's config; what it lacks are options that are new."""
+    old = flatten(read_config(tmp_path, (GOLDEN / f"v01/configs/{name}.json").read_text()))
+    new = flatten(read_config(tmp_path, (GOLDEN / f"configs/{name}.json").read_text()))
+    assert old == {key: new[key] for key in old}
+    assert "format" not in new and len(old) > len(new) * 0.8
+
+
+@pytest.mark.parametrize(
+    "config", [{"format": 999, "seed": 1}, {"knn": {"test": 1}}, {"optimizer": [1]}]
+)
+def test_a_config_that_cannot_be_upgraded_is_read_as_it_is(tmp_path, config):
+    assert read_config(tmp_path, json.dumps(config)) == config
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def write_run(folder, changes=None, steps=30):
     ]
     lines[-1] |= {"knn10/teacher": 91.364, EVIL: 3.5}
     (folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
-    config = {"batch_size": 64, "seed": 0, "data": {"kind": EVIL}} | (changes or {})
+    config = {"format": 1, "batch_size": 64, "seed": 0, "data": {"kind": EVIL}} | (changes or {})
     (folder / "config.json").write_text(json.dumps(config))
     diagnosis = {"step": 4, "state": "s", "title": EVIL, "evidence": EVIL, "advice": EVIL}
     (folder / "diagnosis.jsonl").write_text(json.dumps(diagnosis | {"severity": "failure"}))
