@@ -188,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return repeat_after_roll_backs(
                 lambda: train(config, options.workdir, overrides, agreement)
             )
-    except UsageError as error:
+    except (UsageError, ImportError) as error:  # ImportError: a package that an option needs
         fail(error)
     except (LostRunError, MissingProcessesError) as error:
         print(f"stopped: {error}", file=sys.stderr)

@@ -7,12 +7,14 @@ Each was stopped after step 4 of 8. `expected_NAME.jsonl` are the metrics of ste
 import json
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 
 import dino_jax
+from dino_jax.weights import export_weights
 from tests.run_train import checkpoint_steps, overrides, read_metrics, run
 
 GOLDEN = Path(__file__).parent / "golden" / "v01"
@@ -98,3 +100,11 @@ def test_a_model_of_version_0_1_loads_with_its_features(name: str, tmp_path: Pat
     assert features.keys() == set(recorded.files) - {"images"}
     for part, values in features.items():
         np.testing.assert_allclose(values, recorded[part], rtol=1e-5, atol=1e-5, err_msg=part)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_a_model_of_version_0_1_is_exported(name: str, tmp_path: Path, capsys: Any):
+    out = tmp_path / "exported.safetensors"
+    assert export_weights.main([str(unpack(name, tmp_path)), f"--out={out}"]) == 0
+    assert out.stat().st_size > 1000
+    assert "Traceback" not in capsys.readouterr().err

@@ -4,7 +4,7 @@ import dataclasses
 import types
 from typing import Any, Union, get_args, get_origin
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from dino_jax.config.section import About, check_value, entry_class, options
@@ -24,7 +24,7 @@ def to_config_dict(config: Any) -> ConfigDict:
     return ConfigDict(entries)
 
 
-def complete(given: Any, kind: type, where: str = "config") -> ConfigDict:
+def complete(given: Any, kind: type, where: str = "config", default: Any = None) -> ConfigDict:
     """A config with every name that its sections know, at the default where `given` lacks it.
 
     Values that do not fit, unknown names and unknown kinds stay as they are: `section` says what is
@@ -34,12 +34,17 @@ def complete(given: Any, kind: type, where: str = "config") -> ConfigDict:
       given: ConfigDict or mapping.
       kind: dataclass of the section.
       where: dotted name of the section.
+      default: section with the values of missing names; None: the defaults of the dataclass.
     """
     entries: dict[str, Any] = {}
+    base = kind() if default is None else default
+    references = _references(given)
     for name, (hint, about) in options(kind).items():
         place = f"{where}.{name}"
-        if name not in given:
-            entries[name] = _default(kind, name)
+        if name in references:  # follows another option, also when that one is overridden
+            entries[name] = references[name]
+        elif name not in given:
+            entries[name] = _default(base, name)
         elif about.is_table and hasattr(given[name], "items"):
             table = given[name]
             entries[name] = ConfigDict(
@@ -50,16 +55,25 @@ def complete(given: Any, kind: type, where: str = "config") -> ConfigDict:
         elif dataclasses.is_dataclass(hint):
             inner: Any = hint
             is_section = hasattr(given[name], "items")
-            entries[name] = complete(given[name], inner, place) if is_section else given[name]
+            own = getattr(base, name)
+            entries[name] = complete(given[name], inner, place, own) if is_section else given[name]
         else:
             entries[name] = _coerce(given[name], hint, place)
     unknown = {name: given[name] for name in given if name not in entries}
     return ConfigDict(entries | unknown)
 
 
-def _default(kind: type, name: str) -> Any:
-    value = getattr(kind(), name)
-    hint, about = options(kind)[name]
+def _references(given: Any) -> dict[str, FieldReference]:
+    """Options of a ConfigDict that refer to others, or are placeholders."""
+    if not isinstance(given, ConfigDict):
+        return {}
+    items = given.items(preserve_field_references=True)
+    return {name: value for name, value in items if isinstance(value, FieldReference)}
+
+
+def _default(base: Any, name: str) -> Any:
+    value = getattr(base, name)
+    hint, about = options(type(base))[name]
     if about.is_table:
         return ConfigDict({key: to_config_dict(x) for key, x in value.items()})
     return to_config_dict(value) if dataclasses.is_dataclass(value) else _settable(value, hint)

@@ -52,9 +52,9 @@ class Bounds:
         return " and ".join(said)
 
     def hold(self, value: float) -> bool:
-        """Whether a number is within the bounds; nan never is."""
+        """Whether a number is within the bounds; nan and infinity never are."""
         return (
-            not math.isnan(value)
+            math.isfinite(value)
             and (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
@@ -141,7 +141,13 @@ def config_class(table: Mapping[str, Any], kind: str) -> type:
     return table[kind].Config
 
 
-def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None = None) -> T:
+def section(
+    where: str,
+    given: Any,
+    kind: type[T],
+    defaulted: list[str] | None = None,
+    default: T | None = None,
+) -> T:
     """Reads a section.
 
     Args:
@@ -150,6 +156,7 @@ def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None =
         or a section that was read already.
       kind: dataclass of the section.
       defaulted: gets the dotted name of every option that `given` lacks.
+      default: section whose values they have; None: the defaults of the dataclass.
 
     Raises:
       UnknownNameError: if `given` has a name that the section does not know.
@@ -162,14 +169,15 @@ def section(where: str, given: Any, kind: type[T], defaulted: list[str] | None =
     for name in given:
         if name not in known:
             raise _unknown_name(where, str(name), known)
+    base: Any = kind() if default is None else default
     values = {}
     for name, (hint, about) in known.items():
-        place = f"{where}.{name}"
+        place, own = f"{where}.{name}", getattr(base, name)
         if name in given:
-            values[name] = _read(place, _get(given, name, place), hint, about, defaulted)
+            values[name] = _read(place, _get(given, name, place), hint, about, defaulted, own)
         elif defaulted is not None:
             defaulted.append(place)
-    return kind(**values)
+    return dataclasses.replace(base, **values)
 
 
 @functools.cache
@@ -231,7 +239,9 @@ def _get(given: Any, name: str, place: str) -> Any:
         raise ValueError(f"{place} has a value that is not set: {error}") from error
 
 
-def _read(place: str, given: Any, hint: Any, about: About, defaulted: list[str] | None) -> Any:
+def _read(
+    place: str, given: Any, hint: Any, about: About, defaulted: list[str] | None, default: Any
+) -> Any:
     """One option of a section."""
     if about.is_table:
         require_mapping(place, given)
@@ -243,7 +253,8 @@ def _read(place: str, given: Any, hint: Any, about: About, defaulted: list[str] 
     if about.kinds is not None:
         return _read_entry(place, "", given, about, defaulted)
     if dataclasses.is_dataclass(hint):
-        return section(place, given, hint, defaulted)  # pyright: ignore[reportArgumentType]
+        inner: Any = hint
+        return section(place, given, inner, defaulted, default)
     value = check_value(place, given, hint, about.bounds)
     if about.among is not None and value not in about.among:
         raise ValueError(f"{place} is {value!r}; {suggest(str(value), about.among)}")
@@ -285,7 +296,8 @@ def check_value(place: str, given: Any, hint: Any, bounds: Bounds = Bounds()) ->
     if value is None:
         raise ValueError(f"{place} must be {describe_type(hint)}, got {given!r}")
     if isinstance(value, int | float) and not bounds.hold(value):
-        raise ValueError(f"{place} must be {bounds or 'a number'}, got {value!r}")
+        expected = str(bounds) if math.isfinite(value) and str(bounds) else "a finite number"
+        raise ValueError(f"{place} must be {expected}, got {value!r}")
     return value
 
 

@@ -16,6 +16,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor.result import Result
 from dino_jax.run.check import check_config
+from dino_jax.run.roll_back import read_guard
 from dino_jax.run.whole_config import Config, in_todays_form, to_plain
 from dino_jax.step.recipe import Recipe
 from dino_jax.workdir.config_json import check_same_config
@@ -49,6 +50,7 @@ def examine_config(config: Config, images: int, workdir: str = "") -> Result:
         checked = check_config(config, images, mesh, workdir)
         if workdir:
             check_same_config(workdir, to_plain(checked.config), in_todays_form)
+            read_guard(absolute_path(workdir))
     except (ValueError, OSError) as error:
         return Result("config", "FAIL", str(error), "change the config or the override named here")
     recipe = checked.recipe

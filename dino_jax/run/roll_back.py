@@ -73,8 +73,7 @@ def roll_back(request: RollBackRequest) -> int:
     """Makes the last good checkpoint the newest one, and notes the roll-back.
 
     Checkpoints are removed first, starting with the newest, and the note is written last: if this
-      is
-    interrupted, the run fails the same check again and comes back here.
+    is interrupted, the run fails the same check again and comes back here.
 
     Returns:
       The step to continue from; 0 for the imported model itself.
@@ -103,8 +102,9 @@ def read_guard(folder: epath.Path) -> dict[str, Any]:
     if not path.exists():
         return {"reference": None, "roll_backs": []}
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        record = json.loads(path.read_text())
+        return {"reference": record["reference"], "roll_backs": list(record["roll_backs"])}
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); start again in a new workdir") from error
 
 

@@ -120,8 +120,16 @@ def read_plain(plain: Mapping[str, Any]) -> tuple[Config, list[str]]:
     Raises:
       ValueError: if the file comes from a later version, or a value does not fit.
     """
+    if "imported" in plain:
+        raise ValueError(
+            "the workdir holds imported weights: give it to --config.init_from.path, and the run "
+            "a --workdir of its own"
+        )
     defaulted: list[str] = []
-    return read_config(upgrade(dict(plain)), defaulted), defaulted
+    try:
+        return read_config(upgrade(dict(plain)), defaulted), defaulted
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"the config.json of the workdir cannot be read: {error}") from error
 
 
 def to_plain(config: Config) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def check_probes(config: Any, context: Context) -> None:
     Raises:
       ValueError: if the evaluation is unknown, or the images are smaller than a patch.
     """
-    if not config.probes.count:
+    if not config.probes.count or not config.evaluations:
         return
     if config.probes.evaluation:
         check_named("config.probes.evaluation", config.probes.evaluation, config)

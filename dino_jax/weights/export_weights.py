@@ -27,11 +27,11 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
 from dino_jax.commands.command_line import CommandParser, run_command
-from dino_jax.config.upgrade import upgrade
 from dino_jax.models.backbone import Backbone
-from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.models.vit import as_vit
+from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.huggingface_config import choose_class, make_config
 from dino_jax.weights.huggingface_names import to_huggingface
 from dino_jax.weights.state_dict import SUFFIXES
@@ -121,14 +121,11 @@ def _open_trained(model: str, step: int | None) -> Trained:
         read = read_network(model)
         return Trained(model, read.network, read.variables, read.licence)
     workdir = absolute_path(model)
-    file = workdir / CONFIG_JSON
-    if not file.exists():
-        raise FileNotFoundError(f"{workdir} is not the workdir of a run: it has no {CONFIG_JSON}")
-    config = json.loads(file.read_text())
+    run = read_run(workdir)
     variables, step = checkpointing.read_network(workdir, step)
-    network = build_network(dataclasses.replace(read_network_config(config), dtype="float32"))
-    title = f"{checkpointing.evaluated_role(workdir)} of step {step} of {workdir}"
-    return Trained(title, network, variables, _licence(upgrade(config)))
+    network = build_network(dataclasses.replace(run.network, dtype="float32"))
+    title = f"{run.role} of step {step} of {workdir}"
+    return Trained(title, network, variables, _licence(run.config))
 
 
 def _with_heads(trained: Trained, heads: list[str]) -> Trained:
@@ -148,8 +145,8 @@ def _licence(config: dict[str, Any]) -> str:
     """License of an import, or the one that a run's own config implies."""
     if "imported" in config:
         return config["imported"]["licence"]
-    sources = [config["init_from"], *config["roles"].values()]
-    given = [source["path"] for source in sources if source["path"]]
+    sources = [config.get("init_from", {}), *config.get("roles", {}).values()]
+    given = [path for source in sources if (path := source.get("path"))]
     return "yours to choose" + (f", but respect that of {' and '.join(given)}" if given else "")
 
 

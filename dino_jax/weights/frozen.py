@@ -5,7 +5,7 @@ every other run; its EMA is kept, and is what is evaluated and released (DINOv2,
 Section 5; DINOv3, arXiv:2508.10104, Section 5).
 """
 
-import json
+import os
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,15 +15,14 @@ from etils import epath
 from jax.sharding import Mesh
 
 from dino_jax.config.change import change
-from dino_jax.config.upgrade import upgrade
 from dino_jax.devices.sharding import state_sharding, with_sharding
-from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.step.train_state import Variables, init_variables
+from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.layout import CONFIG_JSON
-from dino_jax.workdir.paths import absolute_path
+from dino_jax.workdir.config_json import read_config_json
 
 
 @dataclass(frozen=True)
@@ -122,30 +121,23 @@ def _open(name: str, config: Any, workdir: epath.PathLike) -> FrozenNetwork:
             f"{where} ({path}) must be the workdir of a run of dino_jax: files of weights have no "
             "heads, and the objectives read the output of heads"
         )
-    file = absolute_path(path) / CONFIG_JSON
-    if not file.exists():
-        raise FileNotFoundError(f"{where} ({path}) is not the workdir of a run: no {CONFIG_JSON}")
+    try:
+        run = read_run(path)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{where}: {error}") from error
     step = config.step
     if step is None:
         step = _step_of_earlier_start(name, workdir)
-    if step is None:
-        step = _newest_step(where, path)
-    network = build_network(read_network_config(json.loads(file.read_text())))
-    role = checkpointing.evaluated_role(path)
-    return FrozenNetwork(path, role, step, network)
+    steps = checkpointing.checkpoint_steps(path)
+    if not steps or step not in (None, *steps):
+        wanted = "checkpoint" if step is None else f"checkpoint {step}"
+        raise FileNotFoundError(f"{where} ({path}) has no {wanted}; steps found: {sorted(steps)}")
+    chosen = max(steps) if step is None else step
+    return FrozenNetwork(path, run.role, chosen, build_network(run.network))
 
 
 def _step_of_earlier_start(name: str, workdir: epath.PathLike) -> int | None:
     """`step` of a role in the workdir's own config.json; None for a new workdir."""
-    file = absolute_path(workdir) / CONFIG_JSON
-    if not file.exists():
+    if not os.fspath(workdir) or read_config_json(workdir) is None:
         return None
-    roles = upgrade(json.loads(file.read_text())).get("roles", {})
-    return roles.get(name, {}).get("step")
-
-
-def _newest_step(where: str, path: str) -> int:
-    steps = checkpointing.checkpoint_steps(path)
-    if not steps:
-        raise FileNotFoundError(f"{where} ({path}) has no checkpoint")
-    return max(steps)
+    return read_run(workdir).config.get("roles", {}).get(name, {}).get("step")

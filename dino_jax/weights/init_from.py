@@ -90,6 +90,7 @@ def check_init_from(config: Any, workdir: epath.PathLike) -> None:
 
     Raises:
       OSError: if there is no such file, run or checkpoint.
+      ValueError: if a file is given with a step.
     """
     if not config.path or (workdir and checkpointing.checkpoint_steps(workdir)):
         return
@@ -97,6 +98,10 @@ def check_init_from(config: Any, workdir: epath.PathLike) -> None:
     if config.path.endswith(SUFFIXES):
         if not absolute_path(config.path).exists():
             raise FileNotFoundError(f"{where} does not exist")
+        if config.step is not None:
+            raise ValueError(
+                f"config.init_from.step ({config.step}) is for workdirs, not for a file"
+            )
         return
     steps = checkpointing.checkpoint_steps(config.path)
     if not steps:

@@ -6,7 +6,6 @@ attention = model.attention(["cat.jpg"])  # [1, heads, T, T]
 """
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,12 +15,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from dino_jax.config.upgrade import upgrade
 from dino_jax.data.decode import MAX_PIXELS, decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.backbone import Features
-from dino_jax.models.build import build_network, read_network_config
+from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
+from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.source import take_part
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.torch_names import Variables
@@ -123,11 +122,11 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
             f"{workdir} is neither the workdir of a run (it has no {CONFIG_JSON}) nor a "
             f"file of weights ({', '.join(SUFFIXES)})"
         )
-    config = json.loads(file.read_text())
-    network = build_network(dataclasses.replace(read_network_config(config), heads={}))
+    run = read_run(workdir)
+    network = build_network(dataclasses.replace(run.network, heads={}))
     variables, step = checkpointing.read_network(workdir, step)
-    title = f"{checkpointing.evaluated_role(workdir)} of step {step} of {workdir}"
-    return Model(title, network, take_part(variables, BACKBONE), upgrade(config)["image_size"])
+    title = f"{run.role} of step {step} of {workdir}"
+    return Model(title, network, take_part(variables, BACKBONE), run.image_size)
 
 
 def _pixels(image: ImageLike) -> np.ndarray:

@@ -95,7 +95,8 @@ def test_unknown_names_are_errors_with_a_suggestion(given: dict, message: str):
         ({"name": 3}, "config.house.name must be a string, got 3"),
         ({"bowl": 3}, "config.house.bowl must be a section of options, got 3"),
         ({"bowl": {"liters": 3}}, "config.house.bowl.liters must be above 0 and at most 2, got 3"),
-        ({"bowl": {"liters": float("nan")}}, "must be above 0 and at most 2, got nan"),
+        ({"bowl": {"liters": float("nan")}}, "liters must be a finite number, got nan"),
+        ({"size": (1.0, float("inf"))}, "config.house.size[1] must be a finite number, got inf"),
         ({"pet": {"kind": "cow"}}, "config.house.pet.kind is 'cow'; known: ['cat', 'dog']"),
         ({"guests": {"tom": {}}}, "config.house.guests.tom needs a kind; known: ['cat', 'dog']"),
         ({"guests": 3}, "config.house.guests must be a section of options, got 3"),
@@ -160,3 +161,27 @@ def test_choices_of_a_table_are_those_that_it_has_when_the_config_is_read(monkey
         section("config.shelter", {"takes": "dgo"}, Shelter)
     monkeypatch.setitem(ANIMALS, "dgo", ANIMALS["dog"])
     assert section("config.shelter", {"takes": "dgo"}, Shelter).takes == "dgo"
+
+
+def test_an_option_follows_the_option_that_it_refers_to_after_an_override():
+    given = ConfigDict({"rooms": 7})
+    given.bowls = ConfigDict({"big": ConfigDict({"liters": 1.5})})
+    given.bowl = ConfigDict({"liters": given.bowls.big.get_ref("liters")})
+    config = complete(given, House)
+    config.bowls.big.liters = 0.25
+    assert section("config.house", config, House).bowl.liters == 0.25
+
+
+def test_a_part_of_a_section_keeps_the_rest_of_its_own_default():
+    @dataclass(frozen=True)
+    class Tap:
+        cold: float = option(10.0, "degrees")
+        hot: float = option(50.0, "degrees")
+
+    @dataclass(frozen=True)
+    class Bath:
+        tap: Tap = option(Tap(hot=40.0), "of the bath")
+
+    globals()["Tap"] = Tap  # where the type hint of Bath is looked up
+    assert section("c", {"tap": {"cold": 5}}, Bath).tap == Tap(5.0, 40.0)
+    assert complete(ConfigDict({"tap": {"cold": 5}}), Bath).tap.hot == 40.0

@@ -194,3 +194,18 @@ def test_the_printed_config_has_meanings_and_marks_differences():
     )
     assert any(line.startswith("  config.optimizer.freeze = 'skip'") for line in lines)
     assert all("#" in line for line in lines)
+
+
+def test_a_config_json_that_is_not_one_of_a_run_is_named():
+    for plain in ({"optimizer": 3}, {"knn": {"test": {}}}, {"teacher": []}):
+        with pytest.raises(ValueError, match=r"config.json of the workdir cannot be read"):
+            read_plain(plain)
+    with pytest.raises(ValueError, match="holds imported weights"):
+        read_plain({"imported": {"licence": "x"}, "network": {}})
+
+
+def test_without_evaluations_no_probe_images_are_asked_for():
+    given = quickstart()
+    with given.unlocked():
+        given.evaluations = ConfigDict()
+    assert check_config(read_config(given), IMAGES, make_mesh(1)).config.evaluations == {}
