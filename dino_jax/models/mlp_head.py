@@ -13,10 +13,15 @@ import jax.numpy as jnp
 from dino_jax.config.section import option
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
+# Standard deviation of a standard normal distribution cut off at -2 and 2. Flax divides by it, so
+# that kernels have the variance asked for; Haiku, in which BYOL was trained, does not.
+TRUNCATED = 0.87962566103423978
 # Initial values of the kernels; biases start at 0.
 KERNELS = {
     "uniform": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),  # torch, MoCo v3
-    "truncated": nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal"),  # BYOL
+    "truncated": nn.initializers.variance_scaling(  # BYOL
+        TRUNCATED**2, "fan_in", "truncated_normal"
+    ),
     "normal": nn.initializers.normal(0.01),  # SimCLR
 }
 # (scale, bias) of the BatchNorm after the last layer.

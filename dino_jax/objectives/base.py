@@ -61,10 +61,11 @@ class Needs:
     Attributes:
       roles: roles whose outputs it reads, including the learner.
       heads: heads that all of these roles have, with equal numbers of outputs.
-      groups: groups of crops that all of these roles see.
+      groups: groups of crops that all of these roles see, each with at least one crop.
       views: least number of views of an image that the learner sees.
       aligned_views: whether the views of each of these roles are the first ones of the learner.
-      aligned_patches: whether it compares patches of the same place in several networks.
+      aligned_patches: whether it compares patches of the same place in several networks, so that
+        none of them may drop any.
       masks: whether the batch needs masks.
       whole_batch: whether it compares images of the batch with each other, so that the passes of
         an accumulated update would not add up to that of the batch.
@@ -92,12 +93,14 @@ class Context:
     Attributes:
       learner: name of the role that learns.
       outputs: out_dim of every head by name.
+      inputs: what every head takes by name: a feature, or the name of another head.
       total_steps: updates of the run.
       steps_per_epoch: updates per epoch.
     """
 
     learner: str
     outputs: Mapping[str, int]
+    inputs: Mapping[str, str]
     total_steps: int
     steps_per_epoch: int
 

@@ -35,7 +35,8 @@ def build_objectives(
     if not config:
         raise ValueError(f"config.objectives is empty; known: {sorted(OBJECTIVES)}")
     outputs = {name: head.out_dim for name, head in heads.items() if hasattr(head, "out_dim")}
-    context = Context(learner, outputs, total_steps, steps_per_epoch)
+    inputs = {name: head.of for name, head in heads.items() if name in outputs}
+    context = Context(learner, outputs, inputs, total_steps, steps_per_epoch)
     objectives = {}
     for name, given in config.items():
         where, kind = f"config.objectives.{name}", getattr(given, "kind", name)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dino_jax.config.section import option
+from dino_jax.models.head import FEATURES
 from dino_jax.objectives.base import Context
 from dino_jax.objectives.centering import Center, Centering, Sinkhorn
 from dino_jax.optim.schedules import Constant, Schedule, build_teacher_temperature
@@ -33,11 +34,18 @@ def build_distillation(where: str, config: DistillationConfig, context: Context)
     """Arguments that both objectives take.
 
     Raises:
-      ValueError: if the head is unknown, or the warm-up does not fit the run.
+      ValueError: if the head is unknown or takes another head, or the warm-up does not fit the run.
     """
     if config.head not in context.outputs:
         raise ValueError(
             f"{where}.head is {config.head!r}; config.network.heads has {sorted(context.outputs)}"
+        )
+    taken = context.inputs[config.head]
+    if taken not in FEATURES:
+        raise ValueError(
+            f"{where}.head is {config.head!r}, which takes the output of the head {taken!r}; this "
+            f"objective needs one that takes features: set --config.network.heads.{config.head}.of "
+            f"to one of {list(FEATURES)}, or name another head of {sorted(context.outputs)}"
         )
     return dict(
         head=config.head,

@@ -22,7 +22,7 @@ NOISE = 10.0  # relative rounding error of a matrix product, which hides smaller
 
 
 def build_measures(
-    roles: Mapping[str, Role], evaluated: str
+    roles: Mapping[str, Role], evaluated: str, views: Mapping[str, int]
 ) -> list[Callable[[Mapping[str, Outputs]], dict[str, Any]]]:
     """Measures of a step on the outputs of its networks.
 
@@ -30,10 +30,11 @@ def build_measures(
       roles: roles by name.
       evaluated: the role whose features matter; if it sees nothing, those of the learner are
         measured in its place.
+      views: crops of an image by group; the first group of that role that has any is measured.
     """
     learner = find_learner(roles)
     measured = evaluated if roles[evaluated].sees else learner
-    group = roles[measured].sees[0]
+    group = next(group for group in roles[measured].sees if views[group])
     measures: list[Callable[[Mapping[str, Outputs]], dict[str, Any]]] = [
         lambda branches: {MOMENTS: measure_moments(branches[measured].of_group(group))}
     ]

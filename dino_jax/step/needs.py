@@ -1,8 +1,12 @@
 """Checks that a run fulfills the requirements of its objectives."""
 
+import math
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from dino_jax.data.augment import CropConfig
+from dino_jax.data.masking import MASKED_GROUP
 from dino_jax.models.network import Network
 from dino_jax.objectives.base import Needs, Objective
 from dino_jax.step.roles import Frozen, Role, find_learner
@@ -11,7 +15,7 @@ from dino_jax.step.roles import Frozen, Role, find_learner
 def check_needs(
     objectives: Mapping[str, Objective],
     roles: Mapping[str, Role],
-    views: Mapping[str, int],
+    crops: Mapping[str, CropConfig],
     *,
     has_masks: bool,
     images: int,
@@ -22,7 +26,7 @@ def check_needs(
     Args:
       objectives: objectives by name.
       roles: roles by name.
-      views: crops of an image by group.
+      crops: sections of `config.augment.crops` by name.
       has_masks: whether batches have masks.
       images: images of the global batch in one pass.
       accumulate_steps: passes per update.
@@ -31,7 +35,7 @@ def check_needs(
       ValueError: names the objective and what it lacks.
     """
     keeps_views_apart(objectives)
-    learner = find_learner(roles)
+    learner, views = find_learner(roles), count_views(crops)
     seen = sum(views[group] for group in roles[learner].sees)
     for name, objective in objectives.items():
         where, needs = f"config.objectives.{name}", objective.needs
@@ -43,6 +47,28 @@ def check_needs(
             )
         for role in needs.roles:
             _check_role(where, needs, role, roles)
+        for group in needs.groups:
+            if not views[group]:
+                raise ValueError(f"{where} needs {group} crops: {_draw_one(group, crops)}")
+
+
+def count_views(crops: Mapping[str, CropConfig]) -> dict[str, int]:
+    """Crops of an image by group, 0 for a group of which none is drawn.
+
+    Args:
+      crops: sections of `config.augment.crops` by name.
+    """
+    views = Counter[str]()
+    for crop in crops.values():
+        views[crop.group] += crop.count
+    return dict(views)
+
+
+def _draw_one(group: str, crops: Mapping[str, CropConfig]) -> str:
+    """What is wrong with a group of which no crop is drawn, and how to change it."""
+    names = [name for name, crop in crops.items() if crop.group == group]
+    first = min(names, key=lambda name: (bool(crops[name].box_of), name))
+    return f"there are no {group} crops; set --config.augment.crops.{first}.count=1"
 
 
 def keeps_views_apart(objectives: Mapping[str, Objective]) -> bool:
@@ -102,6 +128,11 @@ def _check_role(where: str, needs: Needs, name: str, roles: Mapping[str, Role]) 
     whose = f"of the frozen {name}" if isinstance(role.follow, Frozen) else f"of {name}"
     for head in needs.heads:
         _check_head(head, whose, learner.network, role.network)
+    if needs.aligned_patches and role.masked == "drop":
+        raise ValueError(
+            f"{where} needs all patches of its crops, and config.roles.{name}.masked is 'drop'; "
+            f"use --config.roles.{name}.masked=hide"
+        )
     ours, theirs = (x.network.backbone.patch_size for x in (learner, role))
     if needs.aligned_patches and ours != theirs:
         raise ValueError(
@@ -125,40 +156,100 @@ def _check_head(name: str, whose: str, learner: Network, other: Network) -> None
         )
 
 
-def check_roles(roles: Mapping[str, Role], groups: Collection[str], masks: Collection[str]) -> None:
+def check_roles(
+    roles: Mapping[str, Role], crops: Mapping[str, CropConfig], masks: Collection[str]
+) -> None:
     """Checks that networks can take the inputs of their roles.
 
     Args:
       roles: roles by name.
-      groups: groups of crops in the config.
+      crops: sections of `config.augment.crops` by name.
       masks: names of the arrays about masked patches in a batch, none without masks.
 
     Raises:
-      ValueError: if a role sees crops that nobody draws, its network cannot handle masked patches
-        in the configured way, or a frozen one takes images with other channels.
+      ValueError: if a role sees no crops of the ones it names, or one group twice, it or its
+        network cannot handle masked patches in the configured way, or a frozen one takes images
+        with other channels.
     """
     ours = len(roles[find_learner(roles)].network.mean)
     for name, role in roles.items():
-        unknown = sorted(set(role.sees) - set(groups))
-        if unknown:
-            raise ValueError(
-                f"config.roles.{name}.sees names {unknown}; groups of config.augment.crops: "
-                f"{sorted(groups)}"
-            )
-        backbone: Any = role.network.backbone
-        if role.masked == "hide" and masks and not backbone.has_mask_token:
-            raise ValueError(
-                f"config.roles.{name}.masked='hide' needs a ViT with "
-                "--config.network.backbone.has_mask_token=True"
-            )
-        if role.masked == "drop" and ("visible" not in masks or not backbone.drops_patches):
-            raise ValueError(
-                f"config.roles.{name}.masked='drop' needs a ViT and masks of equal size: "
-                "config.masking.kind='random' with a probability of 1"
-            )
+        _check_sees(f"config.roles.{name}", role, crops)
+        _check_masked(f"config.roles.{name}", role, masks)
         theirs = len(role.network.mean)
         if theirs != ours:
             raise ValueError(
                 f"the network of config.roles.{name} takes images of {theirs} channels, the one "
                 f"that learns of {ours}; set --config.network.backbone.in_channels={theirs}"
             )
+
+
+def _check_sees(where: str, role: Role, crops: Mapping[str, CropConfig]) -> None:
+    """Checks that a role with a pass sees crops, all of them once."""
+    views = count_views(crops)
+    unknown = sorted(set(role.sees) - set(views))
+    if unknown:
+        raise ValueError(
+            f"{where}.sees names {unknown}; groups of config.augment.crops: {sorted(views)}"
+        )
+    if len(set(role.sees)) < len(role.sees):
+        once = tuple(dict.fromkeys(role.sees))
+        raise ValueError(f"{where}.sees names a group twice, got {role.sees}; use {once}")
+    if role.sees and not any(views[group] for group in role.sees):
+        raise ValueError(f"{where} sees {role.sees}: {_draw_one(role.sees[0], crops)}")
+
+
+def _check_masked(where: str, role: Role, masks: Collection[str]) -> None:
+    """Checks that a role gets the masks that it asks for, and its network can handle them."""
+    backbone: Any = role.network.backbone
+    if role.masked == "drop" and ("visible" not in masks or not backbone.drops_patches):
+        raise ValueError(
+            f"{where}.masked='drop' needs a ViT and masks of equal size: "
+            "config.masking.kind='random' with a probability of 1"
+        )
+    if role.masked == "no" or not masks:
+        return
+    if MASKED_GROUP not in role.sees:
+        raise ValueError(
+            f"{where}.masked is {role.masked!r}, but only crops of the group {MASKED_GROUP!r} get "
+            f"masks, and it sees {role.sees}; add {MASKED_GROUP!r} to --{where}.sees, or set "
+            f"--{where}.masked=no"
+        )
+    if role.masked == "hide" and not backbone.has_mask_token:
+        raise ValueError(
+            f"{where}.masked='hide' needs a ViT with --config.network.backbone.has_mask_token=True"
+        )
+
+
+def check_drop_path(
+    roles: Mapping[str, Role], views: Mapping[str, int], images: int, *, apart: bool
+) -> None:
+    """Checks that stochastic depth can draw its subsets, as `choose_subsets` does in the pass.
+
+    Args:
+      roles: roles by name.
+      views: crops of an image by group.
+      images: images of the global batch in one pass.
+      apart: whether the backbone runs once per view.
+
+    Raises:
+      ValueError: if the groups that subsets are drawn from do not divide the samples.
+    """
+    for name, role in roles.items():
+        group = _subset_group(role)
+        samples = {seen: images * (1 if apart else views[seen]) for seen in role.sees}
+        if group and any(count % group for count in samples.values()):
+            fitting = math.gcd(group, *samples.values())
+            raise ValueError(
+                f"config.network.backbone.drop_path_group of config.roles.{name} must divide its "
+                f"samples (images x views of one size) in every pass, {samples}, got {group}; use "
+                f"--config.network.backbone.drop_path_group={fitting} or "
+                f"--config.roles.{name}.drop_path=False"
+            )
+
+
+def _subset_group(role: Role) -> int | None:
+    """Samples that the pass of a role draws each subset from; None: it draws none, or from all."""
+    backbone: Any = role.network.backbone
+    if not role.draws or getattr(backbone, "drop_path_kind", None) != "subset":
+        return None
+    return backbone.drop_path_group if backbone.drop_path_rate else None

@@ -9,6 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from dino_jax.data.augment import CropConfig
 from dino_jax.data.masking import Masking, build_masking
 from dino_jax.data.multi_crop import build_multi_crop, check_patches
 from dino_jax.models.build import build_network
@@ -18,7 +19,13 @@ from dino_jax.objectives.build import build_objectives
 from dino_jax.optim.optimizer import build_optimizer
 from dino_jax.optim.schedules import Schedule, epochs_to_steps, scale_learning_rate
 from dino_jax.step.health import build_measures
-from dino_jax.step.needs import check_needs, check_roles
+from dino_jax.step.needs import (
+    check_drop_path,
+    check_needs,
+    check_roles,
+    count_views,
+    keeps_views_apart,
+)
 from dino_jax.step.placement import fit_to_mesh
 from dino_jax.step.roles import Role, build_roles, find_learner, fit_roles, in_state
 from dino_jax.step.train_state import TrainState, init_train_state
@@ -35,6 +42,7 @@ class Recipe:
       objectives: objectives by name.
       optimizer: optimizer of the role that learns.
       schedules: "lr" and "weight_decay", the ones inside the optimizer.
+      views: crops of an image by group, 0 for a group of which none is drawn.
       crop_shape: (H, W, C) of a crop of the first group.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
@@ -49,6 +57,7 @@ class Recipe:
     objectives: dict[str, Objective]
     optimizer: optax.GradientTransformationExtraArgs
     schedules: dict[str, Schedule]
+    views: dict[str, int]
     crop_shape: tuple[int, int, int]
     steps_per_epoch: int
     total_steps: int
@@ -96,7 +105,7 @@ class Recipe:
             fit_roles(self.roles, fit),
             self.objectives,
             self.optimizer,
-            build_measures(self.roles, self.evaluated),
+            build_measures(self.roles, self.evaluated, self.views),
             self.accumulate_steps,
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
         )
@@ -117,7 +126,8 @@ def build_recipe(
     """
     steps_per_epoch, total_steps = count_steps(config, image_count)
     length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    network, groups = build_network(config.network), build_multi_crop(config.augment).groups
+    network, multi_crop = build_network(config.network), build_multi_crop(config.augment)
+    groups = multi_crop.groups
     patch_size: int = network.backbone.patch_size
     check_patches(groups, patch_size)
     height, width = next(iter(groups.values())).size
@@ -134,6 +144,7 @@ def build_recipe(
         ),
         optimizer=optimizer,
         schedules=rates,
+        views=count_views(multi_crop.crops),
         crop_shape=(height, width, network.backbone.in_channels),
         accumulate_steps=config.accumulate_steps,
         masking=build_masking(
@@ -142,9 +153,7 @@ def build_recipe(
         grace_steps=epochs_to_steps(grace_epochs, steps_per_epoch),
         **length,
     )
-    known = {crop.group for _, crop in config.augment.crops.items()}
-    views = {name: len(groups[name].crops) if name in groups else 0 for name in known}
-    check_recipe(recipe, views, pass_size)
+    check_recipe(recipe, multi_crop.crops, pass_size)
     return recipe
 
 
@@ -172,12 +181,12 @@ def count_steps(config: Any, image_count: int) -> tuple[int, int]:
     return steps_per_epoch, total_steps
 
 
-def check_recipe(recipe: Recipe, views: Mapping[str, int], images: int) -> None:
+def check_recipe(recipe: Recipe, crops: Mapping[str, CropConfig], images: int) -> None:
     """Checks that roles, objectives and masks fit together.
 
     Args:
       recipe: recipe of the run.
-      views: crops of an image by group, 0 for a group of which none is drawn.
+      crops: sections of `config.augment.crops` by name.
       images: images of the global batch in one pass.
 
     Raises:
@@ -190,15 +199,17 @@ def check_recipe(recipe: Recipe, views: Mapping[str, int], images: int) -> None:
             f"averaged or copied: {sorted(kept)}"
         )
     masks = recipe.masking.layout(images) if recipe.masking else {}
-    check_roles(recipe.roles, views, masks)
+    check_roles(recipe.roles, crops, masks)
     check_needs(
         recipe.objectives,
         recipe.roles,
-        views,
+        crops,
         has_masks=bool(masks),
         images=images,
         accumulate_steps=recipe.accumulate_steps,
     )
+    apart = keeps_views_apart(recipe.objectives)
+    check_drop_path(recipe.roles, recipe.views, images, apart=apart)
 
 
 def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]:

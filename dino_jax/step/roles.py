@@ -107,11 +107,15 @@ class Averages:
 
 @dataclass(frozen=True)
 class Copies:
-    """Equal to another role as it was after the last multiple of `every_steps` updates.
+    """Equal to another role as it was after the last step that is a multiple of `every_steps`.
+
+    Steps are those of the clock, which counts the ones that were skipped, too. A step whose loss or
+    gradient is not finite changes no variables, so a copy that is due at it is not made: the role
+    stays as it is until the next multiple.
 
     Attributes:
       of: the learner or an average of it.
-      every_steps: updates between two copies.
+      every_steps: steps between two copies.
     """
 
     of: str

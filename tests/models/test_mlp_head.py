@@ -80,7 +80,7 @@ def test_a_head_with_batch_norm_is_not_row_wise(options, row_wise):
 
 @pytest.mark.parametrize(
     ("init", "deviation"),
-    [("uniform", (1 / 3 / 400) ** 0.5), ("truncated", 400**-0.5), ("normal", 0.01)],
+    [("uniform", (1 / 3 / 400) ** 0.5), ("truncated", 0.8796 * 400**-0.5), ("normal", 0.01)],
 )
 def test_the_spread_of_first_kernels_is_that_of_the_method(init, deviation):
     head = build(first_kernels=init, layers=1, out_dim=300)
