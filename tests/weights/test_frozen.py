@@ -251,15 +251,21 @@ def test_the_teacher_of_a_run_comes_onto_the_mesh(source, tmp_path, fsdp):
         assert len({str(shard.index) for shard in kernel.addressable_shards}) == fsdp
 
 
-@pytest.mark.parametrize("step", [0, 2])
-def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_path, step):
+def test_a_workdir_stays_with_the_checkpoint_that_it_started_with(source, tmp_path):
     config = distilling(source[0])
-    config.roles.frozen_teacher.step = step
+    config.roles.frozen_teacher.step = 2  # the newest is 4
     open_workdir(tmp_path, config)
     again = distilling(source[0])
     opened = open_frozen(again.roles, str(tmp_path))
-    assert opened.found["frozen_teacher"].step == step
-    assert opened.fill_steps(read_config(again)).roles["frozen_teacher"].step == step
+    assert opened.found["frozen_teacher"].step == 2
+    assert opened.fill_steps(read_config(again)).roles["frozen_teacher"].step == 2
+
+
+def test_checkpoint_0_is_not_taken_for_none(source, tmp_path):
+    config = distilling(source[0])
+    config.roles.frozen_teacher.step = 0
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 0; steps found: \[2, 4\]"):
+        open_frozen(config.roles, str(tmp_path))
 
 
 def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
@@ -274,7 +280,7 @@ def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
         ({"roles.frozen_teacher.path": ""}, r"frozen_teacher\.path is empty"),
         ({"roles.frozen_teacher.path": "dinov2.pth"}, r"files of weights have no heads"),
         ({"roles.frozen_teacher.path": "/nowhere"}, r"/nowhere.* is not the workdir of a run"),
-        ({"roles.frozen_teacher.step": 3}, r"no checkpoint 3 .*steps found: \[2, 4\]"),
+        ({"roles.frozen_teacher.step": 3}, r"no checkpoint 3; steps found: \[2, 4\]"),
         (
             {"network.heads.dino.out_dim": 64},
             r"learns has 64 outputs, .* frozen frozen_teacher has 32 outputs",
