@@ -214,6 +214,8 @@ def take_steps(mesh, step, state, steps) -> tuple[list[Any], list[dict]]:
     states, logged = [], []
     for index in steps:
         state, metrics = step(state, jax.device_put(draw_batch(index), batch_sharding(mesh)))
+        # A program that starts beside a collective one can take the thread that it needs.
+        jax.block_until_ready((state, metrics))
         states.append(on_host(state))
         logged.append(jax.device_get(metrics))
     return states, logged
