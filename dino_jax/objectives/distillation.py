@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dino_jax.config.section import option
-from dino_jax.models.head import FEATURES
 from dino_jax.objectives.base import Context
 from dino_jax.objectives.centering import Center, Centering, Sinkhorn
 from dino_jax.optim.schedules import Constant, Schedule, build_teacher_temperature
@@ -41,11 +40,11 @@ def build_distillation(where: str, config: DistillationConfig, context: Context)
             f"{where}.head is {config.head!r}; config.network.heads has {sorted(context.outputs)}"
         )
     taken = context.inputs[config.head]
-    if taken not in FEATURES:
+    if taken in context.inputs:  # the name of another head
         raise ValueError(
             f"{where}.head is {config.head!r}, which takes the output of the head {taken!r}; this "
             f"objective needs one that takes features: set --config.network.heads.{config.head}.of "
-            f"to one of {list(FEATURES)}, or name another head of {sorted(context.outputs)}"
+            f"to cls or patches, or name another head of {sorted(context.outputs)}"
         )
     return dict(
         head=config.head,
