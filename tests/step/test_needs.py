@@ -106,7 +106,7 @@ def test_prototypes_on_the_output_of_another_head_are_refused(kind):
     heads = config.network.heads
     heads.other = ConfigDict(heads.dino.to_dict() | {"of": "dino"})
     config.objectives[kind].head = "other"
-    message = rf"config.objectives.{kind}.head is 'other', .* head 'dino'; .*heads.other.of to one"
+    message = rf"config.objectives.{kind}.head is 'other', .* head 'dino'; .*heads.other.of to cls"
     with pytest.raises(ValueError, match=message):
         build(config)
     for feature in ("cls", "patches"):
