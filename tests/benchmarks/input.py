@@ -18,9 +18,11 @@ from absl import app, flags
 from PIL import Image
 
 from configs import vits16_vanilla
+from dino_jax.config.change import change
 from dino_jax.data.decode import decode_image
 from dino_jax.data.multi_crop import MultiCrop, allocate, build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
+from dino_jax.run.whole_config import read_config
 from tests import plain_augment
 from tests.benchmarks.fidelity import measure_fidelity
 
@@ -181,11 +183,10 @@ def main(argv: list[str]) -> None:
     del argv
     paths = sorted(path for path in Path(_PHOTOS.value).rglob("*") if path.suffix == ".jpg")
     photos = [path.read_bytes() for path in paths]
-    augment = vits16_vanilla.get_config().augment
-    back_ends = {}
-    for name in ("host", "device"):
-        augment.backend = name
-        back_ends[name] = build_multi_crop(augment)
+    augment = read_config(vits16_vanilla.get_config()).augment
+    back_ends = {
+        name: build_multi_crop(change(augment, {"backend": name})) for name in ("host", "device")
+    }
     start = time.perf_counter()
     for multi_crop in back_ends.values():
         compile_kernels(multi_crop)

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from dino_jax.run.whole_config import read_config
 from tests.benchmarks.step.cases import CPU_CASES
 
 WARM_UP = 2  # steps whose losses are compared
@@ -141,7 +142,7 @@ def main() -> None:
         config = importlib.import_module(f"configs.{arguments.config}").get_config()
         config.update_from_flattened_dict(options)
         rows = (
-            by_compiler.measure(config, topology, arguments.per_chip)
+            by_compiler.measure(read_config(config), topology, arguments.per_chip)
             for topology in arguments.topology
         )
         print_table(by_compiler.HEADER, rows)

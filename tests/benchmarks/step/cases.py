@@ -3,6 +3,8 @@
 import importlib
 from typing import Any, NamedTuple
 
+from dino_jax.run.whole_config import Config, read_config
+
 IMAGES = 1_281_167  # of ImageNet-1k
 SAME_IN_BOTH = {  # what the plain PyTorch step does not do
     "network.backbone.drop_path_rate": 0.0,
@@ -50,10 +52,10 @@ CPU_CASES = {
 }
 
 
-def cpu_config(case: Case, options: dict[str, Any]) -> Any:
+def cpu_config(case: Case, options: dict[str, Any]) -> Config:
     """The config of a case in float32, with further options."""
     config = importlib.import_module("configs.vits16_vanilla").get_config()
     config.update_from_flattened_dict(
         {"network.dtype": "float32", **SAME_IN_BOTH, **case.changes, **options}
     )
-    return config
+    return read_config(config)

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from typing import Any
 
+from dino_jax.config.change import change
 from dino_jax.devices.kernels.long_attention import cut
 from dino_jax.devices.kernels.tiles import SUBLANES
 from dino_jax.models.build import build_network
@@ -13,6 +14,7 @@ from dino_jax.plan.hlo import Module, parse_module
 from dino_jax.plan.model_flops import model_flops_per_image
 from dino_jax.plan.program import GIB, lower_step
 from dino_jax.plan.topology import open_slice
+from dino_jax.run.whole_config import Config
 from tests.benchmarks.step.cases import IMAGES
 from tests.benchmarks.step.kernel_bundles import SPLASH, Kernel, count_cycles
 
@@ -22,11 +24,11 @@ HEADER = (
 )
 
 
-def measure(config: Any, topology: str, per_chip: int) -> str:
+def measure(config: Config, topology: str, per_chip: int) -> str:
     """A row of the table.
 
     Args:
-      config: the whole config; its batch size is replaced.
+      config: its batch size is replaced.
       topology: such as "v5e:4x4".
       per_chip: images per device.
 
@@ -37,7 +39,7 @@ def measure(config: Any, topology: str, per_chip: int) -> str:
     if tpu_slice.chip.clock is None:
         raise ValueError(f"the clock of {tpu_slice.chip.name} is not published; try v5e or v5p")
     devices = len(tpu_slice.devices)
-    config.batch_size = per_chip * devices
+    config = change(config, {"batch_size": per_chip * devices})
     start = time.process_time()
     lowered, _ = lower_step(config, IMAGES, tpu_slice.devices)
     traced = time.process_time()

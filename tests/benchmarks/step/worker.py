@@ -41,8 +41,8 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
     draws = np.random.default_rng(0)
     crops = config.augment.crops
     shapes = {
-        "global_crops": (config.batch_size, 2, *crops.global_1.size, 3),
-        "local_crops": (config.batch_size, crops.local.count, *crops.local.size, 3),
+        "global_crops": (config.batch_size, 2, *crops["global_1"].size, 3),
+        "local_crops": (config.batch_size, crops["local"].count, *crops["local"].size, 3),
     }
     batches = [
         {name: draws.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
@@ -73,8 +73,8 @@ def write_for_torch(folder: Path, config: Any, recipe: Any, weights: Any, batche
         for name, x in batch.items()
     }
     np.savez(folder / CROPS, **flat)
-    backbone, head = recipe.network.backbone, config.network.heads.dino
-    dino, optimizer = config.objectives.dino, config.optimizer
+    backbone, head = recipe.network.backbone, config.network.heads["dino"]
+    dino, optimizer = config.objectives["dino"], config.optimizer
     steps = range(100)
     schedules = [recipe.schedule_values(step + 1) for step in steps]
     plan = {
