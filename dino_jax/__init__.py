@@ -7,10 +7,12 @@ config of an experiment.
 import sys
 from typing import Any
 
+from dino_jax.commands import false_alarms
 from dino_jax.commands.old_names import OldNames
 
 __version__ = "0.2.0"
 
+false_alarms.hide()
 sys.meta_path.insert(0, OldNames())  # pyright: ignore[reportArgumentType]
 
 

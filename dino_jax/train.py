@@ -16,11 +16,11 @@ import jax
 from etils import epath
 
 from dino_jax.commands.command_line import UsageError, add_switch, fail, user_errors
+from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import build_source
-from dino_jax.devices.compilation_cache import use_compilation_cache
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
     batch_sharding,
@@ -63,8 +63,8 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
     # 1. Build everything that can be wrong before anything is written.
     runtime = config.runtime
     first_step = FirstStep()
-    use_compilation_cache(runtime.compilation_cache)
     with user_errors():
+        programs = keep_programs(runtime.compilation_cache, workdir)
         mesh, source = make_mesh(runtime.fsdp), build_source(config.data)
         lowered = with_lowered_rates(config, workdir)
         lowered, recipe, train_step, frozen_roles = check_config(
@@ -123,6 +123,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 *overrides,
                 *older,
                 describe_mesh(mesh),
+                f"compiled    {programs}",
                 f"data        {len(source):,} images, {config.data.kind}",
                 *describe_recipe(recipe, lowered, state),
                 *first.lines,

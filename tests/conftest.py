@@ -10,6 +10,9 @@ os.environ.setdefault(
     "XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 
+import atexit
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,11 @@ import pytest
 from absl import flags
 
 flags.FLAGS.mark_as_parsed()
+
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Commands that the tests start share what they compile, and leave nothing in the user's folder.
+    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dino_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from dino_jax.commands.command_line import run_command
+from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.processes.join import join_processes
@@ -28,6 +29,7 @@ def run_batch_command(work: Callable[[], str], when_stopped: str, distributed: b
         with stop_on_signals(), contextlib.ExitStack() as stack:
             if distributed:
                 stack.enter_context(join_processes())
+            say_programs()
             return work()
 
     try:

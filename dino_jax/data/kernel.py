@@ -4,7 +4,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from numba import config as numba_config
 from numba import njit
+
+from dino_jax.workdir.paths import user_cache
 
 # No reassociation and no fused multiply-add: every CPU computes the same bits. The three flags only
 # promise that no NaN, infinity or negative zero decides anything, so that min and max vectorize.
@@ -18,17 +21,18 @@ _OPTIONS: dict[str, Any] = {
 def kernel(function: Callable) -> Callable:
     """Compiles a function for the CPU it runs on, at its first call.
 
-    The machine code lands in `__pycache__` beside the source, in the user's cache folder or in
-    NUMBA_CACHE_DIR, whichever can be written first; without any of them every process compiles
-    again. Numba notices a change of the file that holds the function, not of other files: keep the
-    functions that a kernel calls, and its constants, in its own file.
+    The machine code lands in NUMBA_CACHE_DIR, in `__pycache__` beside the source or in the folder
+    of `user_cache`, whichever is given or can be written first; without any of them every process
+    compiles again. Numba tells processors apart, so machines may share a folder. It notices a
+    change of the file that holds the function, not of other files: keep the functions that a kernel
+    calls, and its constants, in its own file.
 
     Args:
       function: function of NumPy arrays and numbers; indices must not be negative, nothing is
         checked.
     """
     try:
-        return njit(cache=True, **_OPTIONS)(function)
+        return _kept(function)
     except RuntimeError as error:
         warnings.warn(
             f"the compiled image kernels can't be kept ({error}), so every process compiles them "
@@ -36,3 +40,18 @@ def kernel(function: Callable) -> Callable:
             stacklevel=2,
         )
         return njit(**_OPTIONS)(function)
+
+
+def _kept(function: Callable) -> Callable:
+    given = numba_config.CACHE_DIR
+    try:
+        return njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:  # neither the package nor the home can be written
+        cache = user_cache()
+        if given or cache is None:
+            raise
+    try:
+        numba_config.CACHE_DIR = str(cache / "kernels")
+        return njit(cache=True, **_OPTIONS)(function)
+    finally:
+        numba_config.CACHE_DIR = given

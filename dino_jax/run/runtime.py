@@ -24,7 +24,9 @@ class RuntimeConfig:
     keep_checkpoints: int = option(2, "newest checkpoints that stay", at_least=1)
     stop_on_collapse: bool = option(False, "end the run when its diagnosis is a failure")
     compilation_cache: str = option(
-        "", "folder of compiled programs, of all hosts, for faster starts; '': none"
+        "auto",
+        "folder of compiled programs, for faster starts; auto: the user's cache, WORKDIR/compiled "
+        "for several hosts or a remote workdir; '': none",
     )
     join_report_seconds: float = option(
         60.0, "--distributed: between reports about missing processes", above=0

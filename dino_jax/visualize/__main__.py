@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.evaluation.sharing import counted
 from dino_jax.visualize.attention_film import overlay_frames
 from dino_jax.visualize.film import Film, is_film, write_film
@@ -172,6 +173,7 @@ def visualize(arguments: argparse.Namespace) -> str:
     check_numbers(arguments)
     films = [path for path in arguments.images if is_film(path)]
     check_films(arguments, films)
+    say_programs()
     model = load(arguments.model, arguments.step)
     out = Path(arguments.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.data.decode import MAX_PIXELS, decode_image
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.backbone import Features
@@ -107,6 +108,7 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
       OSError: if there is no such workdir, checkpoint or file.
       ValueError: if it holds no known backbone.
     """
+    keep_programs()
     if not str(path).endswith(SUFFIXES):
         return _load_run(absolute_path(path), step)
     if step is not None:

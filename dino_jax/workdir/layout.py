@@ -19,6 +19,7 @@ probes/200/pca.npy            coordinates behind the colors, [P, h, w, 3] float1
 probes/200/probes.json        names, labels, cosines; written last
 profile/                      xprof traces
 eval/200/knn.json             result of an evaluation of the checkpoint of step 200
+compiled/                     compiled programs, if other machines shall find them
 tensorboard/, wandb*, mlruns/, mlflow*   copies of the metrics, see `config.runtime.writers`
 """
 
@@ -39,6 +40,7 @@ PROBES_JSON = "probes.json"
 PCA_NPY = "pca.npy"
 PROFILE = "profile"  # `xprof --logdir` and TensorBoard read it
 EVALUATIONS = "eval"
+COMPILED = "compiled"
 TENSORBOARD = "tensorboard"
 WANDB_RUN_ID_TXT = "wandb_run_id.txt"
 MLRUNS = "mlruns"

@@ -4,10 +4,11 @@ Input workers import this module: it needs no jax.
 """
 
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,33 @@ def file_system(path: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
         raise OSError(f"{path} can't be opened: {error}") from error
+
+
+def user_cache() -> Path | None:
+    """Folder for what this user's programs can make again; None if there is no place for it.
+
+    It is dino_jax in XDG_CACHE_HOME or ~/.cache, or else in the folder for temporary files. It
+    belongs to the user and nobody else may write it, as what lies there is executed.
+    """
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    places = [Path(tempfile.gettempdir(), f"dino_jax-{os.getuid()}")]
+    if Path(given).is_absolute():  # others are to be ignored, says the XDG specification
+        places.insert(0, Path(given, "dino_jax"))
+    else:
+        with suppress(RuntimeError):  # a user without a home
+            places.insert(0, Path.home() / ".cache/dino_jax")
+    return next(filter(_is_private, places), None)
+
+
+def _is_private(folder: Path) -> bool:
+    """Makes a folder if needed; whether this user alone can write it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return False
+    alone = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    return alone and not found.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
 def make_writable(path: epath.Path) -> None:

@@ -1,5 +1,10 @@
 """Compiled functions are kept on disk where that is possible, and work where it is not."""
 
+import importlib
+import os
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -13,6 +18,19 @@ def test_without_a_place_on_disk_a_kernel_still_works_and_says_how_to_keep_it():
     with pytest.warns(UserWarning, match="set NUMBA_CACHE_DIR"):
         double = kernel(namespace["double"])
     assert double(21) == 42
+
+
+def test_a_kernel_of_a_package_and_a_home_that_cannot_be_written_is_kept(tmp_path, monkeypatch):
+    (tmp_path / "__pycache__").write_text("not a folder")
+    (tmp_path / "home").write_text("not a folder")
+    (tmp_path / "halve.py").write_text("def halve(x):\n    return x / 2\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+    halve = kernel(importlib.import_module("halve").halve)
+    assert halve(3) == 1.5
+    assert Path(halve.stats.cache_path).is_relative_to(tmp_path / f"dino_jax-{os.getuid()}/kernels")
+    assert list(Path(halve.stats.cache_path).glob("halve*.nbi"))
 
 
 def test_kernels_of_this_package_are_kept():

@@ -1,13 +1,21 @@
 """Paths, and files that appear whole or not at all."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from etils import epath
 
-from dino_jax.workdir.paths import absolute_path, is_remote, write_atomically, written_whole
+from dino_jax.workdir.paths import (
+    absolute_path,
+    is_remote,
+    user_cache,
+    write_atomically,
+    written_whole,
+)
 
 
 def test_addresses_stay_and_local_paths_become_absolute(tmp_path, monkeypatch):
@@ -70,3 +78,26 @@ def test_what_a_killed_process_left_is_overwritten(tmp_path):
 def test_input_workers_can_import_the_module_without_jax():
     script = "import sys, dino_jax.workdir.paths; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_the_users_cache_is_a_private_folder_or_none(tmp_path, monkeypatch):
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert user_cache() == home / ".cache/dino_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert user_cache() == home / ".cache/dino_jax"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert user_cache() == tmp_path / "xdg/dino_jax"
+    (tmp_path / "xdg/dino_jax").chmod(0o777)  # others could put programs there
+    other = temporary / f"dino_jax-{os.getuid()}"
+    assert user_cache() == other and other.stat().st_mode & 0o777 == 0o700
+    other.rmdir()
+    other.symlink_to(home)  # laid by somebody else
+    assert user_cache() is None
+    other.unlink()
+    other.write_text("a file")
+    assert user_cache() is None

@@ -26,12 +26,12 @@ def make_ours(case: str, options: dict[str, Any], folder: Path) -> Step:
     """Our step, as dino_jax.train compiles it; leaves what the other side needs in `folder`."""
     import jax
 
-    from dino_jax.devices.compilation_cache import use_compilation_cache
+    from dino_jax.commands.compilation_cache import keep_programs
     from dino_jax.devices.sharding import jit_step, make_mesh, state_sharding
     from dino_jax.step.recipe import build_recipe
     from dino_jax.weights import to_torch
 
-    use_compilation_cache(options.pop("cache"))
+    keep_programs(options.pop("cache"))
     config = cpu_config(CPU_CASES[case], options)
     recipe = build_recipe(config, IMAGES)
     mesh = make_mesh(1)
