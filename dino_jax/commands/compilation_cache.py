@@ -11,6 +11,7 @@ import os
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import jax
 from etils import epath
@@ -48,7 +49,7 @@ def keep_programs(setting: str = AUTO, workdir: epath.PathLike | None = None) ->
     if reason:
         _set_folder(None)
         return f"not kept: {reason}"
-    chosen = jax.config.jax_compilation_cache_dir if setting == AUTO else setting
+    chosen = _read("jax_compilation_cache_dir") if setting == AUTO else setting
     if not chosen:
         found = _usual_folder(workdir)
         if found is None:
@@ -85,7 +86,7 @@ def tidy(folder: epath.Path, limit: int = LIMIT) -> None:
     with contextlib.suppress(OSError):  # a file that another process has just removed, …
         if not is_remote(folder):
             _remove_torn(Path(folder))
-        if jax.config.jax_compilation_cache_max_size == -1:  # else jax keeps its bound itself
+        if _read("jax_compilation_cache_max_size") == -1:  # else jax keeps its bound itself
             _remove_oldest(folder, limit)
 
 
@@ -93,7 +94,7 @@ def _why_not(setting: str) -> str:
     """Why programs cannot be kept; "" if they can."""
     if not setting:
         return "runtime.compilation_cache is ''"
-    if not jax.config.jax_enable_compilation_cache:
+    if not _read("jax_enable_compilation_cache"):
         return "jax_enable_compilation_cache is off"
     if jax.default_backend() != "cpu":
         return ""
@@ -114,8 +115,12 @@ def _usual_folder(workdir: epath.PathLike | None) -> epath.Path | None:
     return epath.Path(cache) / COMPILED if cache else None
 
 
+def _read(option: str) -> Any:
+    return getattr(jax.config, option)
+
+
 def _set_folder(folder: str | None) -> None:
-    if jax.config.jax_compilation_cache_dir != folder:
+    if _read("jax_compilation_cache_dir") != folder:
         jax.config.update("jax_compilation_cache_dir", folder)
         compilation_cache.reset_cache()  # jax reads the option once
 

@@ -4,8 +4,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from numba import config as numba_config
 from numba import njit
+from numba.core import config
 
 from dino_jax.workdir.paths import user_cache
 
@@ -43,7 +43,8 @@ def kernel(function: Callable) -> Callable:
 
 
 def _kept(function: Callable) -> Callable:
-    given = numba_config.CACHE_DIR
+    settings: Any = config
+    given = settings.CACHE_DIR
     try:
         return njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:  # neither the package nor the home can be written
@@ -51,7 +52,7 @@ def _kept(function: Callable) -> Callable:
         if given or cache is None:
             raise
     try:
-        numba_config.CACHE_DIR = str(cache / "kernels")
+        settings.CACHE_DIR = str(cache / "kernels")
         return njit(cache=True, **_OPTIONS)(function)
     finally:
-        numba_config.CACHE_DIR = given
+        settings.CACHE_DIR = given

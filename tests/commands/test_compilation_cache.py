@@ -11,10 +11,12 @@ from pathlib import Path
 import jax
 import pytest
 from etils import epath
-from jax._src.lib import xla_client
+from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 
 from dino_jax.commands.compilation_cache import keep_programs, tidy
 from dino_jax.workdir.paths import absolute_path
+
+KEPT = "jax_compilation_cache_dir"
 
 # Compiles two programs on one device; prints where they are kept and how many were found.
 START = """
@@ -72,22 +74,22 @@ def test_the_users_own_folder_goes_before_ours(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     """A folder that jax keeps programs in, until the test is over."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    before = getattr(jax.config, KEPT)
+    jax.config.update(KEPT, str(tmp_path))
     yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", before)
+    jax.config.update(KEPT, before)
 
 
 def test_programs_of_several_cpu_devices_are_not_kept(folder):
     assert jax.device_count() == 4
     line = keep_programs(str(folder))
     assert line == "not kept: programs of several CPU devices hang when they are read again"
-    assert jax.config.jax_compilation_cache_dir is None
+    assert getattr(jax.config, KEPT) is None
 
 
 def test_the_user_can_turn_it_off(folder):
     assert keep_programs("") == "not kept: runtime.compilation_cache is ''"
-    assert jax.config.jax_compilation_cache_dir is None
+    assert getattr(jax.config, KEPT) is None
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         assert keep_programs(str(folder)) == "not kept: jax_enable_compilation_cache is off"

@@ -4,6 +4,7 @@ import importlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def test_a_kernel_of_a_package_and_a_home_that_cannot_be_written_is_kept(tmp_pat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    halve = kernel(importlib.import_module("halve").halve)
+    halve: Any = kernel(importlib.import_module("halve").halve)
     assert halve(3) == 1.5
     assert Path(halve.stats.cache_path).is_relative_to(tmp_path / f"dino_jax-{os.getuid()}/kernels")
     assert list(Path(halve.stats.cache_path).glob("halve*.nbi"))
@@ -35,7 +36,8 @@ def test_a_kernel_of_a_package_and_a_home_that_cannot_be_written_is_kept(tmp_pat
 
 def test_kernels_of_this_package_are_kept():
     geometry.split_columns(np.zeros((2, 2, 3), np.uint8))
-    for function in (geometry._fill_columns, recolor._recolor):
+    functions: Any = (geometry._fill_columns, recolor._recolor)
+    for function in functions:
         assert function.stats.cache_path is not None
 
 

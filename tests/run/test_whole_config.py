@@ -164,7 +164,7 @@ def test_a_shipped_config_is_what_it_was(name: str):
 def test_a_config_json_of_version_0_1_is_todays_config(name: str):
     plain = json.loads((GOLDEN / "v01" / "configs" / f"{name}.json").read_text())
     old, _ = read_plain(plain)
-    todays = load_config(name)
+    todays: Any = load_config(name)
     todays.runtime.compilation_cache = ""  # then the default
     assert old == read_config(complete_config(todays))
 
