@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "dino_jax"
 # From the bottom to the top. A room imports rooms of lower floors only, none of its own floor, so
 # that no two rooms can form a circle.
 FLOORS = (
-    {"config", "devices", "processes", "workdir"},
+    {"config", "devices", "processes"},
+    {"workdir"},
     {"commands", "optim"},
     {"data", "models", "objectives"},
     {"step"},
@@ -30,10 +31,10 @@ FLOORS = (
 KNOWN = {
     "config": (),
     "processes": (),
-    "workdir": ("config",),
+    "workdir": ("config", "devices.host_kernel"),
     "devices": (),
     "optim": ("config",),
-    "data": ("commands", "config", "workdir"),
+    "data": ("commands", "config", "devices.host_kernel", "workdir"),
     "models": ("config", "devices.kernels"),  # no mesh
     "objectives": ("config", "optim"),
     "report": ("commands", "config.upgrade", "workdir"),

@@ -6,36 +6,34 @@ nothing else is needed to resume. `state_layout` says how it lies there.
 Saves are asynchronous and atomic (renamed, or marked as committed on gs://), so a killed process
 leaves no half checkpoint behind; after other failures (a full disk, a damaged file) the step before
 is used, with a loud warning. Orbax checks the structure of its files and the length of
-their chunks; it keeps no checksums of large arrays, so a flipped bit in one goes unnoticed.
+their chunks; `checksums` finds flipped bits in arrays.
 """
 
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, Protocol
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dino_jax.workdir.checkpoint_reading import (
+    STATE,
+    find_steps,
+    read_part,
+    restore_network,
+    restore_state,
+    steps_in,
+)
+from dino_jax.workdir.checksums import CHECKSUMS, NotFiniteStateError, compute_checksums
 from dino_jax.workdir.layout import CHECKPOINTS, CONFIG_JSON, UNREADABLE_CHECKPOINTS
 from dino_jax.workdir.paths import absolute_path
-from dino_jax.workdir.state_layout import (
-    TreeMismatchError,
-    as_part,
-    from_stored,
-    part_of,
-    place_of,
-    require_same_tree,
-    to_stored,
-)
+from dino_jax.workdir.state_layout import from_stored, place_of, to_stored
 
-STATE = "state"  # the one item of a checkpoint
 DEFAULT_ROLE = "teacher"  # what version 0.1 evaluates
 
 PyTree = Any
@@ -114,12 +112,25 @@ def save(manager: ocp.CheckpointManager, step: int, state: PyTree, force: bool =
 
     Returns:
       Whether a save was started: False if it is not due, or if this step is saved already.
+
+    Raises:
+      NotFiniteStateError: if a number of the state is not finite; nothing is saved.
     """
     manager.check_for_errors()
     if step in manager.all_steps():
         return False
-    args = ocp.args.Composite(**{STATE: ocp.args.StandardSave(to_stored(state))})
-    return manager.save(step, args=args, force=force)
+    if not force and not manager.should_save(step):
+        return False
+    stored = to_stored(state)
+    try:
+        checksums = compute_checksums(stored)
+    except NotFiniteStateError as error:
+        raise NotFiniteStateError(
+            f"the state after step {step} is {error}. It is not saved; the checkpoints before it "
+            "hold finite numbers only. Lower config.optimizer.lr in a new workdir."
+        ) from error
+    items = {STATE: ocp.args.StandardSave(stored), CHECKSUMS: ocp.args.JsonSave(checksums)}
+    return manager.save(step, args=ocp.args.Composite(**items), force=force)
 
 
 def restore_or_init(
@@ -148,12 +159,10 @@ def restore_or_init(
     steps = sorted(manager.all_steps(), reverse=True)
     if not steps:
         return init_fn(), False
-    state, step = _restore_newest(
-        epath.Path(manager.directory), steps, _restore_state, abstract_state
-    )
+    stored, step = restore_state(epath.Path(manager.directory), steps, abstract_state)
     _set_aside(manager, [newer for newer in steps if newer > step], step)
     logging.info("resumed from checkpoint %d in %s", step, manager.directory)
-    return state, True
+    return from_stored(stored, abstract_state), True
 
 
 def load_network(
@@ -180,10 +189,9 @@ def load_network(
       ValueError: if the network of the checkpoint has other parameters, shapes or dtypes.
       OSError: if no checkpoint can be read.
     """
-    directory, steps = _find_steps(source, step)
+    directory, steps = find_steps(source, step)
     place = place_of(role or evaluated_role(directory.parent))
-    restore = partial(_restore_network, place)
-    network, step = _restore_newest(directory, steps, restore, abstract)
+    network, step = restore_network(directory, steps, place, abstract)
     logging.info("loaded the %s of step %d from %s", place[-1], step, directory)
     return network
 
@@ -215,9 +223,9 @@ def read_network(
       ValueError: if the checkpoint has no such role.
       OSError: if no checkpoint can be read.
     """
-    directory = _checkpoints_directory(source)
+    directory, steps = find_steps(source, step)
     role = role or evaluated_role(directory.parent)
-    variables, step = _read_whole(source, step, place_of(role))
+    variables, step = read_part(directory, steps, place_of(role))
     if not variables:
         raise ValueError(f"checkpoint {step} in {directory} has no role {role!r}")
     return variables, step
@@ -225,7 +233,7 @@ def read_network(
 
 def read_objectives(source: epath.PathLike, step: int) -> PyTree:
     """Reads the states of a run's objectives, {"dino": {"center": [K]}}, as `read_network`."""
-    return _read_whole(source, step, ("objectives",))[0]
+    return read_part(*find_steps(source, step), ("objectives",))[0]
 
 
 def evaluated_role(workdir: epath.PathLike) -> str:
@@ -238,7 +246,7 @@ def evaluated_role(workdir: epath.PathLike) -> str:
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:
     """Labels of the finished checkpoints of `workdir`, the newest first; [] for a new run."""
-    return _steps_in(absolute_path(workdir) / CHECKPOINTS)
+    return steps_in(absolute_path(workdir) / CHECKPOINTS)
 
 
 def remove_checkpoint(workdir: epath.PathLike, step: int) -> None:
@@ -272,126 +280,6 @@ def closing(manager: ocp.CheckpointManager) -> Iterator[None]:
         close(manager)
 
 
-def _checkpoints_directory(source: ocp.CheckpointManager | epath.PathLike) -> epath.Path:
-    """The directory of step directories that `source` means."""
-    if isinstance(source, ocp.CheckpointManager):
-        return epath.Path(source.directory)
-    path = absolute_path(source)
-    return path / CHECKPOINTS if (path / CHECKPOINTS).exists() else path
-
-
-def _steps_in(directory: epath.Path) -> list[int]:
-    if not directory.exists():
-        return []
-    return sorted(ocp.utils.checkpoint_steps(directory), reverse=True)
-
-
-def _find_steps(
-    source: ocp.CheckpointManager | epath.PathLike, step: int | None
-) -> tuple[epath.Path, list[int]]:
-    """The directory of `source`, and the checkpoints to try: the newest first, or only `step`."""
-    directory = _checkpoints_directory(source)
-    known = _steps_in(directory)
-    if not known or step not in (None, *known):
-        wanted = "checkpoints" if step is None else f"checkpoint {step}"
-        raise FileNotFoundError(f"no {wanted} in {directory}; steps found: {sorted(known)}")
-    return directory, known if step is None else [step]
-
-
-def _restore_newest(
-    directory: epath.Path,
-    steps: Sequence[int],
-    restore: Callable[[epath.Path, PyTree], PyTree],
-    abstract: PyTree,
-) -> tuple[PyTree, int]:
-    """The first of `steps` (newest first) that every process can read, and which one that was."""
-    failures = []
-    for step in steps:
-        restored, error = None, None
-        try:
-            restored = restore(directory / str(step) / STATE, abstract)
-        except TreeMismatchError as mismatch:
-            raise ValueError(f"checkpoint {step} in {directory} {mismatch}") from mismatch
-        except Exception as caught:  # Orbax and TensorStore have no common class for damaged files
-            error = caught
-        if _true_everywhere(error is None):
-            return restored, step
-        cause = "unreadable on another process" if error is None else _root_cause(error)
-        failures.append(f"  {step}: {cause}")
-        logging.warning("CHECKPOINT %d in %s CANNOT BE READ: %s", step, directory, cause)
-    raise OSError(
-        f"none of the checkpoints in {directory} can be read; this run does not start from "
-        "scratch over them. Repair or remove them, or use another workdir:\n" + "\n".join(failures)
-    )
-
-
-def _restore_state(path: epath.Path, abstract_state: Any) -> Any:
-    handler, options = _local_handler(ocp.StandardCheckpointHandler)
-    wanted = to_stored(abstract_state)
-    require_same_tree(_stored_tree(path), wanted)
-    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        stored: Any = reader.restore(path, args=ocp.args.StandardRestore(wanted))
-    return from_stored(stored, abstract_state)
-
-
-def _restore_network(place: tuple[str, ...], path: epath.Path, abstract: PyTree) -> PyTree:
-    require_same_tree(part_of(_stored_tree(path), place), abstract)
-    restore_args = ocp.checkpoint_utils.construct_restore_args(abstract)
-    return _restore_partly(path, place, abstract, restore_args)
-
-
-def _read_whole(
-    source: epath.PathLike, step: int | None, place: tuple[str, ...]
-) -> tuple[PyTree, int]:
-    """One part of a state as NumPy arrays, {} if the checkpoint has none; and its step."""
-    directory, steps = _find_steps(source, step)
-
-    def read(path: epath.Path, _: None) -> PyTree:
-        stored = part_of(_stored_tree(path), place)
-        if not jax.tree.leaves(stored):
-            return {}
-        whole = ocp.RestoreArgs(restore_type=np.ndarray)
-        return _restore_partly(path, place, stored, jax.tree.map(lambda _: whole, stored))
-
-    return _restore_newest(directory, steps, read, None)
-
-
-def _restore_partly(
-    path: epath.Path, place: tuple[str, ...], item: PyTree, restore_args: PyTree
-) -> PyTree:
-    """One part of the state of a checkpoint, and nothing else of it."""
-    handler, options = _local_handler(ocp.PyTreeCheckpointHandler)
-    args = ocp.args.PyTreeRestore(
-        item=as_part(item, place), restore_args=as_part(restore_args, place), partial_restore=True
-    )
-    with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
-        return part_of(reader.restore(path, args=args), place)
-
-
-def _local_handler(handler_type: Any) -> tuple[Any, ocp.options.MultiprocessingOptions]:
-    """A handler without barriers: a process that fails to read keeps no other process waiting."""
-    process = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(
-        primary_host=process,
-        active_processes={process},
-        barrier_sync_key_prefix=f"restore_on_{process}",
-    )
-    return handler_type(multiprocessing_options=options), options
-
-
-def _root_cause(error: BaseException) -> str:
-    """One line about the first error of a chain; TensorStore's run over pages."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]
-
-
-def _true_everywhere(flag: bool) -> bool:
-    if jax.process_count() == 1:
-        return flag
-    return bool(np.all(multihost_utils.process_allgather(np.asarray(flag))))
-
-
 def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: int) -> None:
     """Moves unreadable checkpoints out of the way of future saves."""
     if not steps:
@@ -413,11 +301,3 @@ def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int], resumed: in
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("dino_jax:set_aside")
     manager.reload()
-
-
-def _stored_tree(path: epath.Path) -> dict[str, Any]:
-    """The nested dict of array metadata (shape, dtype) of a checkpoint, without its arrays."""
-    metadata = ocp.StandardCheckpointHandler().metadata(path)
-    if metadata is None or metadata.tree is None:
-        raise OSError(f"{path} has no readable _METADATA")
-    return metadata.tree

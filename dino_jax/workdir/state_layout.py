@@ -63,7 +63,7 @@ def as_part(part: PyTree, place: tuple[str, ...]) -> PyTree:
 
 def require_same_tree(stored: PyTree, wanted: PyTree) -> None:
     """Raises TreeMismatchError with a line for each array that is missing, new or different."""
-    ours, theirs = _describe(wanted), _describe(stored)
+    ours, theirs = describe_tree(wanted), describe_tree(stored)
     lines = [
         f"  {path}: checkpoint has {theirs.get(path, 'nothing')}, "
         f"this run has {ours.get(path, 'nothing')}"
@@ -79,13 +79,18 @@ def require_same_tree(stored: PyTree, wanted: PyTree) -> None:
         )
 
 
-def _describe(tree: PyTree) -> dict[str, str]:
+def describe_tree(tree: PyTree) -> dict[str, str]:
     """Maps each "a/b/0/c" of a tree to dtype and shape, "empty" for a subtree without arrays.
 
     Dataclasses, named tuples and dicts give the same names, as they do in a checkpoint.
     """
+    return {path: _kind(x) for path, x in flatten_tree(tree).items()}
+
+
+def flatten_tree(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a tree, and its subtrees without any, by paths such as "a/b/0/c"."""
     leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: not jax.tree.leaves(x))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): _kind(x) for path, x in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 def _kind(leaf: Any) -> str:

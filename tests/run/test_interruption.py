@@ -106,7 +106,7 @@ TWO_PROCESSES = textwrap.dedent("""
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
     folder = sys.argv[1]
-    from dino_jax.workdir import checkpointing
+    from dino_jax.workdir import checkpoint_reading, checkpointing
     from dino_jax.run.interruption import Interruption
     from dino_jax.processes.join import join_processes
     lifeline = join_processes()
@@ -134,12 +134,12 @@ TWO_PROCESSES = textwrap.dedent("""
     checkpointing.close(manager)
 
     if process == 1:  # this process alone cannot read the newest checkpoint
-        read = checkpointing._restore_state
-        def fail(path, tree):
+        read = checkpoint_reading._read_state
+        def fail(path, stored, wanted):
             if f"/{step}/" in str(path):
                 raise OSError("a disk of process 1")
-            return read(path, tree)
-        checkpointing._restore_state = fail
+            return read(path, stored, wanted)
+        checkpoint_reading._read_state = fail
     manager = checkpointing.open_checkpoints(folder, save_every_steps=2, keep=3)
     state, resumed = checkpointing.restore_or_init(manager, lambda: init(0), abstract)
     start = int(state["step"])

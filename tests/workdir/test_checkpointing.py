@@ -5,6 +5,7 @@ import logging as python_logging
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import flax
 import jax
@@ -16,6 +17,7 @@ from absl import logging
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.checkpoint_reading import _stored_tree
 
 # Orbax leaves coroutines behind when it meets a damaged file; they complain when collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -233,9 +235,7 @@ def test_networks_lie_on_disk_as_in_version_0_1_and_other_roles_beside_them(tmp_
     checkpointing.save(manager, 4, more)
     checkpointing.close(manager)
     fields = {"step", "student", "teacher", "opt_state", "objectives", "rng", "skipped"}
-    trees = {
-        step: checkpointing._stored_tree(tmp_path / f"checkpoints/{step}/state") for step in (2, 4)
-    }
+    trees = {step: _stored_tree(tmp_path / f"checkpoints/{step}/state") for step in (2, 4)}
     assert set(trees[2]) == fields
     assert set(trees[4]) == fields - {"teacher"} | {"others"} and set(trees[4]["others"]) == {
         "anchor"
@@ -308,6 +308,88 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before_and_says_so(ru
     assert "CHECKPOINT 4" in warnings()
     assert "CANNOT BE READ" in warnings()
     assert "CONTINUING FROM CHECKPOINT 2" in warnings()
+
+
+def corrupt(workdir: Path, step: int, change) -> None:
+    """Saves a changed state under the checksums of the one that was saved."""
+    sums = (workdir / f"checkpoints/{step}/checksums/metadata").read_bytes()
+    shutil.rmtree(workdir / f"checkpoints/{step}")
+    manager = open_run(workdir)
+    with mock.patch.object(checkpointing, "compute_checksums", lambda tree: {}):
+        checkpointing.save(manager, step, change(init_state(step)), force=True)
+    checkpointing.close(manager)
+    (workdir / f"checkpoints/{step}/checksums/metadata").write_bytes(sums)
+
+
+def with_kernel(state: State, kernel: Any) -> State:
+    teacher = {"params": {**state.networks["teacher"]["params"], "kernel": kernel}}
+    return state.replace(networks={**state.networks, "teacher": teacher})
+
+
+def lowest_bit_flipped(state: State) -> State:
+    kernel = np.array(state.networks["teacher"]["params"]["kernel"])
+    kernel.view(np.uint32)[7, 9] ^= 1
+    return with_kernel(state, jnp.asarray(kernel))
+
+
+def one_nan(state: State) -> State:
+    kernel = state.networks["teacher"]["params"]["kernel"]
+    return with_kernel(state, kernel.at[3, 2].set(jnp.nan))
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_one_other_bit_in_an_array_is_named_on_any_mesh_and_never_restored(run, devices, warnings):
+    corrupt(run, 4, lowest_bit_flipped)
+    teacher = checkpointing.load_network(run, abstract_state(devices).networks["teacher"])
+    assert_bitwise_equal(teacher, init_state(2).networks["teacher"])
+    state, _ = restore(run, abstract_state(devices))
+    assert_bitwise_equal(state, init_state(2))
+    assert (
+        f"CHECKPOINT 4 in {run}/checkpoints CANNOT BE READ: damaged: teacher/params/" in warnings()
+    )
+    assert "damaged: teacher/params/kernel (checksum " in warnings()
+    assert "student" not in warnings()
+
+
+def test_damage_outside_of_a_network_does_not_keep_it_from_being_read(run, warnings):
+    corrupt(run, 4, lowest_bit_flipped)
+    student, step = checkpointing.read_network(run, role="student")
+    assert step == 4 and warnings() == ""
+    assert_bitwise_equal(student, jax.device_get(init_state(4).networks["student"]))
+
+
+def test_damaged_checksums_are_damage_and_a_chosen_step_that_is_damaged_is_an_error(run):
+    (run / "checkpoints/4/checksums/metadata").write_text('{"step": 3}')
+    with pytest.raises(OSError, match=r"none of the checkpoints(.|\n)* 4: (.|\n)*is damaged"):
+        checkpointing.read_network(run, step=4)
+    assert checkpointing.read_network(run)[1] == 2
+
+
+def test_a_checkpoint_without_checksums_is_restored_and_said_to_be_unverified(run, warnings):
+    shutil.rmtree(run / "checkpoints/4/checksums")
+    assert_bitwise_equal(restore(run)[0], init_state(4))
+    (line,) = set(warnings().splitlines())
+    assert "it is not verified" in line
+
+
+def test_a_state_that_is_not_finite_is_neither_saved_nor_restored(run, warnings):
+    manager = open_run(run)
+    with pytest.raises(ValueError, match="step 6 is not finite: teacher/params/kernel"):
+        checkpointing.save(manager, 6, one_nan(init_state(6)))
+    checkpointing.close(manager)
+    corrupt(run, 4, one_nan)
+    shutil.rmtree(run / "checkpoints/4/checksums")  # as version 0.1 would have saved it
+    assert_bitwise_equal(restore(run)[0], init_state(2))
+    assert "not finite: teacher/params/kernel" in warnings()
+
+
+def test_single_flipped_bits_in_all_files_are_noticed_or_harmless(tmp_path):
+    from tests.flipped_bits import count_outcomes
+
+    said = []
+    outcomes = count_outcomes(10, seed=1, folder=tmp_path, say=said.append)
+    assert outcomes["silent"] == 0, said
+    assert outcomes["noticed"] and outcomes["harmless"]
 
 
 def test_the_step_of_a_damaged_checkpoint_can_be_saved_again(run):

@@ -1,4 +1,7 @@
-"""Compiles loops over pixels with numba; the result is kept on disk and loaded by every worker."""
+"""Compiles loops over arrays of the host with numba; the result is kept on disk for every process.
+
+Input workers import this module: it needs no jax.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -35,7 +38,7 @@ def kernel(function: Callable) -> Callable:
         return _kept(function)
     except RuntimeError as error:
         warnings.warn(
-            f"the compiled image kernels can't be kept ({error}), so every process compiles them "
+            f"the compiled kernels can't be kept ({error}), so every process compiles them "
             "for some seconds; set NUMBA_CACHE_DIR to a folder that can be written",
             stacklevel=2,
         )
