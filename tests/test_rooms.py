@@ -14,8 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "dino_jax"
 # From the bottom to the top. A room imports rooms of lower floors only, none of its own floor, so
 # that no two rooms can form a circle.
 FLOORS = (
-    {"config", "devices", "processes"},
-    {"workdir"},
+    {"config", "devices", "processes", "workdir"},
     {"commands", "optim"},
     {"data", "models", "objectives"},
     {"step"},
@@ -31,10 +30,10 @@ FLOORS = (
 KNOWN = {
     "config": (),
     "processes": (),
-    "workdir": ("config", "devices.host_kernel"),
+    "workdir": ("config",),
     "devices": (),
     "optim": ("config",),
-    "data": ("commands", "config", "devices.host_kernel", "workdir"),
+    "data": ("commands", "config", "workdir"),
     "models": ("config", "devices.kernels"),  # no mesh
     "objectives": ("config", "optim"),
     "report": ("commands", "config.upgrade", "workdir"),

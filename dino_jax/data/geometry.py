@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import int32, uint8, uint64
 
-from dino_jax.devices.host_kernel import kernel
+from dino_jax.workdir.host_kernel import kernel
 
 _LANES = 32  # rows are summed in multiples of this many bytes; buffers hold the excess
 _TAPS = 12  # weights are padded with zeros by less than this; buffers hold the rows for them

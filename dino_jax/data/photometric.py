@@ -8,7 +8,7 @@ from numba import float32
 
 from dino_jax.data.augment import CropConfig, CropParameters
 from dino_jax.data.recolor import ONE, Photometric
-from dino_jax.devices.host_kernel import kernel
+from dino_jax.workdir.host_kernel import kernel
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")  # by column
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import float32, float64, int32, uint8, uint32
 
-from dino_jax.devices.host_kernel import kernel
+from dino_jax.workdir.host_kernel import kernel
 
 # Columns of a row; the weights of the blur at distance 0, 1, 2, ... follow.
 BRIGHTNESS, CONTRAST, SATURATION = 0, 1, 2  # factors, 1 for none

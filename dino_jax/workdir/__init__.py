@@ -7,4 +7,5 @@ json_lines.py     metrics.jsonl and diagnosis.jsonl: one history over all restar
 checkpointing.py  checkpoints, by Orbax; checkpoint_reading.py the newest sound one;
                   checksums.py and array_sum.py whether it is; state_layout.py how a state lies
                   in one
+host_kernel.py    loops over arrays of the host, compiled and kept in the user's cache
 """

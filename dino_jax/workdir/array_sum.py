@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dino_jax.devices.host_kernel import kernel
+from dino_jax.workdir.host_kernel import kernel
 
 MODULUS = 1 << 32
 # Bits of the exponent by dtype: all are set in numbers that are not finite.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dino_jax.data import geometry, recolor
-from dino_jax.devices.host_kernel import kernel
+from dino_jax.workdir.host_kernel import kernel
 
 
 def test_without_a_place_on_disk_a_kernel_still_works_and_says_how_to_keep_it():
