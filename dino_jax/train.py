@@ -20,7 +20,6 @@ from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
-from dino_jax.data.sources import build_source
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
     batch_sharding,
@@ -37,13 +36,16 @@ from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
 from dino_jax.run.check import check_config
+from dino_jax.run.facts import facts_of
 from dino_jax.run.first_step import FirstStep
 from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal
+from dino_jax.run.one_writer import one_writer
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
+from dino_jax.run.start_checks import StartChecks
 from dino_jax.run.watch import LostRunError
 from dino_jax.run.whole_config import (
     Config,
@@ -56,6 +58,7 @@ from dino_jax.step.recipe import Recipe, describe_recipe
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import describe_overrides, open_workdir
+from dino_jax.workdir.newest import NewestCheckpoint
 
 
 def train(config: Config, workdir: str, overrides: list[str], agreement: Agreement) -> int:
@@ -65,7 +68,8 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
     first_step = FirstStep()
     with user_errors():
         programs = keep_programs(runtime.compilation_cache, workdir)
-        mesh, source = make_mesh(runtime.fsdp), build_source(config.data)
+        mesh, checks = make_mesh(runtime.fsdp), StartChecks(workdir, runtime.accept_data, agreement)
+        source = checks.open_images(config)
         lowered = with_lowered_rates(config, workdir)
         lowered, recipe, train_step, frozen_roles = check_config(
             lowered, len(source), mesh, workdir
@@ -73,6 +77,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
         config = frozen_roles.fill_steps(config)
         multi_crop = build_multi_crop(config.augment)
         instruments = build_instruments(config, recipe, mesh, source, workdir)
+        checks.compare(lowered, instruments.sources)
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 
@@ -88,6 +93,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             frozen = frozen_roles.load(mesh, recipe.crop_shape)
             older = describe_older(workdir)
             folder = open_workdir(workdir, to_plain(config), in_todays_form)
+            checks.write()
             best = Best(recipe.evaluated)
             checkpoints = checkpointing.open_checkpoints(
                 folder,
@@ -102,6 +108,8 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 with_sharding(abstract, shardings),
             )
             start = int(state.step)
+            newest = NewestCheckpoint(folder, checkpoints)
+            newest.note()
             stream = build_train_stream(
                 source,
                 multi_crop,
@@ -122,6 +130,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             lines = (
                 *overrides,
                 *older,
+                *checks.lines,
                 describe_mesh(mesh),
                 f"compiled    {programs}",
                 f"data        {len(source):,} images, {config.data.kind}",
@@ -146,9 +155,11 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                     due = save_clock.due(step) or stop or worth_saving or last
                     if checkpointing.save(checkpoints, step, state, force=due):
                         save_clock.restart()
+                newest.note()
                 if stop:
                     break
             journal.finish(checkpoints.all_steps())
+        newest.note()
         journal.progress.say(last_line(interruption.requested, int(state.step), recipe, folder))
         return interruption.exit_code
 
@@ -182,10 +193,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             agreement: Agreement = Alone()
             with user_errors():
                 if options.distributed:
+                    facts = facts_of(config, options.config, options.workdir)
                     agreement = stack.enter_context(
-                        join_processes(runtime.join_report_seconds, runtime.join_timeout_seconds)
+                        join_processes(
+                            runtime.join_report_seconds, runtime.join_timeout_seconds, facts
+                        )
                     )
                 overrides = describe_overrides(default, config)
+                stack.enter_context(one_writer(options.workdir, agreement))
             return repeat_after_roll_backs(
                 lambda: train(config, options.workdir, overrides, agreement)
             )

@@ -1,4 +1,4 @@
-"""Agreement on one step at which all processes stop or save, as one of them asked.
+"""Agreement of all processes: on what they do, and on steps at which they stop or save.
 
 Processes are not at the same step when somebody asks, so each reports its step and waits until all
 have answered; they agree on the step after the latest of these. That costs a round trip when
@@ -6,16 +6,44 @@ somebody asks, and nothing on all other steps.
 """
 
 import dataclasses
+import socket
 import threading
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
+
+from dino_jax.processes.conference import Judge
+from dino_jax.processes.ending import end_now
 
 
 class Agreement(Protocol):
-    """A request made anywhere, agreed on between steps.
+    """Requests made anywhere, agreed on between steps; and questions that all answer.
 
     agreement.ask("save")                       any process, at any time, also a signal handler
     if agreement.reached("save", step): …       every process, after every step
+    answer = agreement.confer(mine, judge)      every process, in the same order
+
+    Attributes:
+      hosts: names of the hosts by process; of all of them on process 0.
     """
+
+    @property
+    def hosts(self) -> Mapping[int, str]: ...
+
+    def confer(self, mine: Any, judge: Judge) -> Any:
+        """Tells process 0 something; it judges what all have told, and all get its answer.
+
+        Args:
+          mine: what this process tells, as JSON.
+          judge: maps what was told, by process, to the answer, as JSON; called on process 0 only.
+
+        Raises:
+          ValueError: on all processes, if `judge` raises a ValueError or an OSError.
+        """
+        ...
+
+    def end(self, code: int, why: str) -> NoReturn:
+        """Ends all processes at once, wherever they are; for another thread than the main one."""
+        ...
 
     def ask(self, topic: str) -> None:
         """Asks all processes for `topic`; returns at once."""
@@ -30,7 +58,16 @@ class Alone:
     """The agreement of a single process with itself."""
 
     def __init__(self):
+        self.hosts = {0: socket.gethostname()}
         self._asked: set[str] = set()
+
+    def confer(self, mine: Any, judge: Judge) -> Any:
+        """See `Agreement.confer`."""
+        return judge({0: mine})
+
+    def end(self, code: int, why: str) -> NoReturn:
+        """See `Agreement.end`."""
+        end_now(code, why)
 
     def ask(self, topic: str) -> None:
         """See `Agreement.ask`."""

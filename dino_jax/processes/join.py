@@ -6,6 +6,7 @@ import time
 import jax
 from jax._src import clusters  # how jax itself finds out; there is no public name for it
 
+from dino_jax.processes.facts import Facts
 from dino_jax.processes.lifeline import Lifeline
 from dino_jax.processes.patience import Patience, Place
 from dino_jax.processes.roll_call import call_the_roll
@@ -16,7 +17,9 @@ JAX_START_SECONDS = 120  # for jax, once all processes are there
 
 
 def join_processes(
-    report_seconds: float = REPORT_SECONDS, timeout_seconds: float = TIMEOUT_SECONDS
+    report_seconds: float = REPORT_SECONDS,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    facts: Facts | None = None,
 ) -> Lifeline:
     """Makes this process one of those of a TPU pod or a Slurm, Open MPI or Kubernetes job.
 
@@ -25,6 +28,7 @@ def join_processes(
     Args:
       report_seconds: time between two lines on stderr about missing processes.
       timeout_seconds: time until `MissingProcessesError`.
+      facts: what this process is about to do, which must be the same for all, see `call_the_roll`.
 
     Raises:
       ValueError: if this process was started by none of these, or the processes do not belong
@@ -36,7 +40,7 @@ def join_processes(
             raise ValueError(f"runtime.join_{name}_seconds must be positive, got {seconds}")
     patience = Patience(report_seconds, timeout_seconds)
     place = find_place(patience)
-    lifeline = Lifeline(place, call_the_roll(place, patience))
+    lifeline = Lifeline(place, call_the_roll(place, patience, facts))
     # SIGTERM is ours: see `interruption`.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(

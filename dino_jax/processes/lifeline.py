@@ -8,20 +8,22 @@ exit code 75: run the same command again. Agreements on a step (`agreement`) use
 
 import atexit
 import collections
-import os
 import selectors
 import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from dino_jax.processes.agreement import Proposals, Votes
+from dino_jax.processes.conference import Conference, Judge
+from dino_jax.processes.ending import AGAIN, end_now, exit_now
 from dino_jax.processes.line import Line, Message
 from dino_jax.processes.patience import Place
 
-DIED = 75  # EX_TEMPFAIL of sysexits.h: the launcher may start the same command again
 GRACE_SECONDS = 30.0  # time to end without being forced, after another process has given up
 DOUBT_SECONDS = 5.0  # after an error, until we know that it is not the echo of a death elsewhere
 TOLD_SECONDS = 1.0  # process 0 stays this much longer, so that the others hear why
@@ -42,7 +44,8 @@ class Lifeline:
         …train…
 
     An error inside ends the other processes, too, with the same exit code (`exit_code` of the
-    exception, else 1); the death of another process ends this one, at once, with 75.
+    exception, else 1); the death of another process ends this one, at once, with 75. An error of
+    `confer` is everybody's own.
     """
 
     def __init__(self, place: Place, lines: dict[int, Line]):
@@ -54,8 +57,11 @@ class Lifeline:
         """
         self._first, self._lines = place.process == 0, lines
         self._name = f"process {place.process}"
+        self.hosts = {process: line.host for process, line in lines.items()}
+        self.hosts[place.process] = socket.gethostname()
         self._proposals, self._votes = Proposals(), Votes(place.count)
-        self._asked: collections.deque[str] = collections.deque()
+        self._conference, self._all_know = Conference(place.count), False
+        self._todo: collections.deque[Callable[[], object]] = collections.deque()  # for the thread
         self._wake, self._woken = socket.socketpair()
         self._wake.setblocking(False)
         self._leaving: _End | None = None
@@ -67,8 +73,33 @@ class Lifeline:
 
     def ask(self, topic: str) -> None:
         """See `Agreement.ask`."""
-        self._asked.append(topic)
-        self._wake.send(b".")
+        self._do(partial(self._pass_on, topic))
+
+    def confer(self, mine: Any, judge: Judge) -> Any:
+        """See `Agreement.confer`."""
+        question = self._conference.next_question()
+        if not self._first:
+            self._do(partial(self._tell, {"question": question, "value": mine}))
+            answer = self._conference.wait_for_answer(question)
+            if "error" in answer:
+                self._all_know = True
+                raise ValueError(answer["error"])
+            return answer["value"]
+        self._conference.hear(question, 0, mine)
+        try:
+            value = judge(self._conference.wait_for_all(question))
+        except (ValueError, OSError) as error:
+            self._do(partial(self._tell, {"answer": question, "error": str(error)}))
+            self._all_know = True
+            raise ValueError(str(error)) from error
+        self._do(partial(self._tell, {"answer": question, "value": value}))
+        return value
+
+    def end(self, code: int, why: str) -> NoReturn:
+        """See `Agreement.end`."""
+        self._do(partial(self._die, _End(code, why)))
+        time.sleep(EXIT_SECONDS)
+        end_now(code, why)
 
     def reached(self, topic: str, step: int) -> bool:
         """See `Agreement.reached`."""
@@ -98,13 +129,17 @@ class Lifeline:
         if error is None:
             self.leave()
             return
-        code = 130
-        if not isinstance(error, KeyboardInterrupt):
-            code = getattr(error, "exit_code", 1)
+        code = getattr(error, "exit_code", 1)
+        if self._all_know:
+            self.leave()
+        elif isinstance(error, KeyboardInterrupt):
+            code = 130
+            self.leave(code, type(error).__name__)
+        else:
             time.sleep(DOUBT_SECONDS)  # if another process has died, this is the end
             if self._forced is not None:  # the error is an echo of another one
-                _end_now(self._forced[1])
-        self.leave(code, f"{type(error).__name__}: {error}".partition("\n")[0])
+                end_now(*self._forced[1])
+            self.leave(code, f"{type(error).__name__}: {error}".partition("\n")[0])
         # At exit jax would wait for minutes for processes that will not come.
         atexit.register(_exit_at_once, code)
 
@@ -122,8 +157,8 @@ class Lifeline:
                         self._woken.recv(1 << 12)
                     elif not self._hear(key.data):
                         selector.unregister(key.fileobj)
-                while self._asked:
-                    self._pass_on(self._asked.popleft())
+                while self._todo:
+                    self._todo.popleft()()
                 if self._leaving is not None:
                     self._say_goodbye(self._leaving)
                     return
@@ -134,7 +169,7 @@ class Lifeline:
             return None
         left = self._forced[0] - time.monotonic()
         if left <= 0:
-            _end_now(self._forced[1])
+            end_now(*self._forced[1])
         return left
 
     def _hear(self, process: int) -> bool:
@@ -149,7 +184,7 @@ class Lifeline:
             if process in self._lines and self._forced is None:
                 reason = getattr(error, "strerror", None) or error
                 where = f"process {process}" + (f" on {line.host}" if line.host else "")
-                self._die(_End(DIED, f"{where} has died or cannot be reached ({reason})"))
+                self._die(_End(AGAIN, f"{where} has died or cannot be reached ({reason})"))
             self._lines.pop(process, None)
         return process in self._lines
 
@@ -164,8 +199,12 @@ class Lifeline:
             self._count(message["vote"], message["step"])
         elif "settle" in message:
             self._proposals.settle(message["settle"], message["step"])
+        elif "question" in message:
+            self._conference.hear(message["question"], process, message["value"])
+        elif "answer" in message:
+            self._conference.settle(message["answer"], message)
         elif "ends" in message:
-            _end_now(_End(message["ends"], message["why"]))
+            end_now(message["ends"], message["why"])
         elif "leaves" in message:
             self._see_off(process, _End(message["leaves"], message["why"]))
 
@@ -192,12 +231,17 @@ class Lifeline:
             self._tell({"settle": number, "step": agreed})
             self._proposals.settle(number, agreed)
 
+    def _do(self, deed: Callable[[], object]) -> None:
+        """Lets the thread do something, at once; only it sends."""
+        self._todo.append(deed)
+        self._wake.send(b".")
+
     def _die(self, end: _End) -> None:
-        """Another process has died: all end, process 0 last."""
+        """All processes end, process 0 last: another one has died, or this one says so."""
         self._tell({"ends": end.code, "why": end.why})
         if self._first and len(self._lines) > 1:
             time.sleep(TOLD_SECONDS)
-        _end_now(end)
+        end_now(*end)
 
     def _tell(self, message: Message) -> None:
         """Sends to process 0, or from it to all; a dead process shows when it is read from."""
@@ -216,14 +260,7 @@ class Lifeline:
             _exit_at_once(end.code)
 
 
-def _end_now(end: _End) -> None:
-    """Ends this process wherever its main thread is; os.write, as that may be in a print."""
-    advice = ": run the same command again" if end.code == DIED else ""
-    os.write(2, f"\nstopped: {end.why}; exit code {end.code}{advice}\n".encode())
-    os._exit(end.code)
-
-
 def _exit_at_once(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    exit_now(code)

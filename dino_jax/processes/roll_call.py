@@ -1,27 +1,36 @@
 """All processes meet at process 0 before jax starts, so that missing processes can be named.
 
 Process 0 listens at the port that jax's own coordination service will use (one hole in a firewall
-is enough); the others connect and say who they are; process 0 tells everybody who is there. When
-all are, it closes the port and sends everybody off. The connections stay, see `lifeline`.
+is enough); the others connect and say who they are and what they are about to do (their facts:
+versions, config, settings); process 0 tells everybody who is there. When all are, it closes the
+port, and either sends everybody off or, if they are about to do different things, tells everybody
+what differs. The connections stay, see `lifeline`.
 """
 
 import selectors
 import socket
 import time
 
+from dino_jax.processes.facts import Facts, require_alike
 from dino_jax.processes.line import Line, Message
 from dino_jax.processes.patience import Patience, Place, describe_missing, describe_obstacle
 
 RETRY_SECONDS = 0.5
 CONNECT_SECONDS = 5.0
+SAME_START = (
+    "Start the same command with the same code, packages and settings on all hosts; of "
+    "config.runtime only what belongs to a host (workers, threads, compilation_cache, join_…) may "
+    "differ."
+)
 
 
-def call_the_roll(place: Place, patience: Patience) -> dict[int, Line]:
-    """Waits until all processes are there.
+def call_the_roll(place: Place, patience: Patience, facts: Facts | None = None) -> dict[int, Line]:
+    """Waits until all processes are there, and checks that they are about to do the same.
 
     Args:
       place: place of this process.
       patience: how long to wait for those that are missing.
+      facts: what this process is about to do.
 
     Returns:
       A connection to each other process, for process 0; else one to process 0.
@@ -29,12 +38,13 @@ def call_the_roll(place: Place, patience: Patience) -> dict[int, Line]:
     Raises:
       MissingProcessesError: if `patience` runs out.
       ValueError: if the processes were not started for the same run: different counts, or a number
-        twice.
+        twice, or different facts.
     """
+    facts = facts or {}
     if place.process == 0:
-        return _gather(place, patience)
+        return _gather(place, patience, facts)
     while True:
-        line = _connect(place, patience)
+        line = _connect(place, patience, facts)
         try:
             _wait_for_all(line, place, patience)
             return {0: line}
@@ -44,9 +54,9 @@ def call_the_roll(place: Place, patience: Patience) -> dict[int, Line]:
             time.sleep(RETRY_SECONDS)
 
 
-def _gather(place: Place, patience: Patience) -> dict[int, Line]:
-    """Process 0: lets the others in."""
-    roll = _Roll(place)
+def _gather(place: Place, patience: Patience, facts: Facts) -> dict[int, Line]:
+    """Process 0: lets the others in, and sends all off if they agree."""
+    roll = _Roll(place, facts)
     with _listen(place, patience) as listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         while not roll.complete:
@@ -61,7 +71,7 @@ def _gather(place: Place, patience: Patience) -> dict[int, Line]:
             roll.publish()
             if not roll.complete:
                 patience.check(describe_missing(place, roll.present))
-    roll.tell({"go": True})
+    roll.send_off()
     return roll.lines
 
 
@@ -85,8 +95,8 @@ def _listen(place: Place, patience: Patience) -> socket.socket:
 class _Roll:
     """The processes that process 0 has seen."""
 
-    def __init__(self, place: Place):
-        self._place = place
+    def __init__(self, place: Place, facts: Facts):
+        self._place, self._facts = place, {0: facts}
         self.lines: dict[int, Line] = {}
         self.present = {0: socket.gethostname()}
         self._published, self._published_at = self.present.copy(), 0.0
@@ -122,15 +132,27 @@ class _Roll:
             self._published, self._published_at = self.present.copy(), now
             self.tell({"present": self.present})
 
+    def send_off(self) -> None:
+        """Once all are there: all may go, or, if they differ, none."""
+        try:
+            require_alike(self._facts, self.present, SAME_START)
+        except ValueError as error:
+            self.tell({"refused": str(error)})
+            raise _RefusedError(str(error)) from error
+        self.tell({"go": True, "alike": True})
+
     def _admit(self, line: Line, message: Message) -> None:
         process, count, host = int(message["process"]), int(message["count"]), str(message["host"])
         error = self._objection(process, count, host)
+        if error is None and "facts" not in message:
+            error = _older(process, host)
         if error:
             line.send({"refused": error})
             self.tell({"refused": error})
             raise _RefusedError(error)
         line.host = host
         self.lines[process], self.present[process] = line, host
+        self._facts[process] = dict(message["facts"])
 
     def _objection(self, process: int, count: int, host: str) -> str | None:
         if count != self._place.count:
@@ -149,20 +171,27 @@ class _Roll:
     def _remove(self, line: Line) -> None:
         for process, known in list(self.lines.items()):
             if known is line:
-                del self.lines[process], self.present[process]
+                del self.lines[process], self.present[process], self._facts[process]
 
 
 class _RefusedError(ValueError):
     """The processes do not belong together."""
 
 
-def _connect(place: Place, patience: Patience) -> Line:
+def _older(process: int, host: str) -> str:
+    return (
+        f"process {process} on {host} runs an older version of dino_jax, which does not say what "
+        f"it is about to do. {SAME_START}"
+    )
+
+
+def _connect(place: Place, patience: Patience, facts: Facts) -> Line:
     """Any other process: reaches process 0, as soon as it is there."""
     while True:
         try:
             line = Line(socket.create_connection((place.host, place.port), CONNECT_SECONDS))
             hello = {"process": place.process, "count": place.count, "host": socket.gethostname()}
-            line.send(hello)
+            line.send(hello | {"facts": facts})
             return line
         except OSError as error:
             patience.check(describe_obstacle(place, error))
@@ -181,6 +210,8 @@ def _wait_for_all(line: Line, place: Place, patience: Patience) -> None:
                 if "refused" in message:
                     raise _RefusedError(message["refused"])
                 if "go" in message:
+                    if "alike" not in message:  # nobody has compared
+                        raise _RefusedError(_older(0, place.host))
                     line.unread = messages
                     return
                 present = {int(process): host for process, host in message["present"].items()}

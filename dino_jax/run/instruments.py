@@ -33,6 +33,7 @@ class Instruments:
         including the ones that are left out.
       probes: probe images, None for none.
       guard: guards against a network that gets worse than the model that it started from.
+      sources: open sources of images by section, that of the training images among them.
       lines: lines for the screen.
     """
 
@@ -41,6 +42,7 @@ class Instruments:
     show_every_steps: frozenset[int]
     probes: ProbeImages | None
     guard: Guard
+    sources: Mapping[str, ImageSource]
     lines: tuple[str, ...]
 
     def due(self, step: int, last: bool) -> list[Scheduled]:
@@ -75,12 +77,14 @@ def build_instruments(
     evaluations = build_evaluations(config, context, recipe.steps_per_epoch)
     rhythms = {every_steps(x, recipe.steps_per_epoch) for _, x in config.evaluations.items()}
     show = frozenset(rhythms - {0})
+    probes = ProbeImages(config, context, source) if show and config.probes.count else None
     return Instruments(
         evaluations=evaluations,
         evaluated=context.evaluated,
         show_every_steps=show,
-        probes=ProbeImages(config, context, source) if show and config.probes.count else None,
+        probes=probes,
         guard=Guard(config, context, evaluations, recipe.steps_per_epoch, recipe.total_steps),
+        sources=context.sources,
         lines=tuple(left_out(config)),
     )
 

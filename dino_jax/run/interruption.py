@@ -6,9 +6,10 @@ import threading
 from types import FrameType, TracebackType
 
 from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.ending import AGAIN, exit_now
 
 EXIT_CODES = {
-    signal.SIGTERM: 75,  # EX_TEMPFAIL of sysexits.h: the launcher may start the same command again
+    signal.SIGTERM: AGAIN,
     signal.SIGINT: 130,  # 128 + SIGINT, as shells report Ctrl-C
 }
 
@@ -20,8 +21,7 @@ def end_on_sigterm() -> None:
 
 def _end(number: int, frame: FrameType | None) -> None:
     del frame
-    os.write(2, b"\nSIGTERM: nothing to save, stopping.\n")
-    os._exit(EXIT_CODES[signal.Signals(number)])
+    exit_now(EXIT_CODES[signal.Signals(number)], "\nSIGTERM: nothing to save, stopping.\n")
 
 
 class Interruption:

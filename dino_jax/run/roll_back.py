@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 from dino_jax.config.change import change
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import GUARD_JSON
+from dino_jax.workdir.newest import note_newest
 from dino_jax.workdir.paths import absolute_path, write_atomically
 
 
@@ -84,6 +85,7 @@ def roll_back(request: RollBackRequest) -> int:
     if jax.process_index() == 0:
         for step in sorted((step for step in steps if step > good), reverse=True):
             checkpointing.remove_checkpoint(folder, step)
+        note_newest(folder, good)
         record = read_guard(folder)
         note = {"step": request.step, "value": request.value, "back_to": good}
         write_guard(folder, record | {"roll_backs": [*record["roll_backs"], note]})

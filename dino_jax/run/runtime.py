@@ -5,6 +5,11 @@ from typing import Literal
 
 from dino_jax.config.section import option
 
+# What belongs to a host: processes of one start may differ in these options only.
+PER_PROCESS = frozenset(
+    {"workers", "threads", "compilation_cache", "join_report_seconds", "join_timeout_seconds"}
+)
+
 
 @dataclass(frozen=True)
 class RuntimeConfig:
@@ -27,6 +32,9 @@ class RuntimeConfig:
         "auto",
         "folder of compiled programs, for faster starts; auto: the user's cache, WORKDIR/compiled "
         "for several hosts or a remote workdir; '': none",
+    )
+    accept_data: str = option(
+        "", "go on with images that have changed: the digest that the error names"
     )
     join_report_seconds: float = option(
         60.0, "--distributed: between reports about missing processes", above=0

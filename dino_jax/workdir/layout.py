@@ -1,6 +1,10 @@
 """The names of all files in the workdir of a run.
 
 config.json                   the config, see `config_json`
+lock.json                     who trains here now, see `lock`
+data.json                     number and digest of the images that the run has seen
+data_names/DIGEST.json.gz     their names, or some of very many
+newest_checkpoint.json        {"step": 200}, once checkpoint 200 is whole
 metrics.jsonl                 a line of numbers per logged step, docs/metrics.md
 diagnosis.jsonl               a line per change of the diagnosis
 checkpoints/200/              the state after 200 updates, see `checkpointing`
@@ -26,6 +30,10 @@ tensorboard/, wandb*, mlruns/, mlflow*   copies of the metrics, see `config.runt
 from etils import epath
 
 CONFIG_JSON = "config.json"
+LOCK_JSON = "lock.json"
+DATA_JSON = "data.json"
+DATA_NAMES = "data_names"
+NEWEST_CHECKPOINT_JSON = "newest_checkpoint.json"
 METRICS_JSONL = "metrics.jsonl"
 DIAGNOSIS_JSONL = "diagnosis.jsonl"
 CHECKPOINTS = "checkpoints"

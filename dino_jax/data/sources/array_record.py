@@ -2,9 +2,15 @@
 
 from typing import Any
 
-from dino_jax.data.sources.base import Blocks, Record
+from dino_jax.data.sources.base import Blocks, Contents, PackedNames, Record
 from dino_jax.data.sources.record_format import SHARD_SUFFIX, decode_record, read_description
-from dino_jax.data.sources.storage import MAX_OPEN_FILES, HandleCache, find_shards, is_pattern
+from dino_jax.data.sources.storage import (
+    MAX_OPEN_FILES,
+    HandleCache,
+    file_sizes,
+    find_shards,
+    is_pattern,
+)
 
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # array_record's advice: random access
 _READ_BUFFER_BYTES = 32 * 1024
@@ -43,6 +49,7 @@ class ArrayRecordSource:
                 f"the shards in {folder} are not those of its description: missing "
                 f"{missing[:5]}, unknown {unknown[:5]}; copy the whole folder, or build it again"
             )
+        self._description = description
         self._blocks = Blocks([description.shards[name] for name in names])
         self.class_names = description.class_names
         self._readers = HandleCache(_open_reader, MAX_OPEN_FILES)
@@ -61,6 +68,13 @@ class ArrayRecordSource:
         """The shard and the record in it."""
         shard, place = self._blocks.locate(index)
         return f"{self._shards[shard]}[{place}]"
+
+    def contents(self) -> Contents:
+        """Shards, their records, class names, and the mean and deviation of all pixels."""
+        counts = [self._blocks.size(shard) for shard in range(len(self._shards))]
+        names = PackedNames([shard.rpartition("/")[2] for shard in self._shards])
+        about = (self._description.mean, self._description.std, file_sizes(self._shards))
+        return Contents(len(self), names, (counts, self.class_names, about))
 
 
 def _open_reader(shard: str) -> Any:

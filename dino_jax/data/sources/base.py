@@ -1,9 +1,11 @@
 """The protocol of image sources: random access to encoded files, with optional labels."""
 
 import bisect
+import hashlib
 import os
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from dataclasses import dataclass
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 
@@ -60,6 +62,39 @@ class PackedNames:
     def __getitem__(self, index: int) -> str:
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._buffer[start : self._ends[index]])
+
+    @staticmethod
+    def joined(parts: Sequence["PackedNames"]) -> "PackedNames":
+        """The names of several as one."""
+        whole = PackedNames(())
+        sizes = np.cumsum([0, *(len(part._buffer) for part in parts)])
+        ends = [part._ends + size for part, size in zip(parts, sizes, strict=False)]
+        whole._ends = np.concatenate([whole._ends, *ends])
+        whole._buffer = b"".join(part._buffer for part in parts)
+        return whole
+
+    def digest(self, start: int, stop: int) -> bytes:
+        """16 bytes that tell names `start` to `stop` - 1 from others, and from another order."""
+        ends = self._ends[start:stop]
+        first = self._ends[start - 1] if start else 0
+        digest = hashlib.blake2b(np.diff(ends, prepend=first).tobytes(), digest_size=16)
+        digest.update(memoryview(self._buffer)[first : ends[-1] if len(ends) else first])
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a source holds, as far as it knows without reading images.
+
+    Attributes:
+      images: number of images.
+      names: names of the images in their order, or of the files that hold them.
+      details: what else tells these images from others, such as sizes and labels; as JSON.
+    """
+
+    images: int
+    names: PackedNames
+    details: Any = ()
 
 
 class Blocks:
@@ -132,3 +167,10 @@ def label_by_folder(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
         return (), np.full(len(names), UNLABELED, np.int32)
     class_names, labels = np.unique(folders, return_inverse=True)
     return tuple(class_names.tolist()), labels.astype(np.int32)
+
+
+def digest_labels(class_names: Sequence[str], labels: np.ndarray) -> str:
+    """What tells these labels from others."""
+    digest = hashlib.blake2b(repr(tuple(class_names)).encode("utf-8", "replace"), digest_size=16)
+    digest.update(np.ascontiguousarray(labels, np.int32).tobytes())
+    return digest.hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from dino_jax.data.sources.base import PackedNames, Record
+from dino_jax.data.sources.base import Contents, PackedNames, Record, digest_labels
 from dino_jax.workdir.paths import is_remote
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -35,3 +35,7 @@ class ImageFiles:
         """The file's path."""
         name = self._files[index]
         return name if name.startswith("/") or is_remote(name) else f"{self._root}/{name}"
+
+    def contents(self) -> Contents:
+        """Names and labels; a size would cost a request per file."""
+        return Contents(len(self), self._files, digest_labels(self.class_names, self._labels))

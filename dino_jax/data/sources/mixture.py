@@ -65,6 +65,10 @@ class MixtureSource:
         part, inner = self._locate(index)
         return f"{self._names[part]}: {self._sources[part].name(inner)}"
 
+    def parts(self) -> dict[str, ImageSource]:
+        """The sources by name."""
+        return dict(zip(self._names, self._sources, strict=True))
+
     def _locate(self, index: int) -> tuple[int, int]:
         """The source, and the index of its image."""
         part, place = self._blocks.locate(index)

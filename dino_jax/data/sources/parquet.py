@@ -3,8 +3,21 @@
 import json
 from typing import Any
 
-from dino_jax.data.sources.base import Blocks, Record, index_labels
-from dino_jax.data.sources.storage import HandleCache, find_shards, map_in_threads, open_file
+from dino_jax.data.sources.base import (
+    Blocks,
+    Contents,
+    PackedNames,
+    Record,
+    digest_labels,
+    index_labels,
+)
+from dino_jax.data.sources.storage import (
+    HandleCache,
+    file_sizes,
+    find_shards,
+    map_in_threads,
+    open_file,
+)
 
 MAX_ROW_GROUP_BYTES = 1 << 30
 _OPEN_FILES = 64  # each holds its footer
@@ -75,6 +88,13 @@ class ParquetSource:
         block, row = self._blocks.locate(index)
         shard, group = self._groups[block]
         return f"{shard}[row group {group}, row {row}]"
+
+    def contents(self) -> Contents:
+        """Files, their sizes, the rows of their row groups, and labels."""
+        rows = [self._blocks.size(group) for group in range(len(self._groups))]
+        names = PackedNames([shard.rpartition("/")[2] for shard in self._shards])
+        labels = digest_labels(self.class_names, self._labels)
+        return Contents(len(self), names, (rows, file_sizes(self._shards), labels))
 
     def _read_row_group(self, place: tuple[str, int]) -> Any:
         shard, group = place

@@ -1,5 +1,6 @@
 """Tar shards in the layout of webdataset, with random access."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -8,7 +9,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from dino_jax.data.sources.base import Blocks, PackedNames, Record, index_labels
+from dino_jax.data.sources.base import (
+    Blocks,
+    Contents,
+    PackedNames,
+    Record,
+    digest_labels,
+    index_labels,
+)
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES
 from dino_jax.data.sources.storage import ByteRanges, find_shards, map_in_threads, open_file
 
@@ -93,6 +101,17 @@ class TarSource:
         """The shard and the member."""
         shard, place = self._blocks.locate(index)
         return f"{self._shards[shard]}:{self._indexes[shard].names[place]}"
+
+    def contents(self) -> Contents:
+        """Names, shards, sizes and labels."""
+        sizes = hashlib.blake2b(digest_size=16)
+        for entry in self._indexes:
+            sizes.update(entry.sizes.tobytes())
+        shards = [shard.rpartition("/")[2] for shard in self._shards]
+        counts = [len(entry.names) for entry in self._indexes]
+        labels = digest_labels(self.class_names, self._labels)
+        names = PackedNames.joined([entry.names for entry in self._indexes])
+        return Contents(len(self), names, (shards, counts, sizes.hexdigest(), labels))
 
 
 def list_members(file: BinaryIO, path: str) -> Iterator[Member]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from dino_jax.data.sources.base import UNLABELED, Record
+from dino_jax.data.sources.base import UNLABELED, Contents, PackedNames, Record
 
 
 class TfdsSource:
@@ -40,6 +40,7 @@ class TfdsSource:
             builder: Any = tfds.builder(name, data_dir=data_dir)
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(f"TFDS knows no data set {name!r} (data_dir={data_dir!r})") from error
+        self._full_name = f"{builder.info.full_name}/{split}"
         features = builder.info.features
         self._image_key = _only_image_feature(name, features, tfds.features.Image)
         self._label_key, self.class_names = _label_feature(features, tfds.features.ClassLabel)
@@ -65,6 +66,10 @@ class TfdsSource:
     def name(self, index: int) -> str:
         """The record's place in the split."""
         return f"{self._name}[{index}]"
+
+    def contents(self) -> Contents:
+        """Name and version of the data set, the split and its length."""
+        return Contents(len(self), PackedNames([self._full_name]), self.class_names)
 
 
 def _only_image_feature(name: str, features: Any, image_type: type) -> str:

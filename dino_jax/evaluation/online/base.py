@@ -129,15 +129,20 @@ class Context:
     max_pixels: int
     mesh: Mesh
     folder: epath.Path
-    _sources: list[tuple[Any, ImageSource]] = field(default_factory=list, repr=False)
+    _sources: list[tuple[str, Any, ImageSource]] = field(default_factory=list, repr=False)
 
     def roles(self, config: Any) -> tuple[str, ...]:
         """The roles of an evaluation."""
         return tuple(config.of) or (self.evaluated,)
 
-    def share(self, config: Any, source: ImageSource) -> None:
-        """Lets evaluations use an open source."""
-        self._sources.append((config, source))
+    @property
+    def sources(self) -> dict[str, ImageSource]:
+        """The open sources by the name of the section that came first."""
+        return {where: source for where, _, source in self._sources}
+
+    def share(self, config: Any, source: ImageSource, where: str = "config.data") -> None:
+        """Lets evaluations use an open source; for the arguments see `open_source`."""
+        self._sources.append((where, config, source))
 
     def open_source(self, where: str, config: Any) -> ImageSource:
         """Opens a source, only once for all evaluations that share it.
@@ -150,11 +155,11 @@ class Context:
           ValueError: as in `build_source`.
           OSError: as in `build_source`.
         """
-        for known, source in self._sources:
+        for _, known, source in self._sources:
             if known == config:
                 return source
         source = build_source(config, where)
-        self._sources.append((config, source))
+        self._sources.append((where, config, source))
         return source
 
     def open_images(self, where: str, images: Any, config: Any, most: int) -> Images:

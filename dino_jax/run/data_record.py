@@ -1,0 +1,123 @@
+"""data.json: which images a run has seen, so that a later start notices that they changed."""
+
+import dataclasses
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from dino_jax.data.sources.base import Contents
+from dino_jax.data.sources.contents import describe_change, digest_of, keep, read_kept
+from dino_jax.workdir.layout import DATA_JSON, DATA_NAMES
+from dino_jax.workdir.paths import absolute_path, write_atomically
+
+OPTION = "config.runtime.accept_data"
+
+
+class DataRecord:
+    """The images of a run, by the name of their section; process 0 keeps it.
+
+    lines = record.check(contents)   before anything is written
+    record.write()                   once the start is sure
+    """
+
+    def __init__(self, workdir: epath.PathLike, accept: str):
+        """Reads data.json.
+
+        Args:
+          workdir: workdir of the run, which need not exist.
+          accept: digests of changed images with which the run may go on, joined by "+".
+        """
+        self._folder, self._accept = absolute_path(workdir), accept
+        self._known, self._damage = _read(self._folder / DATA_JSON)
+        self._now: dict[str, Contents] = {}
+
+    def check(self, contents: Mapping[str, Contents], resumes: bool) -> list[str]:
+        """Compares the images of some sections with those of the last start.
+
+        Args:
+          contents: contents by name of the section.
+          resumes: whether the workdir has a checkpoint.
+
+        Returns:
+          Lines for the screen.
+
+        Raises:
+          ValueError: if they have changed, and `accept` does not name them.
+        """
+        self._now |= contents
+        lines, damage = ([self._damage] if self._damage else []), []
+        self._damage = ""
+        for where, now in contents.items():
+            digest, known = digest_of(now), self._known.get(where)
+            if known is None:
+                if resumes:
+                    lines.append(f"data        {where} is noted now for the first time ({digest})")
+            elif known["digest"] != digest:
+                change = self._describe(where, now)
+                if digest in self._accept.split("+"):
+                    lines.append(f"DATA CHANGED {change}; {OPTION} lets the run go on")
+                else:
+                    damage.append((digest, change))
+        if damage:
+            accept = "+".join([*filter(None, [self._accept]), *(digest for digest, _ in damage)])
+            raise ValueError(
+                f"the images of workdir {self._folder} have changed since its last start:\n"
+                + "\n".join(f"  {change}" for _, change in damage)
+                + "\nThe run would not be the one that began: the order of the images is another "
+                "one, and so is its length if config.steps_per_epoch is 0. Restore the images, or "
+                f"use a new --workdir, or go on with the changed ones: --{OPTION}={accept}"
+            )
+        return lines
+
+    def write(self) -> None:
+        """Keeps what `check` has seen."""
+        plain = {
+            where: {"images": now.images, "digest": digest_of(now)}
+            for where, now in self._now.items()
+        }
+        for where, now in self._now.items():
+            if self._known.get(where, {}).get("digest") != plain[where]["digest"]:
+                self._write_names(plain[where]["digest"], now)
+        if plain != self._known:
+            text = json.dumps(self._known | plain, indent=1, sort_keys=True) + "\n"
+            write_atomically(self._folder / DATA_JSON, text)
+
+    def _write_names(self, digest: str, contents: Contents) -> None:
+        """A file that is named after its content is written once, whole or damaged."""
+        path = _names_file(self._folder, digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(keep(contents))).encode()))
+
+    def _describe(self, where: str, now: Contents) -> str:
+        known = self._known[where]
+        counts = f"{where}: {known['images']:,} images then, {now.images:,} now"
+        try:
+            plain = json.loads(
+                gzip.decompress(_names_file(self._folder, known["digest"]).read_bytes())
+            )
+            return f"{counts}; {describe_change(read_kept(plain), now)}"
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):  # lost or damaged
+            return counts
+
+
+def _names_file(folder: epath.Path, digest: str) -> epath.Path:
+    return folder / DATA_NAMES / f"{digest}.json.gz"
+
+
+def _read(path: epath.Path) -> tuple[dict[str, Any], str]:
+    """The content of data.json, {} without one; and a line if it is damaged."""
+    if not path.exists():
+        return {}, ""
+    try:
+        plain = json.loads(path.read_bytes())
+        if all(
+            isinstance(x["images"], int) and isinstance(x["digest"], str) for x in plain.values()
+        ):
+            return plain, ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    return {}, f"data        {path} is damaged and does not count; it is written again"

@@ -1,0 +1,61 @@
+"""The lock of the workdir, held by all processes of a training as one."""
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+
+from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.ending import at_end
+from dino_jax.workdir.lock import BEAT_SECONDS, Lock, take_lock
+
+LOST = 2  # exit code: somebody has to choose between two trainings
+
+
+@contextlib.contextmanager
+def one_writer(workdir: str | os.PathLike, agreement: Agreement) -> Iterator[None]:
+    """Holds the lock of a workdir during the block; it is free again however the process ends.
+
+    Args:
+      workdir: local or gs://.
+      agreement: agreement of all processes; process 0 takes the lock for all.
+
+    Raises:
+      ValueError: on all processes, if another training holds it or the workdir cannot be used.
+      OSError: as the ValueError, with a single process.
+    """
+    taken: list[Lock] = []
+    agreement.confer(None, lambda _: taken.append(take_lock(workdir, _say)))
+    if not taken:
+        yield
+        return
+    lock, released = taken[0], threading.Event()
+
+    def release() -> None:
+        released.set()
+        lock.release()
+
+    with at_end(release):
+        beating = threading.Thread(
+            target=_beat, args=(lock, released, agreement), name="lock", daemon=True
+        )
+        beating.start()
+        yield
+
+
+def _beat(lock: Lock, released: threading.Event, agreement: Agreement) -> None:
+    """The thread: gives signs of life."""
+    while not released.wait(BEAT_SECONDS):
+        owner = ""
+        with contextlib.suppress(Exception):  # the storage cannot be reached: perhaps the next time
+            owner = lock.beat()
+        if owner:
+            agreement.end(
+                LOST,
+                f"the workdir was taken over by {owner}, as this training gave no sign of life",
+            )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,149 @@
+"""Checks at the start: all processes have the same images, devices and checkpoint, the run its own.
+
+They come before anything is written, compiled or restored; what one process finds wrong ends all of
+them, with one message.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.data.sources.contents import contents_of, digest_of
+from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.facts import require_alike
+from dino_jax.run.data_record import DataRecord
+from dino_jax.run.facts import config_facts
+from dino_jax.workdir.checkpointing import checkpoint_steps
+from dino_jax.workdir.newest import check_history
+
+SAME_DATA = (
+    "All hosts need the same images in the same order, the same devices, and one workdir that all "
+    "of them reach; if the images are copied to each host, copy them again."
+)
+SAME_CHECKPOINT_SECONDS = 60.0  # until a network file system shows a new checkpoint on all hosts
+
+
+class StartChecks:
+    """The checks at the start of a run, in the same order on all processes.
+
+        source = checks.open_images(config)
+        …build everything that can be wrong…
+        checks.compare(config, sources)
+        folder = open_workdir(…)
+        checks.write()
+
+    Attributes:
+      lines: lines for the screen.
+    """
+
+    def __init__(self, workdir: str, accept_data: str, agreement: Agreement):
+        """Reads what the workdir says of its images.
+
+        Args:
+          workdir: workdir of the run, which need not exist.
+          accept_data: see `DataRecord`.
+          agreement: agreement of all processes.
+        """
+        self._workdir, self._agreement = workdir, agreement
+        self._record = DataRecord(workdir, accept_data)
+        self._resumes = False
+        self.lines: list[str] = []
+
+    def open_images(self, config: Any) -> ImageSource:
+        """Opens the training images.
+
+        Args:
+          config: config of the run.
+
+        Raises:
+          ValueError: if a process cannot, or they differ between processes, or have changed since
+            the last start; or if the checkpoints of the workdir are gone.
+        """
+        source, facts, error = None, {}, ""
+        try:
+            source = build_source(config.data)
+        except (ValueError, OSError) as caught:
+            error = str(caught)
+        contents = contents_of("config.data", source) if source is not None else {}
+        facts = _devices() | _describe(contents)
+
+        def judge() -> dict[str, Any]:
+            lines = check_history(self._workdir)
+            start = self._first_step()
+            lines += self._record.check(contents, resumes=start > 0)
+            return {"lines": lines, "start": start}
+
+        answer = self._confer(facts, error, judge)
+        self.lines += answer["lines"]
+        self._resumes = answer["start"] > 0
+        _wait_until(lambda: self._first_step() == answer["start"])
+        assert source is not None, "a process that cannot open it has said so"
+        self._source = source
+        return source
+
+    def compare(self, config: Any, sources: Mapping[str, ImageSource]) -> None:
+        """Compares what is known once everything is built.
+
+        Args:
+          config: config of the run, with everything that was found in files filled in.
+          sources: images of the evaluations by section.
+
+        Raises:
+          ValueError: as `open_images`.
+        """
+        found = (contents_of(where, x) for where, x in sources.items() if x is not self._source)
+        contents = {name: each for one in found for name, each in one.items()}
+        facts = (
+            {"newest checkpoint": self._first_step()} | config_facts(config) | _describe(contents)
+        )
+        self.lines += self._confer(
+            facts, "", lambda: self._record.check(contents, resumes=self._resumes)
+        )
+
+    def write(self) -> None:
+        """Keeps in the workdir, which exists now, which images the run has."""
+        if jax.process_index() == 0:
+            self._record.write()
+
+    def _first_step(self) -> int:
+        """The step of the newest checkpoint, damaged or not; 0 for a new run."""
+        return max(checkpoint_steps(self._workdir), default=0)
+
+    def _confer(self, facts: Mapping[str, Any], error: str, judge: Callable[[], Any]) -> Any:
+        """What process 0 finds if all processes say the same and none has an error."""
+
+        def compare(said: Mapping[int, Any]) -> Any:
+            errors = {process: each["error"] for process, each in said.items() if each["error"]}
+            if len(errors) == len(said) and len(set(errors.values())) == 1:
+                raise ValueError(errors[0])
+            for process, text in errors.items():
+                raise ValueError(f"process {process} on {self._agreement.hosts[process]}: {text}")
+            known = {process: each["facts"] for process, each in said.items()}
+            require_alike(known, self._agreement.hosts, SAME_DATA)
+            return judge()
+
+        return self._agreement.confer({"facts": facts, "error": error}, compare)
+
+
+def _devices() -> dict[str, Any]:
+    local = jax.local_devices()
+    return {"devices": len(local), "kind of device": local[0].device_kind}
+
+
+def _describe(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts about images."""
+    facts = {}
+    for where, each in contents.items():
+        facts[f"images of {where}"] = each.images
+        facts[f"names of the images of {where} (digest)"] = digest_of(each)
+    return facts
+
+
+def _wait_until(holds: Callable[[], bool]) -> None:
+    """Waits for it, but not for ever."""
+    patience = time.monotonic() + SAME_CHECKPOINT_SECONDS
+    while not holds() and time.monotonic() < patience:
+        time.sleep(1.0)

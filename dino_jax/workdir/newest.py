@@ -1,0 +1,103 @@
+"""newest_checkpoint.json: what must be there again at the next start.
+
+A run whose checkpoints are not there any more (a disk that is not mounted, a mistake with rm) looks
+like a new one; without this file it would begin again over its own history.
+"""
+
+import json
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from dino_jax.workdir.checkpointing import checkpoint_steps
+from dino_jax.workdir.config_json import read_config_json
+from dino_jax.workdir.json_lines import read_history
+from dino_jax.workdir.layout import (
+    CHECKPOINTS,
+    CONFIG_JSON,
+    DATA_JSON,
+    METRICS_JSONL,
+    NEWEST_CHECKPOINT_JSON,
+)
+from dino_jax.workdir.paths import absolute_path, write_atomically
+
+
+class NewestCheckpoint:
+    """Notes the newest whole checkpoint of a run; only process 0 does."""
+
+    def __init__(self, workdir: epath.PathLike, manager: ocp.CheckpointManager):
+        """Reads the note; `manager` is the one that saves."""
+        self._path, self._manager = absolute_path(workdir) / NEWEST_CHECKPOINT_JSON, manager
+        self._noted = _noted(self._path)
+
+    def note(self) -> None:
+        """Notes it if there is a new one; call it after every step, and at the end."""
+        if jax.process_index() or self._manager.is_saving_in_progress():
+            return
+        newest = max(self._manager.all_steps(), default=0)
+        if newest != self._noted:
+            note_newest(self._path.parent, newest)
+            self._noted = newest
+
+
+def note_newest(workdir: epath.Path, step: int) -> None:
+    """Notes that the newest checkpoint is that of a step; 0: there is none."""
+    write_atomically(workdir / NEWEST_CHECKPOINT_JSON, json.dumps({"step": int(step)}) + "\n")
+
+
+def check_history(workdir: epath.PathLike) -> list[str]:
+    """Checks that a workdir with a history still has its checkpoints.
+
+    Returns:
+      A line if the newest ones are missing.
+
+    Raises:
+      ValueError: if all are.
+    """
+    folder = absolute_path(workdir)
+    noted = _noted(folder / NEWEST_CHECKPOINT_JSON)
+    steps = checkpoint_steps(folder)
+    if steps:
+        if steps[0] < noted:
+            return [
+                f"CHECKPOINT {noted} WAS SAVED BUT IS NOT THERE; continuing from {steps[0]}, and "
+                "doing the steps after it again"
+            ]
+        return []
+    what = ""
+    if noted:
+        what = f"a checkpoint of step {noted}"
+    elif not (folder / DATA_JSON).exists():  # no run of this version
+        what = _older_history(folder)
+    if what:
+        raise ValueError(
+            f"workdir {folder} has had {what}, but there are no checkpoints in "
+            f"{folder / CHECKPOINTS} now; a new run would delete its history. If a disk is not "
+            "mounted or they were moved, put them back; to begin again, use another --workdir or "
+            f"move this one away: mv {folder} {folder}.old"
+        )
+    return []
+
+
+def _noted(path: epath.Path) -> int:
+    """The noted step; 0 without a readable note."""
+    try:
+        step = json.loads(path.read_bytes())["step"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    return step if isinstance(step, int) else 0
+
+
+def _older_history(folder: epath.Path) -> str:
+    """What the history of a run of an earlier version says of its checkpoints, "" for nothing."""
+    if not (folder / METRICS_JSONL).exists():
+        return ""
+    last = max((record["step"] for record in read_history(folder / METRICS_JSONL)[0]), default=0)
+    config = read_config_json(folder)
+    if config is None:
+        return f"a run of {last} steps (and {CONFIG_JSON} is missing, too)" if last else ""
+    runtime = config.get("runtime")
+    every = runtime.get("save_every_steps") if isinstance(runtime, dict) else None
+    due = isinstance(every, int) and last >= every
+    return f"a run of {last} steps, which saved every {every}" if due else ""
