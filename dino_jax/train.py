@@ -67,7 +67,6 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
     runtime = config.runtime
     first_step = FirstStep()
     with user_errors():
-        programs = keep_programs(runtime.compilation_cache, workdir)
         mesh, checks = make_mesh(runtime.fsdp), StartChecks(workdir, runtime.accept_data, agreement)
         source = checks.open_images(config)
         lowered = with_lowered_rates(config, workdir)
@@ -78,6 +77,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
         multi_crop = build_multi_crop(config.augment)
         instruments = build_instruments(config, recipe, mesh, source, workdir)
         checks.compare(lowered, instruments.sources)
+        programs = keep_programs(runtime.compilation_cache, workdir)
     with say_if_slow("compiling the input kernels, once per machine"):
         compile_kernels(multi_crop)
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from absl import flags
+from fsspec.implementations.memory import MemoryFileSystem
+from fsspec.registry import _registry
 
 flags.FLAGS.mark_as_parsed()
 
@@ -31,3 +33,26 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 def golden():
     """Loads a recorded output of the official code: golden("v1/dino_head") -> its arrays."""
     return lambda name: np.load(Path(__file__).parent / "golden" / f"{name}.npz")
+
+
+class FakeCloud(MemoryFileSystem):
+    """What lies at gs:// addresses."""
+
+    protocol = ("gs", "gcs")
+    store = {}  # noqa: RUF012, shared by all instances as a cloud is
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        for scheme in ("gs://", "gcs://"):
+            path = path.removeprefix(scheme)
+        return "/" + path.strip("/") if path.strip("/") else ""
+
+
+@pytest.fixture
+def cloud(monkeypatch):
+    """Serves gs:// addresses from memory."""
+    for name in ("gs", "gcs"):
+        monkeypatch.setitem(_registry, name, FakeCloud)
+    yield FakeCloud()
+    FakeCloud.store.clear()

@@ -48,8 +48,8 @@ def require_alike(facts: Mapping[int, Facts], hosts: Mapping[int, str], what: st
 
 
 def _show(value: Any) -> str:
-    """The same text for what is the same after a journey as JSON, a tuple and a list, say."""
-    return value if isinstance(value, str) and value else json.dumps(value)
+    """The same text for what is the same after a journey as JSON, such as a tuple and a list."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _name(processes: list[int], hosts: Mapping[int, str]) -> str:

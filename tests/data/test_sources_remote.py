@@ -8,32 +8,10 @@ from io import BytesIO
 import numpy as np
 import pytest
 from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
-from fsspec.registry import _registry
 from PIL import Image
 
 from dino_jax.data.building import build
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, ParquetSource, TarSource
-
-
-class _FakeCloud(MemoryFileSystem):
-    protocol = ("gs", "gcs")
-    store = {}  # noqa: RUF012, shared by all instances as a cloud is
-    pseudo_dirs = [""]  # noqa: RUF012
-
-    @classmethod
-    def _strip_protocol(cls, path):
-        for scheme in ("gs://", "gcs://"):
-            path = path.removeprefix(scheme)
-        return "/" + path.strip("/") if path.strip("/") else ""
-
-
-@pytest.fixture
-def cloud(monkeypatch):
-    for name in ("gs", "gcs"):
-        monkeypatch.setitem(_registry, name, _FakeCloud)
-    yield _FakeCloud()
-    _FakeCloud.store.clear()
 
 
 def _png(level):

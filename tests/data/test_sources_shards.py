@@ -18,6 +18,7 @@ from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, ParquetSource, TarSource, build_source
 from dino_jax.data.sources import parquet as parquet_module
+from dino_jax.data.sources.contents import contents_of, digest_of
 from dino_jax.data.sources.record_format import (
     WRITE_OPTIONS,
     Description,
@@ -339,3 +340,24 @@ def test_worker_processes_read_the_same_images_from_all_kinds_of_shards(tmp_path
     assert (expected["unreadable"] == -1).all()
     for key in expected:
         np.testing.assert_array_equal(actual[key], expected[key])
+
+
+def _digest(source):
+    return digest_of(contents_of("data", source)["data"])
+
+
+def test_shards_are_known_by_names_sizes_and_labels(tmp_path):
+    found = []
+    for name, level, label in (("a", 1, 0), ("b", 1, 0), ("a", 250, 0), ("a", 1, 1)):
+        members = (
+            (f"{name}.png", _png(level) + b" " * level),
+            (f"{name}.cls", str(label).encode()),
+        )
+        found.append(_digest(TarSource(_write_tar(tmp_path / "a.tar", *members))))
+    for label in (0, 1):
+        table = pa.table({"image": [_png(1)], "label": [label]})
+        pq.write_table(table, tmp_path / "a.parquet")
+        found.append(_digest(ParquetSource(str(tmp_path), "image", "label")))
+    assert len(set(found)) == len(found)
+    pq.write_table(pa.table({"image": [_png(1), _png(1)]}), tmp_path / "a.parquet")
+    assert _digest(ParquetSource(str(tmp_path), "image", "")) not in found

@@ -1,5 +1,6 @@
 """Small processes that meet and hold together as those of a training do, without jax."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,15 +9,16 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# sys.argv: address, process, count, seconds between reports, seconds until the end.
+# sys.argv: address, process, count, seconds between reports, seconds until the end, facts.
 MEET = textwrap.dedent("""
-    import os, signal, sys, time
+    import json, os, signal, sys, time
     from dino_jax.processes.lifeline import Lifeline
     from dino_jax.processes.patience import MissingProcessesError, Patience, Place
     from dino_jax.processes.roll_call import call_the_roll
     place = Place(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
     try:
-        lines = call_the_roll(place, Patience(float(sys.argv[4]), float(sys.argv[5])))
+        patience = Patience(float(sys.argv[4]), float(sys.argv[5]))
+        lines = call_the_roll(place, patience, json.loads(sys.argv[6]))
     except (MissingProcessesError, ValueError) as error:
         print("stopped:", error, file=sys.stderr)
         sys.exit(getattr(error, "exit_code", 2))
@@ -42,8 +44,10 @@ class Small:
         code: str = "",
         report: float = 30.0,
         timeout: float = 60.0,
+        facts: dict[str, object] | None = None,
     ):
         arguments = [address, str(process), str(count), str(report), str(timeout)]
+        arguments.append(json.dumps(facts or {}))
         self._process = subprocess.Popen(
             [sys.executable, "-c", MEET + textwrap.dedent(code), *arguments],
             cwd=ROOT,

@@ -100,3 +100,64 @@ def test_all_processes_stop_after_one_step_that_none_of_them_has_passed():
         found = {process.finish()[:2] for process in all_of_them}
     ((code, step),) = found
     assert code == 0 and 5 < int(step) < 99_999
+
+
+CONFER = """
+    def judge(said):
+        if place.process:
+            raise AssertionError("only process 0 judges")
+        if len(set(said.values())) > 1:
+            raise ValueError(f"{lifeline.hosts[1] != ''}: {sorted(said.items())}")
+        return {"all": said[0]}
+    class Wrong(Exception):
+        exit_code = 2
+    try:
+        with Lifeline(place, lines) as lifeline:
+            print(lifeline.confer([1, 2], lambda said: len(said)), flush=True)
+            print(lifeline.confer("same", judge), flush=True)
+            time.sleep(place.process / 4)
+            try:
+                lifeline.confer(place.process // 2, judge)
+            except ValueError as error:
+                raise Wrong(error)
+    except Wrong as error:
+        print("error:", error, file=sys.stderr)
+        sys.exit(2)
+"""
+
+
+def test_what_process_0_judges_is_everybodys_answer_or_everybodys_error():
+    """Nobody doubts an error that all have, nobody is told again, and nobody waits."""
+    with processes(CONFER, CONFER, CONFER) as all_of_them:
+        for process in all_of_them:
+            code, out, err = process.finish()
+            assert (code, out) == (2, "3\n{'all': 'same'}\n")
+            assert err == "error: True: [(0, 0), (1, 0), (2, 1)]\n"
+
+
+def test_a_death_ends_those_who_wait_for_an_answer():
+    asks = """
+        with Lifeline(place, lines) as lifeline:
+            print("asks", flush=True)
+            lifeline.confer(0, len)
+    """
+    with processes(asks, asks, BUSY) as all_of_them:
+        assert [process.read_line() for process in all_of_them] == ["asks", "asks", "busy"]
+        all_of_them[2].kill()
+        for process in all_of_them[:2]:
+            code, _, err = process.finish()
+            assert code == 75 and "process 2" in err and "run the same command again" in err
+
+
+def test_one_process_can_end_all_from_a_thread_and_its_last_deeds_are_done():
+    ends = """
+        import threading
+        from dino_jax.processes.ending import at_end
+        with Lifeline(place, lines) as lifeline, at_end(lambda: print("last deed", flush=True)):
+            threading.Thread(target=lifeline.end, args=(2, "taken over")).start()
+            time.sleep(50)
+    """
+    with processes(ends, BUSY) as (first, second):
+        assert first.finish() == (2, "last deed\n", "\nstopped: taken over; exit code 2\n")
+        code, _, err = second.finish()
+        assert (code, err) == (2, "\nstopped: taken over; exit code 2\n")

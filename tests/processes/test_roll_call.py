@@ -1,8 +1,11 @@
 """The roll call: who is missing is known, and why, in real processes."""
 
 import contextlib
+import json
 import re
 import socket
+
+import pytest
 
 from dino_jax.processes.patience import Place, describe_obstacle
 from tests.processes.processes import Small, free_address
@@ -90,12 +93,48 @@ def test_a_number_that_comes_twice_is_refused():
 def test_strangers_at_the_port_disturb_nobody():
     address = free_address()
     host, port = address.split(":")
-    with Small(address, 0, 2) as first:
-        while True:
-            with contextlib.suppress(OSError):
-                stranger = socket.create_connection((host, int(port)))
-                break
-        with stranger:
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            with Small(address, 1, 2) as second:
-                assert [p.finish()[0] for p in (first, second)] == [0, 0]
+    with Small(address, 0, 2) as first, _connect(host, int(port)) as stranger:
+        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        with Small(address, 1, 2) as second:
+            assert [p.finish()[0] for p in (first, second)] == [0, 0]
+
+
+def test_processes_that_are_about_to_do_different_things_all_end_with_2_and_what_differs():
+    """The last one to come differs: the others have not left yet, and nobody is left waiting."""
+    address, same = free_address(), {"jax": "0.10.2", "config.seed": 0}
+    facts = [same, same, same | {"config.seed": 1, "config.new": "x"}]
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(Small(address, i, 3, facts=facts[i])) for i in (1, 2, 0)]
+        for process in processes:
+            code, out, err = process.finish()
+            assert (code, out) == (2, "")
+            first, seed, new, advice = err.splitlines()
+            assert first == "stopped: the 3 processes of this run differ:"
+            both = f"process 0 on {HOST}, 1 on {HOST} has"
+            assert re.fullmatch(rf"  config.seed: {both} 0, process 2 on {HOST} has 1", seed)
+            assert re.fullmatch(rf"  config.new: {both} nothing, process 2 on .* has \"x\"", new)
+            assert advice.startswith("Start the same command with the same code")
+
+
+@pytest.mark.parametrize("old", [0, 1])
+def test_a_process_of_a_version_that_compares_nothing_is_refused(old):
+    address = free_address()
+    host, port = address.split(":")
+    with Small(address, 1 - old, 2) as process:
+        if old:
+            connection = _connect(host, int(port))
+            connection.sendall(json.dumps({"process": 1, "count": 2, "host": "b"}).encode() + b"\n")
+        else:
+            with socket.create_server((host, int(port))) as server:
+                connection = server.accept()[0]
+            connection.sendall(b'{"go": true}\n')
+        with connection:
+            code, _, err = process.finish()
+    where = "process 1 on b" if old else "process 0 on localhost"
+    assert code == 2 and f"{where} runs an older version of dino_jax" in err
+
+
+def _connect(host, port):
+    while True:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((host, port))
