@@ -20,6 +20,7 @@ from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
+from dino_jax.data.worker_process import start_workers_alone
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
     batch_sharding,
@@ -187,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_logging()
     end_on_sigterm()
     keep_freed_memory()
+    start_workers_alone()
     runtime = config.runtime
     try:
         with contextlib.ExitStack() as stack:

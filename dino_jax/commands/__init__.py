@@ -4,6 +4,7 @@ command_line.py     parsers, and errors that are the user's to fix
 config_command.py   --config=NAME_OR_FILE --config.a.b=value; config_file.py finds the file
 batch_command.py    commands that go through many images, on one machine or a pod
 compilation_cache.py where compiled programs are kept; false_alarms.py hides what XLA says then
+hidden_packages.py  imports without what a package takes along
 signals.py          Ctrl-C and SIGTERM; progress.py how far a command is
 source_arguments.py options that name a source of images
 config_from_yaml.py official DINOv2 YAMLs as config files; official_config.py is their dictionary

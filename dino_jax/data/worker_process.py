@@ -1,9 +1,27 @@
 """Behavior of the input's worker processes: they neither outlive nor disturb their parent."""
 
+import importlib.util
 import os
 import signal
+import sys
 import threading
 from multiprocessing import connection, parent_process
+from pathlib import Path
+
+_PACKAGE = __name__.partition(".")[0]
+
+
+def start_workers_alone() -> None:
+    """Lets spawned processes begin with `worker_main` instead of the whole command.
+
+    Nothing changes in programs other than our commands: what workers get may be defined in their
+    main module.
+    """
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    name = spec.name.partition(".")[0] if spec else Path(getattr(main, "__file__", "")).stem
+    if name in (_PACKAGE, _PACKAGE.replace("_", "-")):
+        main.__spec__ = importlib.util.find_spec(f"{_PACKAGE}.data.worker_main")
 
 
 def follow_parent() -> None:

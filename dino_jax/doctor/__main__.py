@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from dino_jax.commands.command_line import add_switch, at_least
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.sources import build_source
+from dino_jax.data.worker_process import start_workers_alone
 from dino_jax.devices.libtpu_lock import find_lock
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor import machine, run
@@ -147,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     given = parse(argv)
     start_logging()
+    start_workers_alone()
     results = begin(given.options.platform or machine.expect_platform(), given.options.distributed)
     first = jax.process_index() == 0
     if first:

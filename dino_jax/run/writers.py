@@ -14,6 +14,7 @@ import jax
 from absl import logging
 from etils import epath
 
+from dino_jax.commands.hidden_packages import hidden
 from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.layout import MLFLOW_RUN_ID_TXT, MLRUNS, TENSORBOARD, WANDB_RUN_ID_TXT
 from dino_jax.workdir.paths import absolute_path, is_remote
@@ -40,7 +41,8 @@ class TensorBoardWriter:
     def __init__(self, workdir: epath.Path, start_step: int, config: Mapping[str, Any]):
         """Opens a new file of events; for the arguments see `open_writers`."""
         del config
-        from tensorboardX import SummaryWriter  # loads torch where that is installed
+        with hidden("torch"):  # 1.5 s and 180 MB, for tensors that nobody gives it
+            from tensorboardX import SummaryWriter
 
         self._events = SummaryWriter(
             os.fspath(workdir / TENSORBOARD),

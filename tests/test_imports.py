@@ -1,0 +1,138 @@
+"""What a process imports: sets of modules, as seconds depend on the machine.
+
+Each test is a process of its own, which prints what it has imported in the end.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from dino_jax.__main__ import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+# Packages that nothing but the one line which uses them may load, wherever they are installed.
+STRANGERS = {
+    "torch",
+    "sklearn",
+    "scipy.stats",
+    "transformers",
+    "tensorflow",
+    "matplotlib",
+    "pandas",
+}
+STRANGERS |= {"wandb", "mlflow", "pyarrow", "IPython", "apache_beam", "tensorflow_datasets"}
+TRAINER = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore"}
+
+
+def imported_by(code: str, *arguments: str, cwd: Path = ROOT) -> set[str]:
+    """Names of all modules that a process has imported after `code`."""
+    report = "\nimport json, sys\nprint('\\n' + json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report, *arguments],
+        cwd=cwd,
+        env=os.environ | {"XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_no_command_imports_torch_or_other_strangers():
+    code = (
+        "import contextlib, importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name)\n"
+        "    importlib.import_module('dino_jax.weights.torch_file')\n"
+    )
+    modules = [command.module for command in COMMANDS.values()]
+    assert not imported_by(code, *modules) & STRANGERS
+
+
+def test_the_writer_of_every_run_imports_no_strangers(tmp_path):
+    code = (
+        "import sys; from dino_jax.run.writers import open_writers\n"
+        "(writer,) = open_writers(('tensorboard',), sys.argv[1], 0, {})\n"
+        "writer.write(1, {'loss': 1.0}); writer.close()"
+    )
+    loaded = imported_by(code, str(tmp_path))
+    assert "tensorboardX" in loaded and not loaded & STRANGERS
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+SPY = '''
+import json, sys
+from pathlib import Path
+import numpy as np
+
+class Spy:
+    """A source that notes what its worker has imported."""
+    class_names = None
+    def __len__(self):
+        return 8
+    def name(self, index):
+        return str(index)
+    def __getitem__(self, index):
+        Path("imported.json").write_text(json.dumps([sorted(sys.modules), can_have_jax()]))
+        return {"image": np.zeros((40, 40, 3), np.uint8), "label": 0, "name": ""}
+
+def can_have_jax():
+    import importlib.util
+    return importlib.util.find_spec("jax") is not None
+'''
+COMMAND = """
+import sys
+sys.path.insert(0, "."); sys.path.insert(0, sys.argv[1])
+import jax  # what a worker must not do
+from configs import quickstart
+from dino_jax.data.multi_crop import build_multi_crop
+from dino_jax.data.pipeline import build_train_stream
+from dino_jax.data.worker_process import start_workers_alone
+from dino_jax.run.whole_config import complete_config, read_config
+from spy import Spy
+
+def main():
+    start_workers_alone()
+    config = read_config(complete_config(quickstart.get_config()))
+    stream = build_train_stream(Spy(), build_multi_crop(config.augment), seed=0, batch_size=4,
+        start_step=0, host=0, hosts=1, workers=1, threads=0, max_pixels=10**6)
+    next(stream)
+    stream.close()
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_an_input_worker_imports_what_it_runs(tmp_path):
+    (tmp_path / "spy.py").write_text(SPY)
+    command = tmp_path / "dino-jax"  # as the one that pip installs
+    command.write_text(
+        COMMAND.replace("from dino_jax.config.defaults import complete_config\n", "")
+    )
+    done = subprocess.run(
+        [sys.executable, str(command), str(ROOT)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    loaded, can_have_jax = json.loads((tmp_path / "imported.json").read_text())
+    assert {"grain", "numba", "spy"} <= set(loaded)
+    assert not set(loaded) & (STRANGERS | TRAINER)
+    assert can_have_jax
+
+
+def test_the_main_module_of_other_programs_stays():
+    code = (
+        "import sys\n"
+        "from dino_jax.data.worker_process import start_workers_alone\n"
+        "before = sys.modules['__main__'].__spec__\n"
+        "start_workers_alone()\n"
+        "assert sys.modules['__main__'].__spec__ is before"
+    )
+    imported_by(code)
