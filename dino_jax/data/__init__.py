@@ -10,7 +10,7 @@ multi_crop.py  the crops of one image or clip, by groups: the section config.aug
 masking.py     choice of masked patches: the section config.masking; block_masking.py,
                random_masking.py, mask_indices.py
 slots.py       memory that workers fill over and over
-worker_process.py  workers end with their parent and leave signals to it; worker_main.py their imports
+worker_process.py  workers end with their parent and leave signals to it; worker_main.py: imports
 pipeline.py    the training stream, a pure function of (seed, step), and the evaluation stream
 building/      any source -> ArrayRecord shards, on one machine or on Apache Beam
 preview.py     a contact sheet of the crops of a config (contact_sheet.py)
