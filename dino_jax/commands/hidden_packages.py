@@ -9,7 +9,8 @@ from contextlib import contextmanager
 def hidden(*names: str) -> Iterator[None]:
     """Context in which `import name` is an ImportError; what is imported already stays usable."""
     absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # pyright: ignore[reportArgumentType] (None: none)
+    for name in absent:
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType] (import then finds nothing)
     try:
         yield
     finally:
