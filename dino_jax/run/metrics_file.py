@@ -58,8 +58,10 @@ class MetricsWriter:
         write_to_all(self._copies, int(step), known)
 
     def close(self) -> None:
-        """Closes the copies; more than one call is fine."""
+        """Closes the file and the copies; more than one call is fine."""
         if self._open:
+            if self._writes:
+                self._lines.close()
             close_all(self._copies)
             self._open = False
 

@@ -8,6 +8,7 @@ from absl import logging
 from etils import epath
 
 from dino_jax.workdir.paths import is_remote, write_atomically
+from dino_jax.workdir.pieces import Pieces, read_pieces
 
 
 class JsonLines:
@@ -25,8 +26,10 @@ class JsonLines:
         self._writes = jax.process_index() == 0
         if self._writes:
             kept = read_json_lines(path, start_step)
-            self._text = "".join(json.dumps(record) + "\n" for record in kept)
-            write_atomically(path, self._text)
+            text = "".join(json.dumps(record) + "\n" for record in kept)
+            self._pieces = Pieces(path, text.encode()) if is_remote(path) else None
+            if self._pieces is None:
+                write_atomically(path, text)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Writes one line.
@@ -37,12 +40,16 @@ class JsonLines:
         if not self._writes:
             return
         line = json.dumps(record, allow_nan=False) + "\n"
-        if is_remote(self._path):  # gs:// has no append: write the object again
-            self._text += line
-            self._path.write_text(self._text)
+        if self._pieces is not None:  # gs:// has no append
+            self._pieces.append(line.encode())
             return
         with self._path.open("a") as file:
             file.write(line)
+
+    def close(self) -> None:
+        """Makes one file of what was written; more lines may follow."""
+        if self._writes and self._pieces is not None:
+            self._pieces.join()
 
 
 def read_json_lines(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
@@ -70,7 +77,7 @@ def read_history(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
     """
     records: list[dict[str, Any]] = []
     unreadable = []
-    for number, line in enumerate(path.read_bytes().decode(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_pieces(path).decode(errors="replace").splitlines(), start=1):
         record = _parse(line)
         if record is not None:
             while records and records[-1]["step"] > record["step"]:

@@ -6,6 +6,7 @@ data.json                     number and digest of the images that the run has s
 data_names/DIGEST.json.gz     their names, or some of very many
 newest_checkpoint.json        {"step": 200}, once checkpoint 200 is whole
 metrics.jsonl                 a line of numbers per logged step, docs/metrics.md
+metrics.jsonl.000000000065536 what follows byte 65536, on gs:// until the end of a run, see `pieces`
 diagnosis.jsonl               a line per change of the diagnosis
 checkpoints/200/              the state after 200 updates, see `checkpointing`
 checkpoints_unreadable/       checkpoints that could not be read, moved out of the way
