@@ -116,7 +116,7 @@ def test_a_history_in_pieces_is_resumed_as_one_in_a_file(monkeypatch, tmp_path):
     monkeypatch.setattr(json_lines, "is_remote", lambda path: "remote" in str(path))
     draws = random.Random(0)
     files = [epath.Path(tmp_path / name) for name in ("remote.jsonl", "local.jsonl")]
-    start = 0
+    start, logs = 0, []
     for _ in range(4):
         logs = [JsonLines(path, start) for path in files]
         stop = start + 60
