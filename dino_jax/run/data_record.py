@@ -13,6 +13,7 @@ from dino_jax.data.sources.base import Contents
 from dino_jax.data.sources.contents import describe_change, digest_of, keep, read_kept
 from dino_jax.workdir.layout import DATA_JSON, DATA_NAMES
 from dino_jax.workdir.paths import absolute_path, write_atomically
+from dino_jax.workdir.side_files import DAMAGE, DamagedFileError, read_side_file, require_regular
 
 OPTION = "config.runtime.accept_data"
 
@@ -32,7 +33,9 @@ class DataRecord:
           accept: digests of changed images with which the run may go on, joined by "+".
         """
         self._folder, self._accept = absolute_path(workdir), accept
-        self._known, self._damage = _read(self._folder / DATA_JSON)
+        self._known = read_side_file(
+            self._folder / DATA_JSON, _parse, {}, so="the images are noted again"
+        )
         self._now: dict[str, Contents] = {}
 
     def check(self, contents: Mapping[str, Contents], resumes: bool) -> list[str]:
@@ -49,8 +52,7 @@ class DataRecord:
           ValueError: if they have changed, and `accept` does not name them.
         """
         self._now |= contents
-        lines, damage = ([self._damage] if self._damage else []), []
-        self._damage = ""
+        lines, damage = [], []
         for where, now in contents.items():
             digest, known = digest_of(now), self._known.get(where)
             if known is None:
@@ -95,12 +97,12 @@ class DataRecord:
     def _describe(self, where: str, now: Contents) -> str:
         known = self._known[where]
         counts = f"{where}: {known['images']:,} images then, {now.images:,} now"
+        names = _names_file(self._folder, known["digest"])
         try:
-            plain = json.loads(
-                gzip.decompress(_names_file(self._folder, known["digest"]).read_bytes())
-            )
+            require_regular(names)
+            plain = json.loads(gzip.decompress(names.read_bytes()))
             return f"{counts}; {describe_change(read_kept(plain), now)}"
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zlib.error):  # lost or damaged
+        except (EOFError, zlib.error, *DAMAGE):  # lost or damaged
             return counts
 
 
@@ -108,16 +110,9 @@ def _names_file(folder: epath.Path, digest: str) -> epath.Path:
     return folder / DATA_NAMES / f"{digest}.json.gz"
 
 
-def _read(path: epath.Path) -> tuple[dict[str, Any], str]:
-    """The content of data.json, {} without one; and a line if it is damaged."""
-    if not path.exists():
-        return {}, ""
-    try:
-        plain = json.loads(path.read_bytes())
-        if all(
-            isinstance(x["images"], int) and isinstance(x["digest"], str) for x in plain.values()
-        ):
-            return plain, ""
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
-    return {}, f"data        {path} is damaged and does not count; it is written again"
+def _parse(text: str) -> dict[str, Any]:
+    plain = json.loads(text)
+    for known in plain.values():
+        if not isinstance(known["images"], int) or not isinstance(known["digest"], str):
+            raise DamagedFileError(f"{known} is no record of images")
+    return plain

@@ -47,8 +47,8 @@ class DiagnosisLog:
           stop_on_collapse: whether a failure ends the run.
         """
         path = folder / DIAGNOSIS_JSONL
-        earlier = read_json_lines(path, start_step)
-        self._lines = JsonLines(path, start_step)
+        earlier = read_json_lines(path, start_step, is_verdict)
+        self._lines = JsonLines(path, start_step, is_verdict)
         self._state = earlier[-1]["state"] if earlier else "too_early"
         self._records, self._step = list(history), start_step
         self._progress, self._grace_steps = progress, grace_steps
@@ -91,3 +91,9 @@ class DiagnosisLog:
 
     def _append(self, diagnosis: Diagnosis) -> None:
         self._lines.append({"step": self._step, **dataclasses.asdict(diagnosis)})
+
+
+def is_verdict(record: Mapping[str, Any]) -> bool:
+    """Whether a line holds a diagnosis."""
+    names = (field.name for field in dataclasses.fields(Diagnosis))
+    return all(isinstance(record.get(name), str) for name in names)

@@ -15,7 +15,7 @@ from dino_jax.run.best import Best
 from dino_jax.run.diagnosis_log import DiagnosisLog
 from dino_jax.run.first_step import FirstStep
 from dino_jax.run.instruments import Instruments
-from dino_jax.run.metrics_file import MetricsWriter
+from dino_jax.run.metrics_file import MetricsWriter, holds_numbers
 from dino_jax.run.profile import Profile
 from dino_jax.run.screen import Progress
 from dino_jax.run.showcase import Showcase
@@ -75,7 +75,7 @@ class Journal:
         self._folder, self._start, self._config = folder, start_step, config
         self._recipe, self._source = recipe, source
         self._instruments, self._best, self._first_step = instruments, best, first_step
-        self._history = read_json_lines(folder / METRICS_JSONL, start_step)
+        self._history = read_json_lines(folder / METRICS_JSONL, start_step, holds_numbers)
         for record in self._history:
             best.add(record["step"], record)
         plain_config = json.loads(config_to_json(config))
@@ -83,7 +83,7 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         config, recipe, history = self._config, self._recipe, self._history
-        hours_before = max((record.get("time/hours", 0.0) for record in history), default=0.0)
+        hours_before = max((record.get("time/hours") or 0.0 for record in history), default=0.0)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(self._first_step))
             self._writer = stack.enter_context(

@@ -33,7 +33,7 @@ class MetricsWriter:
         if not self._writes:
             return
         workdir = absolute_path(workdir)
-        self._lines = JsonLines(workdir / METRICS_JSONL, start_step)
+        self._lines = JsonLines(workdir / METRICS_JSONL, start_step, holds_numbers)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes one line, and its copies.
@@ -70,3 +70,19 @@ class MetricsWriter:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def holds_numbers(record: Mapping[str, Any]) -> bool:
+    """Whether all values of a line are finite numbers, or None."""
+    return all(
+        value is None
+        or (isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value))
+        for value in record.values()
+    )
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False

@@ -9,6 +9,7 @@ nothing had happened: until the note is written, it fails the same check again.
 
 import gc
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,10 @@ from jax.experimental import multihost_utils
 
 from dino_jax.config.change import change
 from dino_jax.workdir import checkpointing
-from dino_jax.workdir.layout import GUARD_JSON
+from dino_jax.workdir.layout import GUARD_COPY_JSON, GUARD_JSON
 from dino_jax.workdir.newest import note_newest
 from dino_jax.workdir.paths import absolute_path, write_atomically
+from dino_jax.workdir.side_files import DamagedFileError, read_side_file
 
 
 class RollBackRequest(Exception):
@@ -95,22 +97,42 @@ def roll_back(request: RollBackRequest) -> int:
 
 
 def read_guard(folder: epath.Path) -> dict[str, Any]:
-    """guard.json of a workdir: "reference" (None before the start) and "roll_backs".
+    """What guard.json of a workdir holds, or its copy if that is damaged or missing.
+
+    Returns:
+      "reference" (None before the start) and "roll_backs".
 
     Raises:
-      ValueError: if the file is damaged.
+      ValueError: if both are damaged.
     """
-    path = folder / GUARD_JSON
-    if not path.exists():
-        return {"reference": None, "roll_backs": []}
-    try:
-        record = json.loads(path.read_text())
-        return {"reference": record["reference"], "roll_backs": list(record["roll_backs"])}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); start again in a new workdir") from error
+    files = [folder / name for name in (GUARD_JSON, GUARD_COPY_JSON)]
+    known = any(file.exists() for file in files)
+    for file in files:
+        record = read_side_file(file, _parse_record, None, so="its copy is used")
+        if record is not None:
+            return record
+    if known:
+        raise ValueError(
+            f"{files[0]} is damaged, and so is its copy if there is one: it is unknown how good "
+            "the imported model was and which learning rates the run has; start again in a new "
+            "workdir"
+        )
+    return {"reference": None, "roll_backs": []}
 
 
 def write_guard(folder: epath.Path, record: dict[str, Any]) -> None:
-    """Replaces guard.json; only process 0 does."""
+    """Replaces guard.json and its copy, one after the other; only process 0 does."""
     if jax.process_index() == 0:
-        write_atomically(folder / GUARD_JSON, json.dumps(record, allow_nan=False) + "\n")
+        text = json.dumps(record, allow_nan=False) + "\n"
+        write_atomically(folder / GUARD_JSON, text)
+        write_atomically(folder / GUARD_COPY_JSON, text)
+
+
+def _parse_record(text: str) -> dict[str, Any]:
+    record = json.loads(text)
+    reference, roll_backs = record["reference"], record["roll_backs"]
+    if reference is not None and not math.isfinite(reference["value"]):
+        raise DamagedFileError(f"the reference is {reference['value']}")
+    if not isinstance(roll_backs, list) or not all(isinstance(note, dict) for note in roll_backs):
+        raise DamagedFileError("roll_backs is not a list of notes")
+    return {"reference": reference, "roll_backs": roll_backs}

@@ -13,6 +13,7 @@ from dino_jax.step.health import MOMENTS, describe_moments
 from dino_jax.step.train_step import Metrics
 from dino_jax.workdir.layout import BAD_IMAGES_TXT
 from dino_jax.workdir.paths import write_atomically
+from dino_jax.workdir.side_files import read_side_file
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
 RUN_AHEAD = 2  # steps that the host may run ahead of the devices before it looks at their numbers
@@ -138,7 +139,7 @@ class BadImages:
         """Continues the list of an earlier start, if there is one."""
         self.path = folder / BAD_IMAGES_TXT
         self._source = source
-        self._names = self.path.read_text().splitlines() if self.path.exists() else []
+        self._names = read_side_file(self.path, str.splitlines, [], so="the list begins again")
         self._known: set[int] = set()
         self._seen = self._bad = 0
 

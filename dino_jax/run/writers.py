@@ -6,6 +6,7 @@ A copy that fails is logged and does not stop the run.
 
 import importlib.util
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from dino_jax.commands.hidden_packages import hidden
 from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.layout import MLFLOW_RUN_ID_TXT, MLRUNS, TENSORBOARD, WANDB_RUN_ID_TXT
 from dino_jax.workdir.paths import absolute_path, is_remote
+from dino_jax.workdir.side_files import DamagedFileError, read_side_file
 
 PROJECT = "dino_jax"  # of Weights & Biases; experiment of MLflow
 MLFLOW_BATCH = 100  # parameters of one request
@@ -73,7 +75,7 @@ class WandbWriter:
         import wandb  # pyright: ignore[reportMissingImports] (an extra)
 
         identity = workdir / WANDB_RUN_ID_TXT
-        known = identity.read_text() if start_step and identity.exists() else None
+        known = _read_identity(identity) if start_step else None
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=workdir.name,
@@ -107,8 +109,9 @@ class MlflowWriter:
         self._metric = Metric
         self._client = MlflowClient(_mlflow_store(workdir))
         identity = workdir / MLFLOW_RUN_ID_TXT
-        if start_step and identity.exists():
-            self._run_id = identity.read_text()
+        known = _read_identity(identity) if start_step else None
+        if known:
+            self._run_id = known
             self._client.set_terminated(self._run_id, "RUNNING")
             return
         found = self._client.get_experiment_by_name(PROJECT)
@@ -190,6 +193,17 @@ def close_all(writers: Sequence[Writer]) -> None:
             writer.close()
         except Exception as error:
             logging.warning("%s did not close: %s", type(writer).__name__, error)
+
+
+def _read_identity(path: epath.Path) -> str | None:
+    """The name by which a service knows this run, None if it is unknown or damaged."""
+
+    def parse(text: str) -> str:
+        if not re.fullmatch(r"[\w-]{1,128}", text.strip(), re.ASCII):
+            raise DamagedFileError(f"{text[:80]!r} is not the name of a run")
+        return text.strip()
+
+    return read_side_file(path, parse, None, so="a new run is begun there")
 
 
 def _mlflow_store(workdir: epath.Path) -> str:

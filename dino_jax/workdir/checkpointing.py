@@ -10,7 +10,6 @@ their chunks; `checksums` finds flipped bits in arrays.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -30,7 +29,8 @@ from dino_jax.workdir.checkpoint_reading import (
     steps_in,
 )
 from dino_jax.workdir.checksums import CHECKSUMS, NotFiniteStateError, compute_checksums
-from dino_jax.workdir.layout import CHECKPOINTS, CONFIG_JSON, UNREADABLE_CHECKPOINTS
+from dino_jax.workdir.config_json import read_config_json
+from dino_jax.workdir.layout import CHECKPOINTS, UNREADABLE_CHECKPOINTS
 from dino_jax.workdir.paths import absolute_path
 from dino_jax.workdir.state_layout import from_stored, place_of, to_stored
 
@@ -237,11 +237,13 @@ def read_objectives(source: epath.PathLike, step: int) -> PyTree:
 
 
 def evaluated_role(workdir: epath.PathLike) -> str:
-    """Name of the network that the run of a workdir evaluates: `config.evaluated`."""
-    file = absolute_path(workdir) / CONFIG_JSON
-    if not file.exists():
-        return DEFAULT_ROLE
-    return json.loads(file.read_text()).get("evaluated", DEFAULT_ROLE)
+    """Name of the network that the run of a workdir evaluates: `config.evaluated`.
+
+    Raises:
+      ValueError: if config.json is damaged.
+    """
+    config = read_config_json(workdir)
+    return DEFAULT_ROLE if config is None else config.get("evaluated", DEFAULT_ROLE)
 
 
 def checkpoint_steps(workdir: epath.PathLike) -> list[int]:

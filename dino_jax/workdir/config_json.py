@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, make_writable, write_atomically
+from dino_jax.workdir.side_files import require_regular
 
 # Sections that say how a run is carried out and shown, not what it computes: they may change.
 CHANGEABLE = frozenset({"runtime", "profile", "probes"})
@@ -110,11 +111,12 @@ def read_config_json(workdir: epath.PathLike) -> dict[str, Any] | None:
       ValueError: if it is damaged.
     """
     path = absolute_path(workdir) / CONFIG_JSON
-    if not path.exists():
-        return None
     try:
-        existing = json.loads(path.read_text())
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
+        require_regular(path)
+        existing = json.loads(path.read_bytes().decode())
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:  # of JSON, UTF-8 and side_files
         raise _damaged(path, str(error)) from error
     if not isinstance(existing, dict):
         raise _damaged(path, f"expected an object, got {type(existing).__name__}")

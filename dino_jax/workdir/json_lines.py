@@ -1,31 +1,45 @@
 """Files of one strict JSON object per line, each with a "step": one history over all restarts."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from absl import logging
 from etils import epath
 
 from dino_jax.workdir.paths import is_remote, write_atomically
 from dino_jax.workdir.pieces import Pieces, read_pieces
+from dino_jax.workdir.side_files import DAMAGE, keep_copy, require_regular, set_aside
+
+Valid = Callable[[Mapping[str, Any]], bool]  # whether a record is one that this program writes
+
+
+def anything(record: Mapping[str, Any]) -> bool:
+    """Accepts every record."""
+    del record
+    return True
 
 
 class JsonLines:
     """Appends records to a file; on disk when `append` returns. Only process 0 writes."""
 
-    def __init__(self, path: epath.Path, start_step: int):
+    def __init__(self, path: epath.Path, start_step: int, valid: Valid = anything):
         """Opens the file of a run that continues after `start_step` finished updates.
 
-        Lines of later steps, which this run will write again, and lines torn by a crash are
-        dropped. With `start_step` 0 all lines are dropped: the run begins again.
+        Lines of later steps, which this run will write again, and a line torn by a crash are
+        dropped. If others would be lost, too, the file is kept under another name, and that is
+        said. With `start_step` 0 all lines are dropped: the run begins again.
+
+        Args:
+          path: of the file.
+          start_step: finished updates.
+          valid: tells damaged records from others.
         """
         import jax  # only here: the report reads a history without jax
 
         self._path = path
         self._writes = jax.process_index() == 0
         if self._writes:
-            kept = read_json_lines(path, start_step)
+            kept = _recover(path, start_step, valid)
             text = "".join(json.dumps(record) + "\n" for record in kept)
             self._pieces = Pieces(path, text.encode()) if is_remote(path) else None
             if self._pieces is None:
@@ -52,20 +66,26 @@ class JsonLines:
             self._pieces.join()
 
 
-def read_json_lines(path: epath.Path, last_step: int) -> list[dict[str, Any]]:
-    """The history up to `last_step`, on every process; logs the lines that cannot be read.
+def read_json_lines(
+    path: epath.Path, last_step: int, valid: Valid = anything
+) -> list[dict[str, Any]]:
+    """The history up to `last_step`, on every process, without lines that cannot be read.
 
     With `last_step` 0 it is empty: lines found by a run that begins again are not its own.
     """
-    if last_step == 0 or not path.exists():
+    if last_step == 0:
         return []
-    records, unreadable = read_history(path)
-    if unreadable:
-        logging.warning("%s: dropped the torn lines %s", path, unreadable)
+    try:
+        require_regular(path)
+        records, _ = read_history(path, valid)
+    except DAMAGE:
+        return []
     return [record for record in records if record["step"] <= last_step]
 
 
-def read_history(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
+def read_history(
+    path: epath.Path, valid: Valid = anything
+) -> tuple[list[dict[str, Any]], list[int]]:
     """One history without duplicates, from a file that may still grow.
 
     A resumed run does the steps after its checkpoint again: a line of an earlier step than the one
@@ -77,21 +97,54 @@ def read_history(path: epath.Path) -> tuple[list[dict[str, Any]], list[int]]:
     """
     records: list[dict[str, Any]] = []
     unreadable = []
-    for number, line in enumerate(read_pieces(path).decode(errors="replace").splitlines(), start=1):
-        record = _parse(line)
-        if record is not None:
-            while records and records[-1]["step"] > record["step"]:
-                records.pop()
-            records.append(record)
-        elif line.strip():
+    for number, record in _parse_lines(path, valid):
+        if record is None:
             unreadable.append(number)
+            continue
+        while records and records[-1]["step"] > record["step"]:
+            records.pop()
+        records.append(record)
     return records, unreadable
+
+
+def _recover(path: epath.Path, start_step: int, valid: Valid) -> list[dict[str, Any]]:
+    """The lines up to a step; the file is kept if more is lost than a crash explains."""
+    try:
+        require_regular(path)
+        if start_step == 0:
+            return []
+        kept = read_json_lines(path, start_step, valid)
+        lines = dict(_parse_lines(path, valid))
+    except FileNotFoundError:
+        return []
+    except DAMAGE as error:
+        set_aside(path, error, f"its {start_step} steps are not in the history of this run")
+        return []
+    content = read_pieces(path)
+    if not content.endswith(b"\n"):  # torn by a crash
+        lines = {n: record for n, record in lines.items() if record or n <= content.count(b"\n")}
+    damaged = [number for number, record in lines.items() if record is None]
+    known = [record for record in lines.values() if record and record["step"] <= start_step]
+    if damaged:
+        keep_copy(path, content, f"line {damaged[0]}", f"{len(damaged)} lines are left out")
+    elif len(known) > len(kept):
+        lost = len(known) - len(kept)
+        keep_copy(path, content, "steps do not ascend", f"{lost} lines are left out")
+    return kept
+
+
+def _parse_lines(path: epath.Path, valid: Valid) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Numbers of all lines that are not empty, with their records; None for damaged ones."""
+    for number, line in enumerate(read_pieces(path).split(b"\n"), start=1):
+        if line.strip():
+            record = _parse(line.decode()) if line.isascii() else None
+            yield number, record if record is not None and valid(record) else None
 
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     step = record.get("step") if isinstance(record, dict) else None
     whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0

@@ -11,8 +11,9 @@ diagnosis.jsonl               a line per change of the diagnosis
 checkpoints/200/              the state after 200 updates, see `checkpointing`
 checkpoints_unreadable/       checkpoints that could not be read, moved out of the way
 first_neighbours/NAME.json    the first model's neighbours, of an evaluation of kind agreement
-guard.json                    the guard's reference and roll-backs, only with `config.guard`
+guard.json, guard_copy.json   the guard's reference and roll-backs, only with `config.guard`
 bad_images.txt                training images that could not be read
+NAME.damaged                  a file of these that could not be read, see `side_files`
 report.html                   the report
 crops.png                     some training images with their crops
 probes/images/00.png          a probe image
@@ -41,6 +42,7 @@ CHECKPOINTS = "checkpoints"
 UNREADABLE_CHECKPOINTS = "checkpoints_unreadable"
 FIRST_NEIGHBOURS = "first_neighbours"
 GUARD_JSON = "guard.json"
+GUARD_COPY_JSON = "guard_copy.json"
 BAD_IMAGES_TXT = "bad_images.txt"
 REPORT_HTML = "report.html"
 CROPS_PNG = "crops.png"

@@ -32,6 +32,7 @@ from etils import epath
 
 from dino_jax.workdir.layout import LOCK_JSON
 from dino_jax.workdir.paths import absolute_path, is_remote, make_writable, write_atomically
+from dino_jax.workdir.side_files import DamagedFileError, require_regular, set_aside
 
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
@@ -240,9 +241,13 @@ def _alone(folder: epath.Path) -> Iterator[bool]:
 
 def _read(path: epath.Path) -> str | None:
     try:
-        return path.read_bytes().decode(errors="replace") if path.exists() else None
-    except FileNotFoundError:  # between the two
-        return None
+        require_regular(path)
+        return path.read_bytes().decode(errors="replace")
+    except DamagedFileError as error:
+        set_aside(path, error, "nobody holds it")
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def _parse(text: str) -> Holder:

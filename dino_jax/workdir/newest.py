@@ -5,6 +5,7 @@ like a new one; without this file it would begin again over its own history.
 """
 
 import json
+import sys
 
 import jax
 import orbax.checkpoint as ocp
@@ -12,7 +13,7 @@ from etils import epath
 
 from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.config_json import read_config_json
-from dino_jax.workdir.json_lines import read_history
+from dino_jax.workdir.json_lines import read_json_lines
 from dino_jax.workdir.layout import (
     CHECKPOINTS,
     CONFIG_JSON,
@@ -21,6 +22,7 @@ from dino_jax.workdir.layout import (
     NEWEST_CHECKPOINT_JSON,
 )
 from dino_jax.workdir.paths import absolute_path, write_atomically
+from dino_jax.workdir.side_files import DamagedFileError, read_side_file
 
 
 class NewestCheckpoint:
@@ -82,18 +84,22 @@ def check_history(workdir: epath.PathLike) -> list[str]:
 
 def _noted(path: epath.Path) -> int:
     """The noted step; 0 without a readable note."""
-    try:
-        step = json.loads(path.read_bytes())["step"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return 0
-    return step if isinstance(step, int) else 0
+    return read_side_file(path, _parse, 0, so="the newest checkpoint is noted again")
+
+
+def _parse(text: str) -> int:
+    step = json.loads(text)["step"]
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise DamagedFileError(f"{step!r} is no step")
+    return step
 
 
 def _older_history(folder: epath.Path) -> str:
     """What the history of a run of an earlier version says of its checkpoints, "" for nothing."""
-    if not (folder / METRICS_JSONL).exists():
+    history = read_json_lines(folder / METRICS_JSONL, sys.maxsize)
+    last = max((record["step"] for record in history), default=0)
+    if not last:
         return ""
-    last = max((record["step"] for record in read_history(folder / METRICS_JSONL)[0]), default=0)
     config = read_config_json(folder)
     if config is None:
         return f"a run of {last} steps (and {CONFIG_JSON} is missing, too)" if last else ""

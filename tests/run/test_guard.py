@@ -25,6 +25,7 @@ from dino_jax.run.roll_back import (
     repeat_after_roll_backs,
     roll_back,
     with_lowered_rates,
+    write_guard,
 )
 from dino_jax.run.screen import Progress
 from dino_jax.run.whole_config import read_config
@@ -152,6 +153,15 @@ def test_every_roll_back_of_the_workdir_lowers_the_learning_rates(tmp_path):
     (tmp_path / "guard.json").write_text('{"reference"')
     with pytest.raises(ValueError, match=r"guard.json is damaged"):
         with_lowered_rates(config, tmp_path)
+
+
+def test_a_damaged_record_is_set_aside_and_its_copy_is_used(tmp_path):
+    folder = absolute_path(tmp_path)
+    record = {"reference": {"value": 0.5}, "roll_backs": [{"step": 2}]}
+    write_guard(folder, record)
+    (folder / "guard.json").write_text('{"reference": {"value": Infinity}, "roll_backs": []}')
+    assert read_guard(folder) == record == read_guard(folder)
+    assert {path.name for path in folder.iterdir()} == {"guard.json.damaged", "guard_copy.json"}
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from dino_jax.commands.command_line import user_errors
@@ -32,6 +33,7 @@ from dino_jax.evaluation.online.base import (
 )
 from dino_jax.workdir.layout import FIRST_NEIGHBOURS
 from dino_jax.workdir.paths import write_atomically
+from dino_jax.workdir.side_files import DamagedFileError, read_side_file
 
 IMAGES = {"images": "any images"}
 GUARDS = True
@@ -76,7 +78,7 @@ class Agreement:
         self._where, self._k = where, config.k
         self._context, self._images = context, images
         self._roles = context.roles(config)
-        self._first: dict[str, np.ndarray] = {}
+        self._first: dict[str, np.ndarray] | None = None
         self._file = context.folder / FIRST_NEIGHBOURS / f"{where.rpartition('.')[2]}.json"
         self.guarded = f"agreement{self._k}/{context.evaluated}"
 
@@ -86,8 +88,13 @@ class Agreement:
             self._first = now
             _write(self._file, now)
         with user_errors():
-            self._first = self._first or _read(self._file)
-            shared = {role: self._shared(self._first[role], now[role]) for role in now}
+            if self._first is None:
+                self._first = _read(self._file)
+            shared = {
+                role: self._shared(self._first[role], now[role])
+                for role in now
+                if role in self._first
+            }
         return {f"agreement{self._k}/{role}": share for role, share in shared.items()}
 
     def reference(self, variables: Variables, known: Metrics) -> Reference:
@@ -122,9 +129,15 @@ def _write(file: epath.Path, neighbours: Mapping[str, np.ndarray]) -> None:
 
 
 def _read(file: epath.Path) -> dict[str, np.ndarray]:
-    if not file.exists():
-        raise ValueError(
-            f"{file} is missing, so the neighbors in the first model are unknown; start again in "
-            "a new workdir"
-        )
-    return {role: np.asarray(rows) for role, rows in json.loads(file.read_text()).items()}
+    """The neighbours in the first model by role; {} if they are lost, which is said."""
+    lost = "agreement with the first model is not measured any more"
+    if not file.exists() and jax.process_index() == 0:
+        logging.warning("%s is missing: %s", file, lost)
+    return read_side_file(file, _parse, {}, so=lost)
+
+
+def _parse(text: str) -> dict[str, np.ndarray]:
+    found = {role: np.asarray(rows) for role, rows in json.loads(text).items()}
+    if not all(rows.ndim == 2 and rows.dtype.kind == "i" for rows in found.values()):
+        raise DamagedFileError("these are no tables of neighbours")
+    return found
