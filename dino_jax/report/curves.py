@@ -21,9 +21,14 @@ def collect_series(panel: Panel, runs: Sequence[Run]) -> list[Series]:
     """The curves of a panel: a color for every run, or for every curve of the only run."""
     series = []
     for place, run in enumerate(runs):
-        curves = {name: x for name, x in run.curves.items() if not match_baseline(run, name)}
-        chosen = [(panel.label(metric), curve) for metric, curve in curves.items()]
-        chosen = _distinct([(label, curve) for label, curve in chosen if label is not None])
+        labels = ((panel.label(metric), metric) for metric in panel.candidates(run.curves))
+        chosen = _distinct(
+            [
+                (label, run.curves[metric])
+                for label, metric in labels
+                if label is not None and not match_baseline(run, metric)
+            ]
+        )
         chosen = [(label, curve) for label, curve in chosen if len(curve.finite())]
         for index, (name, curve) in enumerate(chosen):
             label = name or (panel.unnamed if len(chosen) > 1 else "")

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class Run:
     config: dict[str, Any]
     notes: list[str]
 
-    @property
+    @cached_property
     def last_step(self) -> int:
         return max(int(curve.steps[-1]) for curve in self.curves.values())
 

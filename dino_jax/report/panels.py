@@ -2,8 +2,9 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dino_jax.report.chart import Axis, Reference
 from dino_jax.report.history import Run
@@ -65,6 +66,7 @@ class Panel:
       references: the lines of a run to compare with.
       unless: pattern of metrics that make the chart superfluous.
       unnamed: name of the series without one, where there are others.
+      only: the only metric that can match, if it is known; a run may have thousands.
     """
 
     title: str
@@ -75,6 +77,13 @@ class Panel:
     references: Callable[[Run], list[Reference]] = nothing
     unless: str | None = None
     unnamed: str = ""
+    only: str | None = None
+
+    def candidates(self, metrics: Mapping[str, Any]) -> Iterable[str]:
+        """Metrics that may match."""
+        if self.only is None:
+            return metrics
+        return [self.only] if self.only in metrics else []
 
     def superfluous(self, metrics: Iterable[str]) -> bool:
         """Whether another panel shows the same better."""
@@ -260,4 +269,6 @@ def generic_section(metrics: Iterable[str]) -> Section:
     """One panel for each metric that no curated panel shows."""
     known = [panel for section in SECTIONS for panel in section.panels]
     others = [name for name in metrics if all(panel.label(name) is None for panel in known)]
-    return Section("Other metrics", [Panel(name, re.escape(name)) for name in sorted(set(others))])
+    return Section(
+        "Other metrics", [Panel(name, re.escape(name), only=name) for name in sorted(set(others))]
+    )

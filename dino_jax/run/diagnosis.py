@@ -7,8 +7,8 @@ numbers. The thresholds lie between the provoked failures and the healthy runs o
 
 import dataclasses
 import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 Record = Mapping[str, Any]
@@ -45,37 +45,61 @@ class Diagnosis:
 
 
 class History:
-    """The log lines of a run, as the rules need them."""
+    """What the rules need of the log lines of a run, however many there were.
 
-    def __init__(self, records: Sequence[Record], grace_steps: int):
-        """Takes all records.
+    Attributes:
+      first_step: step of the first line; None before it.
+      lines: the newest lines, and the one before them.
+      count: number of all lines.
+      largest_update: largest update of all lines, relative to the backbone's parameters; 0 if
+        unknown.
+    """
+
+    def __init__(self, grace_steps: int):
+        """Begins without lines.
 
         Args:
-          records: oldest first; those without a loss (evaluations) do not count.
           grace_steps: steps at the start whose features and targets are not meaningful yet.
         """
-        self.lines = [record for record in records if "loss" in record]
-        self._settled = [record for record in self.lines if record["step"] > grace_steps]
+        self.first_step: int | None = None
+        self.lines: deque[Record] = deque(maxlen=WINDOW + 1)
+        self.count, self.grace_steps = 0, grace_steps
+        self.largest_update = 0.0
+        self._momenta = 0.0  # sum over all lines; NaN once it is missing
+        self._settled: deque[Record] = deque(maxlen=WINDOW)
+
+    def add(self, record: Record) -> None:
+        """Takes the next record; those without a loss (evaluations) do not count."""
+        if "loss" not in record:
+            return
+        if self.first_step is None:
+            self.first_step = record["step"]
+        self.lines.append(record)
+        self.count += 1
+        momentum = record.get("teacher_momentum")
+        self._momenta += math.nan if momentum is None else momentum
+        if record["step"] > self.grace_steps:
+            self._settled.append(record)
+        update, param = (record.get(f"norm/backbone/{name}") for name in ("update", "param"))
+        if update and param:
+            self.largest_update = max(self.largest_update, update / param)
 
     def newest(self, name: str) -> list[float]:
         """A metric of the newest `WINDOW` lines; [] if one of them does not have it."""
-        return _column(self.lines[-WINDOW:], name)
+        return _column(list(self.lines)[-WINDOW:], name)
 
     def settled(self, name: str) -> list[float]:
         """The same of lines after the first `grace_steps` only."""
-        return _column(self._settled[-WINDOW:], name)
+        return _column(self._settled, name)
+
+    def mean_momentum(self) -> float | None:
+        """Mean momentum of the teacher; None if a line does not have it, or there are too few."""
+        known = self.count >= WINDOW and math.isfinite(self._momenta)
+        return self._momenta / self.count if known else None
 
     def is_short(self) -> bool:
         """Whether there are too few lines for a verdict."""
         return len(self._settled) < WINDOW
-
-    def largest_update(self) -> float:
-        """Largest update of all lines, relative to the backbone's parameters; 0 if unknown."""
-        norms = [
-            (line.get("norm/backbone/update"), line.get("norm/backbone/param"))
-            for line in self.lines
-        ]
-        return max((update / param for update, param in norms if update and param), default=0.0)
 
     def objectives(self) -> list[str]:
         """Names of the objectives with targets, such as ["dino", "ibot"]."""
@@ -103,28 +127,22 @@ class Rule:
     source: str
 
 
-def diagnose(records: Sequence[Record], grace_steps: int) -> Diagnosis:
-    """The state of a run after the newest record.
-
-    Args:
-      records: lines of metrics.jsonl, oldest first.
-      grace_steps: steps at the start whose targets and features no rule may judge: the last layer
-        is frozen, or the learning rate warms up.
-    """
-    history = History(records, grace_steps)
+def diagnose(history: History) -> Diagnosis:
+    """The state of a run after the newest record."""
     if history.lines:
         for rule in RULES:
             evidence = rule.find(history)
             if evidence:
                 return Diagnosis(rule.state, rule.title, evidence, rule.advice, rule.severity)
     if history.is_short():
-        seen = f"{len(history.lines)} log lines; a verdict needs {WINDOW} after step {grace_steps}"
+        needed = f"a verdict needs {WINDOW} after step {history.grace_steps}"
+        seen = f"{history.count} log lines; {needed}"
         return Diagnosis("too_early", "Too early to say", seen, "", "ok")
     return Diagnosis("healthy", "Healthy", _summary(history), "", "ok")
 
 
 def _skipped(history: History) -> str | None:
-    counts = [record.get("skipped_steps") for record in history.lines[-WINDOW - 1 :]]
+    counts = [record.get("skipped_steps") for record in history.lines]
     counts = [count for count in counts if count is not None]
     before = counts[0] if len(history.lines) > WINDOW else 0
     if not counts or counts[-1] <= before:
@@ -137,17 +155,18 @@ def _diverged(history: History) -> str | None:
         losses, log_k = history.settled(f"{name}/loss"), _log_prototypes(history, name)
         if losses and min(losses) > DIVERGED * log_k:
             return f"{name} loss {_range(losses)}: worse than guessing (ln K = {log_k:.2f})"
-    collapse, update = _one_dimension(history), history.largest_update()
+    collapse, update = _one_dimension(history), history.largest_update
     if collapse and update > LARGE_UPDATE:
         return f"one update was {100 * update:.1f} % of the backbone's parameters; {collapse}"
     return None
 
 
 def _frozen(history: History) -> str | None:
-    momenta = _column(history.lines, "teacher_momentum")
-    if len(momenta) < WINDOW or 1 - statistics.mean(momenta) > SLOWEST:
+    mean = history.mean_momentum()
+    if mean is None or 1 - mean > SLOWEST:
         return None
-    return f"momentum {momenta[-1]:.6g} since step {history.lines[0]['step']}"
+    newest = history.lines[-1]["teacher_momentum"]
+    return f"momentum {newest:.6g} since step {history.first_step}"
 
 
 def _hot(history: History) -> str | None:
@@ -304,7 +323,7 @@ def _log_prototypes(history: History, name: str) -> float:
     return entropy / share if entropy and share else math.inf
 
 
-def _column(lines: Sequence[Record], name: str) -> list[float]:
+def _column(lines: Collection[Record], name: str) -> list[float]:
     """A metric of all lines; [] if there are fewer than `WINDOW`, or one is missing."""
     values = [line.get(name) for line in lines]
     finite = [value for value in values if value is not None and math.isfinite(value)]

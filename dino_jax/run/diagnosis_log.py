@@ -1,13 +1,13 @@
 """Diagnoses a run while it trains: prints and records changes, ends a collapsed run if asked."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
 from etils import epath
 
-from dino_jax.run.diagnosis import Diagnosis, diagnose
+from dino_jax.run.diagnosis import Diagnosis, History, diagnose
 from dino_jax.run.screen import Progress
 from dino_jax.run.watch import LostRunError
 from dino_jax.workdir.json_lines import JsonLines, read_json_lines
@@ -30,7 +30,7 @@ class DiagnosisLog:
         self,
         folder: epath.Path,
         start_step: int,
-        history: Sequence[Mapping[str, Any]],
+        history: Iterable[Mapping[str, Any]],
         progress: Progress,
         *,
         grace_steps: int,
@@ -43,15 +43,17 @@ class DiagnosisLog:
           start_step: finished updates.
           history: records of metrics.jsonl up to `start_step`.
           progress: the screen.
-          grace_steps: see `diagnose`.
+          grace_steps: see `History`.
           stop_on_collapse: whether a failure ends the run.
         """
         path = folder / DIAGNOSIS_JSONL
         earlier = read_json_lines(path, start_step, is_verdict)
         self._lines = JsonLines(path, start_step, is_verdict)
         self._state = earlier[-1]["state"] if earlier else "too_early"
-        self._records, self._step = list(history), start_step
-        self._progress, self._grace_steps = progress, grace_steps
+        self._history, self._step = History(grace_steps), start_step
+        for record in history:
+            self._history.add(record)
+        self._progress = progress
         self._stop_on_collapse = stop_on_collapse
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -60,9 +62,9 @@ class DiagnosisLog:
         Raises:
           CollapsedRunError: if they show a failure and the config asks to stop then.
         """
-        self._records.append({"step": step, **metrics})
+        self._history.add({"step": step, **metrics})
         self._step = step
-        diagnosis = diagnose(self._records, self._grace_steps)
+        diagnosis = diagnose(self._history)
         if diagnosis.state != self._state:
             self._note(diagnosis)
         if self._stop_on_collapse and diagnosis.severity == "failure":

@@ -118,6 +118,7 @@ class Journal:
                 max_unreadable_share=config.max_unreadable_share,
             )
             self._open = stack.pop_all()
+        self._history = []  # of a long run it is large, and nobody needs it any more
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 
 from dino_jax.report.__main__ import main
+from dino_jax.report.panels import SECTIONS, Panel
 
 EVIL = "<script>alert('x')</script>"
 
@@ -79,6 +80,17 @@ def test_two_runs_are_drawn_over_each_other_with_the_difference_of_their_configs
     assert re.search(r"extra\u2013\[1, 2\]", text)
     assert "a vs. b" in text
     assert not (first / "report.html").exists()
+
+
+def test_the_work_grows_with_the_number_of_metrics_and_not_with_its_square(tmp_path, monkeypatch):
+    asked, label = [], Panel.label
+    monkeypatch.setattr(Panel, "label", lambda self, name: asked.append(name) or label(self, name))
+    panels = sum(len(section.panels) for section in SECTIONS)
+    lines = [{"step": step} | {f"group/{n}": step * n for n in range(200)} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert main([str(tmp_path)]) == 0
+    assert len(asked) <= 200 * (2 * panels + 1)  # whether another panel shows it, and its own
+    assert (tmp_path / "report.html").read_text().count("group/199") >= 1
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty"])

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from dino_jax.run.diagnosis import RULES, WINDOW, diagnose
+from dino_jax.run import diagnosis
+from dino_jax.run.diagnosis import RULES, WINDOW, History
 
 HISTORIES = Path(__file__).parents[1] / "histories"
 GRACE = 50  # steps of the quickstart's first epoch
@@ -37,6 +38,14 @@ def read(name, every=10):
     text = gzip.decompress((HISTORIES / f"{name}.jsonl.gz").read_bytes()).decode()
     records = [json.loads(line) for line in text.splitlines()]
     return [record for record in records if record["step"] % every == 0]
+
+
+def diagnose(records, grace):
+    """The verdict after all of the records."""
+    history = History(grace)
+    for record in records:
+        history.add(record)
+    return diagnosis.diagnose(history)
 
 
 def states(records, grace=GRACE):
@@ -143,6 +152,21 @@ def test_two_objectives_are_told_apart():
     same |= {"ibot/mean_teacher_entropy": 1.66, "ibot/top_prototype_share": 1.0}
     verdict = diagnose(run_of(8, **same), 0)
     assert verdict.state == "one_prototype_collapse" and verdict.evidence.startswith("ibot")
+
+
+def test_a_long_history_takes_no_more_room_than_a_short_one():
+    history, sizes = History(0), set()
+    for record in run_of(50):
+        history.add(record)
+        sizes.add(len(history.lines) + len(history._settled))
+    assert max(sizes) == 2 * WINDOW + 1 and history.count == 50
+
+
+def test_a_line_without_momentum_keeps_the_teacher_from_being_called_frozen():
+    records = run_of(8, teacher_momentum=0.999999)
+    assert diagnose(records, 0).state == "teacher_frozen"
+    records[2] = {name: x for name, x in records[2].items() if name != "teacher_momentum"}
+    assert diagnose(records, 0).state == "healthy"
 
 
 def test_every_rule_has_a_source_and_says_what_to_do():
