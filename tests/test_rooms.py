@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "dino_jax"
 # From the bottom to the top. A room imports rooms of lower floors only, none of its own floor, so
 # that no two rooms can form a circle.
 FLOORS = (
+    {"foreign"},
     {"config", "devices", "processes", "workdir"},
     {"commands", "optim"},
     {"data", "models", "objectives"},
@@ -28,15 +29,16 @@ FLOORS = (
 )
 # Rooms that know even less than their floor allows: names of what they may import.
 KNOWN = {
+    "foreign": (),
     "config": (),
     "processes": (),
-    "workdir": ("config",),
+    "workdir": ("config", "foreign"),
     "devices": (),
     "optim": ("config",),
-    "data": ("commands", "config", "workdir"),
+    "data": ("commands", "config", "foreign", "workdir"),
     "models": ("config", "devices.kernels"),  # no mesh
     "objectives": ("config", "optim"),
-    "report": ("commands", "config.upgrade", "workdir"),
+    "report": ("commands", "config.upgrade", "foreign", "workdir"),
 }
 LOOSE = {"__init__", "__main__", "train"}  # files beside the rooms
 # What starts without jax: `dino-jax --help`, input workers, reports. Imports in functions may.
@@ -49,6 +51,7 @@ WITHOUT_JAX = (
     "commands.signals",
     "config",
     "data",
+    "foreign",
     "report",
     "workdir.paths",
 )

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from dino_jax.foreign.names import for_terminal
+
 PROGRAM = "dino-jax"
 WRONG_USAGE = 2  # exit code, as argparse's
 
@@ -28,7 +30,7 @@ def user_errors() -> Iterator[None]:
 
 def fail(message: object) -> NoReturn:
     """Exits with code 2 and one line, without a traceback."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {for_terminal(str(message))}", file=sys.stderr)
     sys.exit(WRONG_USAGE)
 
 
@@ -44,7 +46,7 @@ def run_command(work: Callable[[], str]) -> int:
     except (UsageError, ImportError) as error:  # ImportError: a package that an option needs
         fail(error)
     if text:
-        print(text)
+        print(for_terminal(text))
     return 0
 
 

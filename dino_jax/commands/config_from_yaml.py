@@ -25,13 +25,16 @@ from dino_jax.commands.official_config import (
     Values,
     translate,
 )
+from dino_jax.foreign.files import read_bytes
+from dino_jax.foreign.names import printable
+from dino_jax.foreign.yaml_text import MAX_BYTES, parse_yaml
 
 
-def read_yaml(text: str) -> tuple[Values, list[str]]:
+def read_yaml(data: bytes) -> tuple[Values, list[str]]:
     """Reads an official YAML.
 
     Args:
-      text: text of the file.
+      data: the file, UTF-8.
 
     Returns:
       A value for every key of `DEFAULTS`, and the keys of the text that have no counterpart.
@@ -40,12 +43,7 @@ def read_yaml(text: str) -> tuple[Values, list[str]]:
       ValueError: if the text is not a YAML mapping, or has keys that DINOv2 does not have or values
         of the wrong kind; lists all of them.
     """
-    import yaml  # needed by this command only
-
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"not a YAML file: {error}") from error
+    tree = parse_yaml(data)
     given = _flatten(tree if tree is not None else {})
     known = [*DEFAULTS, *WITHOUT_COUNTERPART]
     problems = [f"unknown key {key}{_suggest(key, known)}" for key in given if key not in known]
@@ -68,7 +66,8 @@ def write_config(sections: Sections, docstring: str) -> str:
       sections: values by section, see `translate`.
       docstring: docstring of the file.
     """
-    lines = [f'"""{docstring}"""', "", "from ml_collections import ConfigDict", ""]
+    quoted = docstring.replace("\\", "\\\\").replace('"', '\\"')
+    lines = [f'"""{quoted}"""', "", "from ml_collections import ConfigDict", ""]
     lines += ["from configs import vits16_vanilla", "", "", "def get_config() -> ConfigDict:"]
     lines += ["    config = vits16_vanilla.get_config()"]
     for section, values in sections.items():
@@ -85,11 +84,11 @@ def write_config(sections: Sections, docstring: str) -> str:
     return "\n".join([*lines, "    return config", ""])
 
 
-def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
+def convert(data: bytes, name: str, gpus: int) -> tuple[str, list[str]]:
     """Converts the text of an official YAML.
 
     Args:
-      text: text of the file.
+      data: the file, UTF-8.
       name: name of the file, for the docstring.
       gpus: number of GPUs of the official run, at least 1.
 
@@ -101,7 +100,7 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
     """
     if gpus < 1:
         raise ValueError(f"--gpus must be at least 1, got {gpus}")
-    values, unused = read_yaml(text)
+    values, unused = read_yaml(data)
     notes = [f"{key} has no counterpart: {WITHOUT_COUNTERPART[key]}" for key in unused]
     if values["student.drop_path_rate"] and not values["student.drop_path_uniform"]:
         notes.append(
@@ -110,7 +109,7 @@ def convert(text: str, name: str, gpus: int) -> tuple[str, list[str]]:
         )
     images = values["train.batch_size_per_gpu"]
     docstring = (
-        f"{name}, converted by dino-jax convert.\n\n"
+        f"{printable(name)}, converted by dino-jax convert.\n\n"
         f"Batch: {images} images x {gpus} GPUs; masks, KoLeo and drop path in groups as on one "
         f"GPU.\n\nCommand:\n"
         "  dino-jax train --config=THIS_FILE --workdir=runs/NAME \\\n"
@@ -130,7 +129,7 @@ def convert_file(arguments: argparse.Namespace) -> str:
     """
     path, gpus = Path(arguments.file), arguments.gpus or 1
     try:
-        source, notes = convert(path.read_text(), path.name, gpus)
+        source, notes = convert(read_bytes(path, MAX_BYTES), path.name, gpus)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if arguments.gpus is None:
@@ -140,7 +139,7 @@ def convert_file(arguments: argparse.Namespace) -> str:
     if not arguments.out:
         return source.rstrip("\n")
     try:
-        with Path(arguments.out).open("x") as file:
+        with Path(arguments.out).open("x", encoding="utf-8") as file:
             file.write(source)
     except FileExistsError as error:
         raise ValueError(f"{arguments.out} exists; give another --out, or remove it") from error
@@ -194,7 +193,10 @@ def _suggest(key: str, known: list[str]) -> str:
 
 
 def _literal(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    if not isinstance(value, str):
+        return repr(value)
+    # JSON's escapes are Python's, except for what is not ASCII.
+    return json.dumps(value) if value.isascii() else ascii(value)
 
 
 if __name__ == "__main__":

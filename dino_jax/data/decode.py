@@ -1,18 +1,20 @@
 """Turns encoded images into RGB pixels, with the result of torchvision's ImageFolder."""
 
-from io import BytesIO
+import os
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from dino_jax.foreign.files import MAX_IMAGE_BYTES, read_bytes
+from dino_jax.foreign.pictures import UnreadableImageError, opened_picture, require_few_scans
+
+__all__ = ["MAX_PIXELS", "UnreadableImageError", "decode_image", "read_image_file"]
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit; the default of config.max_pixels
 _JPEG = b"\xff\xd8\xff"
 _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
-
-
-class UnreadableImageError(ValueError):
-    """An image that can't be decoded: truncated, corrupt, empty, not an image, or too large."""
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
@@ -22,7 +24,7 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
     torchvision's `default_loader`, which the official DINO code uses.
 
     Args:
-      data: the bytes of an image file in any format that Pillow reads.
+      data: the bytes of an image file in one of `pictures.FORMATS`.
       max_pixels: largest height * width that is decoded; checked on the header, before any
         memory is taken for pixels. Pillow's own limit, 2 * `PIL.Image.MAX_IMAGE_PIXELS` (about
         179 million), holds as well.
@@ -31,15 +33,34 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
       [H, W, 3] uint8, in its own memory.
 
     Raises:
-      UnreadableImageError: if the bytes are not a complete image or it is over the limit.
+      UnreadableImageError: if the bytes are not a complete image, it is over the limit, or its
+        decoder fails in any other way.
+      MemoryError: if there is no memory for a small image either.
     """
     if not data:
         raise UnreadableImageError("the file is empty (0 bytes)")
     if data.startswith(_JPEG):
+        require_few_scans(data)
         image = _decode_plain_jpeg(data, max_pixels)
         if image is not None:
             return image
     return _decode_with_pillow(data, max_pixels)
+
+
+def read_image_file(path: str | os.PathLike, max_pixels: int) -> np.ndarray:
+    """Reads and decodes one image file, local or remote; see `decode_image`.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      UnreadableImageError: if it can't be read, is no regular file, or can't be decoded.
+    """
+    try:
+        data = read_bytes(path, MAX_IMAGE_BYTES)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not Path(path).is_symlink():
+            raise
+        raise UnreadableImageError(str(error)) from error
+    return decode_image(data, max_pixels)
 
 
 def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
@@ -49,22 +70,11 @@ def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if int(height) * int(width) <= limit and colors in _PLAIN_COLORS:
             return simplejpeg.decode_jpeg(data, "RGB")
-    except ValueError:  # of any kind, even mere warnings, for Pillow to judge
+    except (ValueError, MemoryError):  # of any kind, even mere warnings, for Pillow to judge
         pass
     return None
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> np.ndarray:
-    try:
-        with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > max_pixels:
-                raise UnreadableImageError(
-                    f"{image.width} x {image.height} pixels are more than max_pixels={max_pixels}"
-                )
-            return np.array(image.convert("RGB"))
-    except (UnreadableImageError, MemoryError):
-        raise
-    # Pillow's format plugins raise OSError, SyntaxError, ValueError, struct.error,
-    # DecompressionBombError and others on garbage: in each case, these bytes are not an image.
-    except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from error
+    with opened_picture(data, max_pixels) as image:
+        return np.array(image.convert("RGB"))

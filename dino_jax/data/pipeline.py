@@ -21,6 +21,8 @@ from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
 from dino_jax.data.slots import Layout, Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
 from dino_jax.data.worker_process import follow_parent
+from dino_jax.foreign.files import require_memory
+from dino_jax.foreign.names import one_line
 
 READABLE = -1  # in "unreadable": this row's image could be read
 MAX_REPLACEMENTS = 100
@@ -203,7 +205,9 @@ def read_frames(
       Frames [H, W, 3] uint8, the label, and the name inside the source.
 
     Raises:
-      UnreadableImageError: if a frame can't be read or decoded; the message names the clip.
+      UnreadableImageError: if a frame can't be read or decoded; the message, one line, names the
+        clip.
+      MemoryError: if there is no memory for a small image either.
     """
     try:
         record = source[index]
@@ -213,8 +217,11 @@ def read_frames(
             frame if isinstance(frame, np.ndarray) else decode_image(frame, max_pixels)
             for frame in stored
         ]
+    except MemoryError as error:
+        require_memory()
+        raise UnreadableImageError(f"{source.name(index)}: too large for the memory") from error
     except (OSError, UnreadableImageError) as error:
-        raise UnreadableImageError(f"{source.name(index)}: {error}") from error
+        raise UnreadableImageError(f"{source.name(index)}: {one_line(str(error))}") from error
     if not frames:
         raise UnreadableImageError(f"{source.name(index)}: the clip has no frames")
     return frames, record["label"], record["name"]

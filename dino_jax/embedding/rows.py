@@ -11,6 +11,7 @@ from dino_jax.data.pipeline import Batch
 from dino_jax.data.sources import ImageSource, Record
 from dino_jax.embedding.embedder import Embed
 from dino_jax.embedding.shards import Rows
+from dino_jax.foreign.names import printable
 
 AHEAD = 2  # batches that the devices may lag behind the decoding
 
@@ -34,7 +35,7 @@ class Subset:
 
 
 class Row(NamedTuple):
-    """One image: vector [d] (of a black image if it is unreadable), name and class."""
+    """One image: vector [d] (of a black image if it is unreadable), printable name and class."""
 
     vector: np.ndarray
     readable: bool
@@ -67,9 +68,10 @@ def rows_of(vectors: np.ndarray, batch: Batch, source: ImageSource) -> Iterator[
     """The rows of one batch, [b, d] vectors."""
     for row, vector in enumerate(vectors):
         readable, label = bool(batch["valid"][row]), int(batch["label"][row])
-        name = batch["name"][row] if readable else source.name(int(batch["unreadable"][row]))
+        lost = int(batch["unreadable"][row])
+        name = printable(batch["name"][row]) if readable else source.name(lost)
         named = 0 <= label < len(source.class_names)
-        yield Row(vector, readable, name, source.class_names[label] if named else None)
+        yield Row(vector, readable, name, printable(source.class_names[label]) if named else None)
 
 
 def collect(rows: Iterable[Row]) -> Rows:

@@ -4,12 +4,12 @@ npy      embeddings-00000-of-00002.npy   [n, d]
          images-00000-of-00002.jsonl     one line per row: {"name": "cat/1.jpg", "label": "cat"}
 parquet  embeddings-00000-of-00002.parquet   columns name, label, embedding (list of d numbers)
 
-unreadable-00000-of-00002.txt names the images of a shard that have no row, if there are any. The
-file with the vectors is written last: a shard is complete, or will be made again.
+Names are written as `foreign.names.printable` does: odd bytes and line breaks become escapes.
+unreadable-00000-of-00002.txt names the images of a shard that have no row, one a line, if there are
+any. The file with the vectors is written last: a shard is complete, or will be made again.
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,10 +82,9 @@ class Shards:
         arrow, parquet = import_pyarrow()
         flat = arrow.array(rows.vectors.reshape(-1))
         vectors = arrow.FixedSizeListArray.from_arrays(flat, rows.vectors.shape[1])
-        names = [os.fsencode(name).decode(errors="replace") for name in rows.names]
         table = arrow.table(
             {
-                "name": arrow.array(names, arrow.string()),
+                "name": arrow.array(rows.names, arrow.string()),
                 "label": arrow.array(rows.labels, arrow.string()),
                 "embedding": vectors,
             }

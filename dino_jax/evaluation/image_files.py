@@ -4,20 +4,20 @@ import collections
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 from jax.sharding import Mesh
-from PIL import Image
 
-from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, read_image_file
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.frozen import Take
 from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.evaluation.sharing import counted, from_all
+from dino_jax.foreign.files import MAX_IMAGE_BYTES, read_bytes
+from dino_jax.foreign.names import printable
+from dino_jax.foreign.pictures import opened_picture
 from dino_jax.weights.model import Model
 
 THREADS = min(16, os.cpu_count() or 1)  # that decode
@@ -90,10 +90,10 @@ def read_pixels(path: str | os.PathLike) -> np.ndarray:
     """Reads an image file as [H, W, 3] uint8.
 
     Raises:
-      OSError: if it does not exist.
+      FileNotFoundError: if it does not exist.
       UnreadableImageError: if it is not an image.
     """
-    return decode_image(epath.Path(path).read_bytes(), MAX_PIXELS)
+    return read_image_file(path, MAX_PIXELS)
 
 
 def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
@@ -103,13 +103,11 @@ def read_values(path: str | os.PathLike) -> tuple[str, np.ndarray]:
       OSError: if it does not exist.
       UnreadableImageError: if it is not an image.
     """
-    data = epath.Path(path).read_bytes()
     try:
-        with Image.open(BytesIO(data)) as image:
+        with opened_picture(read_bytes(path, MAX_IMAGE_BYTES), MAX_PIXELS) as image:
             return image.mode, np.array(image)
-    # Pillow raises many kinds of errors; in each case these bytes are not an image.
-    except Exception as error:
-        raise UnreadableImageError(f"{path}: {type(error).__name__}: {error}") from error
+    except UnreadableImageError as error:
+        raise UnreadableImageError(f"{path}: {error}") from error
 
 
 def embed_files(
@@ -201,4 +199,4 @@ def pad_color(model: Model) -> np.ndarray:
 def name_files(files: Sequence[str], readable: np.ndarray) -> dict[str, Any]:
     """Number of unreadable files and the names of the first ones, for a result."""
     lost = [files[index] for index in np.flatnonzero(~readable).tolist()]
-    return {"count": len(lost), "names": lost[:MOST_NAMED]}
+    return {"count": len(lost), "names": [printable(name) for name in lost[:MOST_NAMED]]}

@@ -4,6 +4,7 @@ Nothing in the pickle is executed, see `pickle_machine`: the few names with whic
 are replaced by functions of our own, which take numbers only.
 """
 
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from dino_jax.weights.pickle_machine import Buildable, RefusedError, read_pickle
 
+_LONGEST_DTYPE = 16  # characters of its name, such as "U12" or "float64"
 _KINDS = "biufSU"  # of dtypes: numbers and text, no objects
 
 
@@ -27,7 +29,7 @@ def read_plain_pickle(data: bytes) -> Any:
       ValueError: if it names anything other than NumPy arrays of numbers or text, or is damaged.
     """
     try:
-        return _unwrap(read_pickle(data, _KNOWN, _refuse_storage))
+        return _unwrap(read_pickle(data, _KNOWN, _refuse_storage), {})
     except RecursionError as error:
         raise RefusedError("its containers are nested too deeply, or in themselves") from error
 
@@ -36,7 +38,9 @@ class _Dtype(Buildable):
     """A dtype: a call with its name, then a state with its byte order."""
 
     def __init__(self, name: str, *_: object):
-        self.value = np.dtype(str(name))
+        if not isinstance(name, str) or len(name) > _LONGEST_DTYPE:
+            raise RefusedError(f"an array of {reprlib.repr(name)}")
+        self.value = np.dtype(name)
         if self.value.kind not in _KINDS:
             raise RefusedError(f"an array of {self.value}; only numbers and text are read")
 
@@ -57,7 +61,7 @@ class _Array(Buildable):
 
     def fill(self, raw: Any, dtype: Any, shape: Any, order: str) -> "_Array":
         if order not in ("C", "F"):
-            raise RefusedError(f"an array with axes in the order {order!r}")
+            raise RefusedError(f"an array with axes in the order {reprlib.repr(order)}")
         self.value = np.frombuffer(_to_bytes(raw), _dtype_of(dtype)).reshape(shape, order=order)
         return self
 
@@ -74,14 +78,14 @@ def _scalar(dtype: Any, raw: Any) -> Any:
 def _encode(text: str, encoding: str) -> bytes:
     """Decodes bytes as protocol 2 stores them."""
     if encoding != "latin1":
-        raise RefusedError(f"bytes encoded as {encoding!r}")
+        raise RefusedError(f"bytes encoded as {reprlib.repr(encoding)}")
     return text.encode("latin1")
 
 
 def _empty_bytes(*arguments: object) -> bytes:
     """Decodes empty bytes as protocol 2 stores them."""
     if arguments:
-        raise RefusedError(f"bytes made of {arguments!r}")
+        raise RefusedError(f"bytes made of {reprlib.repr(arguments)}")
     return b""
 
 
@@ -98,23 +102,31 @@ _KNOWN: Mapping[str, Callable[..., Any]] = {
 
 
 def _refuse_storage(identity: Any) -> Any:
-    raise RefusedError(f"it refers to {identity!r} outside of the file")
+    raise RefusedError(f"it refers to {reprlib.repr(identity)} outside of the file")
 
 
-def _unwrap(value: Any) -> Any:
-    """Replaces placeholders by their values, also inside lists, tuples and dicts."""
+def _unwrap(value: Any, known: dict[int, Any]) -> Any:
+    """Replaces placeholders by their values, also inside lists, tuples and dicts.
+
+    Args:
+      value: a part of what a pickle holds.
+      known: results by the identity of the container, so that one in many places is done once.
+    """
     if isinstance(value, (_Array, _Dtype)):
         return value.value
-    if isinstance(value, dict):
-        return {_unwrap(key): _unwrap(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_unwrap(item) for item in value)
-    return value
+    if not isinstance(value, (dict, list, tuple)):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            known[id(value)] = {key: _unwrap(item, known) for key, item in value.items()}
+        else:
+            known[id(value)] = type(value)(_unwrap(item, known) for item in value)
+    return known[id(value)]
 
 
 def _dtype_of(value: Any) -> np.dtype:
     if not isinstance(value, _Dtype):
-        raise RefusedError(f"an array with the dtype {value!r}")
+        raise RefusedError(f"an array with the dtype {reprlib.repr(value)}")
     return value.value
 
 

@@ -9,6 +9,7 @@ from dino_jax.report.markup import Markup, element
 from dino_jax.workdir.dotted_names import flatten
 
 _ABSENT = object()
+MOST_VALUES, LONGEST_VALUE = 5000, 1000  # rows of a table; characters
 DASH = "\u2013"
 
 
@@ -17,7 +18,7 @@ def draw_config(runs: Sequence[Run]) -> Markup | None:
     flat = [flatten(run.config) if run.config else {} for run in runs]
     if not any(flat):
         return None
-    names = sorted({name for values in flat for name in values})
+    names = sorted({name for values in flat for name in values})[:MOST_VALUES]
     different = [name for name in names if not _all_equal([v.get(name, _ABSENT) for v in flat])]
     parts = []
     if len(runs) > 1 and different:
@@ -54,7 +55,10 @@ def _table(runs: Sequence[Run], flat: Sequence[dict[str, Any]], names: Sequence[
 
 
 def _show(value: Any) -> str:
-    return DASH if value is _ABSENT else json.dumps(value, ensure_ascii=False)
+    if value is _ABSENT:
+        return DASH
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]} …"
 
 
 def _all_equal(values: Sequence[Any]) -> bool:

@@ -1,6 +1,6 @@
 """The metrics, diagnosis and config of a workdir, read tolerantly."""
 
-import json
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,9 +12,15 @@ import numpy as np
 from etils import epath
 
 from dino_jax.config.upgrade import upgrade
+from dino_jax.foreign.json_text import read_json
 from dino_jax.workdir.json_lines import read_history
 from dino_jax.workdir.layout import CONFIG_JSON, DIAGNOSIS_JSONL, METRICS_JSONL
 
+MAX_CONFIG_BYTES = 1 << 24
+# Numbers that can be shown: float32 ends at 3.4e38, and differences must stay finite.
+LARGEST, SMALLEST = 1e100, 1e-100
+MOST_METRICS, LONGEST_NAME = 500, 200  # of a run on the page; characters
+MOST_STATES, LONGEST_TEXT = 200, 2000  # of the diagnosis; characters
 SEVERITIES = ("ok", "warning", "failure")
 
 
@@ -24,7 +30,7 @@ class Curve:
 
     Attributes:
       steps: [n] ascending, each once.
-      values: [n] float64; NaN where the number was not finite.
+      values: [n] float64; NaN where the number was not finite or too large to be shown.
     """
 
     steps: np.ndarray
@@ -71,6 +77,22 @@ class Run:
     def last_step(self) -> int:
         return max(int(curve.steps[-1]) for curve in self.curves.values())
 
+    def option(self, *names: str) -> Any:
+        """What the config has under these names; None if it, damaged or of a later version, hasn't.
+
+        Args:
+          names: such as "network", "backbone".
+        """
+        found: Any = self.config
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found
+
+    def table(self, *names: str) -> dict[str, Any]:
+        """A section of the config; {} if there is none."""
+        found = self.option(*names)
+        return found if isinstance(found, dict) else {}
+
 
 def read_runs(workdirs: Sequence[epath.PathLike]) -> list[Run]:
     """Reads several workdirs; see `read_run`."""
@@ -105,13 +127,17 @@ def read_run(folder: epath.Path, name: str) -> Run:
             f"that has measured anything; found there: {found or 'nothing'}"
         )
     lines, torn = read_history(path)
-    curves = build_curves(lines)
+    every = build_curves(lines)
+    short = {name: curve for name, curve in every.items() if len(name) <= LONGEST_NAME}
+    curves = dict(itertools.islice(short.items(), MOST_METRICS))
     if not curves:
         raise ValueError(
             f"{path} has no line with metrics ({len(torn)} unreadable lines); wait until the run "
             "has logged a step"
         )
     notes = [f"{METRICS_JSONL}: torn lines left out: {_few(torn)}"] if torn else []
+    if len(every) > len(curves):
+        notes.append(f"{METRICS_JSONL}: {len(curves):,} of {len(every):,} metrics are shown")
     config = _read_config(folder / CONFIG_JSON, notes)
     diagnosis = _read_diagnosis(folder / DIAGNOSIS_JSONL, notes)
     return Run(name, folder, curves, diagnosis, config, notes)
@@ -122,7 +148,7 @@ def build_curves(lines: Iterable[Mapping[str, Any]]) -> dict[str, Curve]:
     points: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():
-            if name != "step" and _is_number(value):
+            if name != "step" and _is_metric(value):
                 points.setdefault(name, {})[line["step"]] = _as_float(value)
     return {
         name: Curve(np.array(list(points[name])), np.array(list(points[name].values())))
@@ -144,11 +170,11 @@ def distinct_names(folders: Sequence[epath.Path]) -> list[str]:
 
 def _read_config(path: epath.Path, notes: list[str]) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         notes.append(f"there is no {CONFIG_JSON}")
         return {}
-    except ValueError:
+    except (OSError, ValueError):
         config = None
     if isinstance(config, dict):
         return _upgrade(config)
@@ -160,31 +186,45 @@ def _upgrade(config: dict[str, Any]) -> dict[str, Any]:
     """Today's form, so that runs of different versions can be compared."""
     try:
         return upgrade(config)
-    except (ValueError, KeyError, TypeError, AttributeError):  # damaged, or of a later version
+    except (ValueError, LookupError, TypeError, AttributeError):  # damaged, or of a later version
         return config
 
 
 def _read_diagnosis(path: epath.Path, notes: list[str]) -> list[Diagnosis]:
     if not path.exists():
         return []
-    lines, torn = read_history(path)
+    try:
+        lines, torn = read_history(path)
+    except OSError:
+        notes.append(f"{DIAGNOSIS_JSONL} cannot be read")
+        return []
+    if len(lines) > MOST_STATES:
+        notes.append(f"{DIAGNOSIS_JSONL}: the last {MOST_STATES} of {len(lines):,} are shown")
     if torn:
         notes.append(f"{DIAGNOSIS_JSONL}: torn lines left out: {_few(torn)}")
     found = []
-    for line in lines:
-        texts = {key: str(line.get(key, "")) for key in ("state", "title", "evidence", "advice")}
+    for line in lines[-MOST_STATES:]:
+        parts = {key: line.get(key, "") for key in ("state", "title", "evidence", "advice")}
+        texts = {key: str(part)[:LONGEST_TEXT] for key, part in parts.items()}
         severity = line.get("severity")
         known = severity if severity in SEVERITIES else "warning"
         found.append(Diagnosis(line["step"], severity=known, **texts))
     return found
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON can be shown as a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _is_metric(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
 def _as_float(value: float | None) -> float:
-    return float(value) if value is not None and math.isfinite(value) else math.nan
+    if value is None or not abs(value) <= LARGEST:
+        return math.nan
+    return float(value) if abs(value) >= SMALLEST else 0.0
 
 
 def _few(numbers: Sequence[int]) -> str:

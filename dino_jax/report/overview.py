@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from dino_jax.report.history import Curve, Diagnosis, Run
+from dino_jax.report.history import Curve, Diagnosis, Run, is_number
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.panels import KNN
 from dino_jax.report.scales import format_count, format_value
@@ -97,14 +97,15 @@ def _state(one: Diagnosis) -> Markup:
 
 
 def _progress(run: Run) -> Fact | None:
-    batch_size = run.config.get("batch_size")
-    images = f"{format_count(run.last_step * batch_size)} images" if batch_size else "finished"
+    batch_size = run.option("batch_size")
+    known = is_number(batch_size) and batch_size > 0
+    images = f"{format_count(run.last_step * batch_size)} images" if known else "finished"
     return f"{format_count(run.last_step)}", images
 
 
 def _best_knn(run: Run) -> Fact | None:
     """The best of the evaluated role, without one of the student; as run/best.py chooses."""
-    evaluated = str(run.config.get("evaluated", "teacher"))
+    evaluated = str(run.option("evaluated") or "teacher")
     role = next((role for role in (evaluated, "student") if _knn_curves(run, role)), None)
     if role is None:
         return None

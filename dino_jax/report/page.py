@@ -6,7 +6,7 @@ from importlib import resources
 
 from dino_jax.report.config import draw_config
 from dino_jax.report.curves import draw_sections
-from dino_jax.report.history import Run
+from dino_jax.report.history import Run, is_number
 from dino_jax.report.markup import Markup, element, join
 from dino_jax.report.overview import draw_diagnosis, draw_facts
 from dino_jax.report.probes import draw_crops, draw_neighbours, draw_probes
@@ -55,16 +55,16 @@ def draw_page(runs: Sequence[Run], written: datetime) -> str:
 
 def describe(run: Run, several: bool) -> Markup:
     """One line about network, data and batch, as far as the config tells."""
-    backbone = run.config.get("network", {}).get("backbone", {})
+    batch_size, epochs, seed = (run.option(name) for name in ("batch_size", "epochs", "seed"))
     known = [
         run.name if several else None,
-        _describe_backbone(backbone),
-        run.config.get("data", {}).get("kind"),
-        f"batch {run.config['batch_size']}" if "batch_size" in run.config else None,
-        f"{run.config['epochs']:g} epochs" if "epochs" in run.config else None,
-        f"seed {run.config['seed']}" if "seed" in run.config else None,
+        _describe_backbone(run.table("network", "backbone")),
+        run.option("data", "kind"),
+        f"batch {batch_size}" if is_number(batch_size) else None,
+        f"{epochs:g} epochs" if is_number(epochs) else None,
+        f"seed {seed}" if is_number(seed) else None,
     ]
-    return element("p", " · ".join(str(part) for part in known if part), class_="soft")
+    return element("p", " · ".join(str(part)[:200] for part in known if part), class_="soft")
 
 
 def _describe_backbone(backbone: dict) -> str | None:

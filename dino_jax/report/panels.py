@@ -1,5 +1,6 @@
 """The charts and their metrics; each metric that no chart lists gets a chart of its own."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,17 +12,15 @@ from dino_jax.report.history import Run
 
 PLAIN, FROM_ZERO, LOGARITHMIC = Axis(), Axis(low=0.0), Axis(log=True)
 SHARE = Axis(low=0.0, high=1.0)
-KNN = r"knn(\d+)/(.+)"
+KNN = r"knn(\d{1,9})/(.+)"
 
 
 def ln_prototypes(run: Run) -> list[Reference]:
     """The entropy of the uniform distribution over the prototypes of each head."""
-    heads = run.config.get("network", {}).get("heads", {})
-    sizes = {head.get("out_dim") for head in heads.values() if isinstance(head, dict)}
-    return [
-        Reference(f"ln K = {math.log(size):.2f}", math.log(size))
-        for size in sorted(size for size in sizes if isinstance(size, int) and size > 1)
-    ]
+    heads = run.table("network", "heads")
+    sizes = [run.option("network", "heads", name, "out_dim") for name in heads]
+    known = {size for size in sizes if isinstance(size, int) and size > 1}
+    return [Reference(f"ln K = {math.log(size):.2f}", math.log(size)) for size in sorted(known)[:5]]
 
 
 def baselines(run: Run) -> list[Reference]:
@@ -40,8 +39,8 @@ def match_baseline(run: Run, metric: str) -> re.Match[str] | None:
 
 
 def _frozen_roles(run: Run) -> list[str]:
-    roles = run.config.get("roles")
-    if not isinstance(roles, dict):  # no config, or one of version 0.1 that has not been upgraded
+    roles = run.table("roles")
+    if not roles:  # no config, or one of version 0.1 that has not been upgraded
         return ["frozen_teacher"]
     known = {name: role for name, role in roles.items() if isinstance(role, dict)}
     return [name for name, role in known.items() if role.get("follow") == "frozen"]
@@ -51,6 +50,9 @@ def nothing(run: Run) -> list[Reference]:
     """No references."""
     del run
     return []
+
+
+_compiled = functools.cache(re.compile)  # re keeps 512, and a run may have more metrics
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Panel:
 
     def label(self, metric: str) -> str | None:
         """The name of the series, "" for the only one; None if the metric has another panel."""
-        match = re.fullmatch(self.pattern, metric)
+        match = _compiled(self.pattern).fullmatch(metric)
         return match.expand(self.series).replace("_", " ").strip() if match else None
 
 

@@ -7,21 +7,26 @@ from collections.abc import Sequence
 from etils import epath
 from PIL import Image
 
+from dino_jax.foreign.files import read_bytes
+from dino_jax.foreign.pictures import UnreadableImageError, opened_picture
 from dino_jax.report.markup import Markup, element
 
-QUALITY = 82  # of WebP
+QUALITY, LONGEST = 82, 16_000  # of WebP, whose sides have at most 16,383 pixels
+MAX_BYTES, MAX_PIXELS = 1 << 28, 60_000_000  # of a picture in a workdir
 
 
 def open_picture(path: epath.Path) -> Image.Image | None:
     """Reads a picture; None if it is missing, damaged or still being written."""
     try:
-        return Image.open(io.BytesIO(path.read_bytes())).convert("RGB")
-    except (OSError, SyntaxError, ValueError):  # SyntaxError: Pillow, for broken PNG chunks
+        with opened_picture(read_bytes(path, MAX_BYTES), MAX_PIXELS) as picture:
+            return picture.convert("RGB")
+    except (OSError, UnreadableImageError):
         return None
 
 
 def resize(picture: Image.Image, width: int, height: int) -> Image.Image:
-    """Smaller pictures keep sharp pixels, larger ones are averaged."""
+    """Smaller pictures keep sharp pixels, larger ones are averaged; sides from 1 to `LONGEST`."""
+    width, height = (min(max(side, 1), LONGEST) for side in (width, height))
     larger = width >= picture.width
     kind = Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS
     return picture.resize((width, height), kind)

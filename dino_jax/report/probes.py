@@ -1,7 +1,6 @@
 """Probe images over the steps, their nearest neighbors, and the crops."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +8,10 @@ from typing import Any
 from etils import epath
 from PIL import Image
 
-from dino_jax.report.history import Run
+from dino_jax.foreign.json_text import read_json
+from dino_jax.report.history import Run, is_number
 from dino_jax.report.markup import Markup, element, join
-from dino_jax.report.pictures import draw_picture, open_picture, resize, stack
+from dino_jax.report.pictures import LONGEST, draw_picture, open_picture, resize, stack
 from dino_jax.report.scales import format_count
 from dino_jax.workdir.layout import (
     CROPS_PNG,
@@ -22,7 +22,8 @@ from dino_jax.workdir.layout import (
 )
 
 TILE, NEIGHBOUR_TILE, HEAD_TILE = 112, 84, 56  # pixels
-MOST_PROBES = 8
+MOST_PROBES, MOST_NEIGHBOURS = 8, 50
+MAX_JSON_BYTES = 1 << 24
 MOST_FRAMES = 16  # evaluations on the slider, over all runs together
 CROPS_WIDTH = 1400  # pixels at most
 
@@ -104,9 +105,9 @@ def read_frames(run: Run) -> list[Frame]:
     for step in drawn_steps(run.folder):
         folder = step_folder(run.folder, step)
         described = _read_json(folder / PROBES_JSON)
-        if step <= run.last_step and described.get("probes"):
-            probes = described["probes"][:MOST_PROBES]
-            frames.append(Frame(step, folder, probes, int(described.get("heads", 0))))
+        probes, heads = _dicts(described.get("probes"), MOST_PROBES), described.get("heads")
+        if step <= run.last_step and probes:
+            frames.append(Frame(step, folder, probes, heads if isinstance(heads, int) else 0))
     return frames
 
 
@@ -187,11 +188,14 @@ def _neighbours(run: Run, frame: Frame, named: bool) -> Markup:
         figures = [
             element("figure", query, element("figcaption", element("b", probe.get("label", ""))))
         ]
-        neighbours = probe.get("neighbours", [])
+        most = min(MOST_NEIGHBOURS, strip.width // strip.height)  # squares in the strip
+        neighbours = _dicts(probe.get("neighbours"), most)
         for one, tile in zip(neighbours, _cut(strip, len(neighbours)), strict=True):
             picture = draw_picture(tile, f"neighbour {_caption(one)}")
             label = element("b", one["label"], " ") if "label" in one else None
-            text = element("figcaption", label, f"{float(one.get('cosine', 'nan')):.3f}")
+            cosine = one.get("cosine")
+            shown = f"{cosine:.3f}" if is_number(cosine) else ""
+            text = element("figcaption", label, shown)
             figures.append(element("figure", picture, text))
         rows.append(element("li", *figures))
     title = f"{run.name}, step" if named else "Step"
@@ -210,8 +214,9 @@ def _cut(strip: Image.Image, count: int) -> list[Image.Image]:
 
 
 def _sheet(names: Sequence[str], sheet: Image.Image) -> Markup:
-    if sheet.width > CROPS_WIDTH:
-        sheet = resize(sheet, CROPS_WIDTH, round(sheet.height * CROPS_WIDTH / sheet.width))
+    if sheet.width > CROPS_WIDTH or sheet.height > LONGEST:
+        width = min(sheet.width, CROPS_WIDTH)
+        sheet = resize(sheet, width, round(sheet.height * width / sheet.width))
     picture = draw_picture(sheet, "training images with the boxes of their crops, and the crops")
     return join(
         element("h3", ", ".join(names), class_="of_run") if names else None,
@@ -222,10 +227,15 @@ def _sheet(names: Sequence[str], sheet: Image.Image) -> Markup:
 def _read_json(path: epath.Path) -> dict[str, Any]:
     """{} for a file that is missing or torn."""
     try:
-        described = json.loads(path.read_text())
+        described = read_json(path, MAX_JSON_BYTES)
     except (OSError, ValueError):
         return {}
     return described if isinstance(described, dict) else {}
+
+
+def _dicts(found: Any, most: int) -> list[dict[str, Any]]:
+    """The first entries of a list that are objects."""
+    return [one for one in found[:most] if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _caption(described: dict[str, Any]) -> str:

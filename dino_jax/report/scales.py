@@ -40,7 +40,7 @@ def linear_scale(low: float, high: float, ticks: int = 4, exact: bool = False) -
       ticks: approximate number of ticks.
       exact: keeps the limits; otherwise they are widened to the ticks around them.
     """
-    if high <= low:
+    if high - low <= 1e-9 * max(abs(low), abs(high)):  # closer than ticks can tell
         room = abs(low) / 2 or 1.0
         low, high = low - room, high + room
     spacing = _round_spacing((high - low) / ticks)

@@ -17,6 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from dino_jax.foreign.names import for_terminal
+
 SHOWN_PAUSE = 0.5  # seconds; shorter pauses are left out of the line
 ROWS = 12  # newest log lines that stay in the table
 
@@ -175,9 +177,9 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a line, above the table if there is one."""
         if self._table is not None:
-            self._table.print(text)
+            self._table.print(for_terminal(text))
         elif self._speaks:
-            print(text, file=self._stream, flush=True)
+            print(for_terminal(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leaves the table as it is; more than one call is fine."""

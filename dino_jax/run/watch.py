@@ -133,7 +133,7 @@ class Watch:
 
 
 class BadImages:
-    """Names of the images that could not be read, each once, in workdir/bad_images.txt."""
+    """Names of the images that could not be read, each once, a line, in workdir/bad_images.txt."""
 
     def __init__(self, folder: epath.Path, source: ImageSource):
         """Continues the list of an earlier start, if there is one."""

@@ -12,6 +12,7 @@ from PIL import Image
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.pipeline import read_image, resize_for_evaluation
 from dino_jax.data.sources import ImageSource
+from dino_jax.foreign.names import printable
 from dino_jax.visualize.attention import draw_attention, overlay_attention
 from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
 from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
@@ -133,4 +134,5 @@ def _caption(source: ImageSource, index: int) -> dict[str, str]:
     record = source[index]
     label = record["label"]
     named = 0 <= label < len(source.class_names)
-    return {"name": record["name"], **({"label": source.class_names[label]} if named else {})}
+    caption = {"name": printable(record["name"])}
+    return caption | ({"label": printable(source.class_names[label])} if named else {})

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, decode_image
+from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, read_image_file
 from dino_jax.data.sources import FolderSource
+from dino_jax.foreign.names import one_line, printable
 
 
 class Named(NamedTuple):
@@ -47,9 +48,9 @@ def stream_images(paths: Sequence[str], lost: list[str]) -> Iterator[Named]:
     """
     for file in _list_files(paths):
         try:
-            yield Named(file.stem, decode_image(file.read_bytes(), MAX_PIXELS))
-        except UnreadableImageError as error:
-            lost.append(f"{file}: {error}")
+            yield Named(printable(file.stem), read_image_file(file, MAX_PIXELS))
+        except (OSError, UnreadableImageError) as error:
+            lost.append(f"{printable(str(file))}: {one_line(str(error))}")
 
 
 def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
@@ -84,7 +85,7 @@ def _list_files(paths: Sequence[str]) -> list[Path]:
     for path in paths:
         if Path(path).is_dir():
             source = FolderSource(path)
-            files += [Path(source.name(index)) for index in range(len(source))]
+            files += [Path(source.path(index)) for index in range(len(source))]
         elif Path(path).exists():
             files.append(Path(path))
         else:

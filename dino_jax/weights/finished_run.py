@@ -47,7 +47,7 @@ def read_run(workdir: epath.PathLike) -> FinishedRun:
         role = config.get("evaluated", DEFAULT_ROLE)
         image_size = int(config.get("image_size", DEFAULT_IMAGE_SIZE))
         left_out = config.get("roles", {}).get(role, {}).get("leaves_out", ())
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        heads = {name: head for name, head in network.heads.items() if name not in left_out}
+    except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
         raise ValueError(f"{file} is not the config of a run of dino_jax: {error}") from error
-    heads = {name: head for name, head in network.heads.items() if name not in left_out}
     return FinishedRun(config, role, dataclasses.replace(network, heads=heads), image_size)

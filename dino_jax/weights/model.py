@@ -16,7 +16,7 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.commands.compilation_cache import keep_programs
-from dino_jax.data.decode import MAX_PIXELS, decode_image
+from dino_jax.data.decode import MAX_PIXELS, read_image_file
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.models.backbone import Features
 from dino_jax.models.build import build_network
@@ -135,7 +135,7 @@ def _pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, Image.Image):
         return np.array(image.convert("RGB"))
     if not isinstance(image, np.ndarray):
-        return decode_image(absolute_path(image).read_bytes(), MAX_PIXELS)
+        return read_image_file(absolute_path(image), MAX_PIXELS)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise ValueError(f"expected [H, W, 3] uint8 pixels, got {image.dtype} {image.shape}")
     return image

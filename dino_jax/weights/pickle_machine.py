@@ -3,11 +3,17 @@
 A pickle is a program whose instructions may call any function. This machine knows those that build
 dicts, lists, tuples, numbers and strings; functions and classes are never looked up: a table of the
 caller lists what a pickle may name, and everything else is refused.
+
+A pickle can also be small and take for ever: a container that holds one twice, that holds one
+twice … has 2^n parts for whoever hashes, prints or copies it. So instructions are counted, keys are
+plain, and what is handed to functions is paid for by its size.
 """
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
+
+from dino_jax.foreign.names import one_line
 
 _LITERALS = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
@@ -26,6 +32,9 @@ _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple, "EMPTY_SET": set}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _MARK = object()
+MAX_INSTRUCTIONS = 2_000_000  # about four seconds; a checkpoint of 10,000 tensors has 400,000
+_FREE_HANDED = 1_000_000  # entries and bytes handed to functions, besides 16 times the pickle's own
+_KEYS = (str, int, float, bytes, bool, type(None))
 
 
 class RefusedError(ValueError):
@@ -60,15 +69,17 @@ def read_pickle(
       RefusedError: if it names anything that is not in `known`, has an instruction that no
         checkpoint needs, or is damaged.
     """
-    machine = _Machine(known, persistent)
+    machine = _Machine(known, persistent, _FREE_HANDED + 16 * len(data))
     try:
-        for opcode, argument, _ in pickletools.genops(data):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+            if count >= MAX_INSTRUCTIONS:
+                raise RefusedError(f"its pickle has more than {MAX_INSTRUCTIONS:,} instructions")
             machine.run(opcode.name, argument)
         (result,) = machine.stack
     except RefusedError:
         raise
-    # Other errors that a damaged pickle can cause in a stack machine.
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+    # Other errors that a damaged pickle can cause in a stack machine, MemoryError for its claims.
+    except Exception as error:
         raise RefusedError(f"its pickle is damaged: {error}") from error
     return result
 
@@ -83,10 +94,16 @@ class _Global:
 class _Machine:
     """The stack, the memo, and one method for each kind of instruction."""
 
-    def __init__(self, known: Mapping[str, Callable[..., Any]], persistent: Callable[[Any], Any]):
+    def __init__(
+        self,
+        known: Mapping[str, Callable[..., Any]],
+        persistent: Callable[[Any], Any],
+        budget: int,
+    ):
         self.stack: list[Any] = []
-        self._known, self._persistent = known, persistent
+        self._known, self._persistent, self._budget = known, persistent, budget
         self._memo: dict[int, Any] = {}
+        self._marks: list[int] = []  # places of the marks on the stack
 
     def run(self, name: str, argument: Any) -> None:
         """Carries out one instruction."""
@@ -113,12 +130,13 @@ class _Machine:
         return item
 
     def _pop_to_mark(self) -> list[Any]:
-        place = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
+        place = self._marks.pop()
         items = self.stack[place + 1 :]
         del self.stack[place:]
         return items
 
     def _mark(self, argument: None) -> None:
+        self._marks.append(len(self.stack))
         self.stack.append(_MARK)
 
     def _tuple(self, argument: None) -> None:
@@ -129,7 +147,7 @@ class _Machine:
 
     def _dict(self, argument: None) -> None:
         items = self._pop_to_mark()
-        self.stack.append(dict(zip(items[::2], items[1::2], strict=True)))
+        self.stack.append(dict(zip(plain_keys(items[::2]), items[1::2], strict=True)))
 
     def _append(self, argument: None) -> None:
         item = self._pop()
@@ -141,15 +159,15 @@ class _Machine:
 
     def _additems(self, argument: None) -> None:
         items = self._pop_to_mark()
-        self._top(set).update(items)
+        self._top(set).update(plain_keys(items))
 
     def _setitem(self, argument: None) -> None:
         value, key = self._pop(), self._pop()
-        self._top(dict)[key] = value
+        self._top(dict).update(zip(plain_keys([key]), [value], strict=True))
 
     def _setitems(self, argument: None) -> None:
         items = self._pop_to_mark()
-        self._top(dict).update(zip(items[::2], items[1::2], strict=True))
+        self._top(dict).update(zip(plain_keys(items[::2]), items[1::2], strict=True))
 
     def _top(self, kind: type) -> Any:
         """The container on the stack; a plain one, because nothing else is ever put there."""
@@ -177,12 +195,14 @@ class _Machine:
         name, module = self._pop(), self._pop()
         self._name(module, name)
 
-    def _name(self, module: str, name: str) -> None:
+    def _name(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise RefusedError("its pickle is damaged: it asks for something that is not a name")
         title = f"{module}.{name}"
         if title not in self._known:
             raise RefusedError(
-                f"it asks for {title}, which is refused: a pickle can run any program, so nothing "
-                "but numbers, text and plain containers is read"
+                f"it asks for {one_line(title[:200])}, which is refused: a pickle can run any "
+                "program, so nothing but numbers, text and plain containers is read"
             )
         self.stack.append(_Global(title, self._known[title]))
 
@@ -195,13 +215,35 @@ class _Machine:
     def _call(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, _Global) or not isinstance(arguments, tuple):
             raise RefusedError("its pickle is damaged: it calls something that is not a function")
+        self._pay(arguments)
         self.stack.append(function.make(*arguments))
 
     def _build(self, argument: None) -> None:
         """Sets the state of an object; only a `Buildable` has a state that we need."""
         state = self._pop()
         if isinstance(self.stack[-1], Buildable):
+            self._pay(state)
             self.stack[-1].build(state)
 
     def _binpersid(self, argument: None) -> None:
-        self.stack.append(self._persistent(self._pop()))
+        identity = self._pop()
+        self._pay(identity)
+        self.stack.append(self._persistent(identity))
+
+    def _pay(self, handed: Any) -> None:
+        """Takes the size of a value, and of what is directly in a tuple, from the budget."""
+        parts = handed if isinstance(handed, tuple) else (handed,)
+        self._budget -= len(parts) + sum(len(x) for x in parts if isinstance(x, Sized))
+        if self._budget < 0:
+            raise RefusedError("its pickle is damaged: it handles its values again and again")
+
+
+def plain_keys(keys: list[Any]) -> list[Any]:
+    """The keys of a dict or set, once it is known that hashing them takes no time.
+
+    Raises:
+      RefusedError: if one is neither text nor a number.
+    """
+    if not all(isinstance(key, _KEYS) for key in keys):
+        raise RefusedError("its pickle is damaged: a key is neither text nor a number")
+    return keys

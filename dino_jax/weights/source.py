@@ -1,12 +1,12 @@
 """Sources of weights: the teacher of a run of dino_jax, or a file of another code base."""
 
-import json
 from typing import Any, Protocol
 
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from dino_jax.foreign.json_text import read_json
 from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import build_network, read_network_config
 from dino_jax.weights.dialects import to_official
@@ -15,6 +15,7 @@ from dino_jax.weights.state_dict import SUFFIXES, read_weights
 from dino_jax.weights.torch_names import Path, Variables, from_torch, split_state_dict
 from dino_jax.weights.weights_file import BACKBONE
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.config_json import MAX_CONFIG_BYTES
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path
 
@@ -157,5 +158,5 @@ def _read_implicit(config_json: epath.Path) -> ImplicitSettings:
     """Settings of the backbone in the config of a run or an import."""
     if not config_json.exists():
         return ImplicitSettings()
-    config = read_network_config(json.loads(config_json.read_text()))
+    config = read_network_config(read_json(config_json, MAX_CONFIG_BYTES))
     return build_network(config).backbone.implicit

@@ -1,16 +1,18 @@
 """Reads the tensors of a file of weights; nothing in the file is ever executed."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-import safetensors
 from etils import epath
 
+from dino_jax.foreign.files import open_regular
 from dino_jax.weights.pickle_machine import RefusedError
+from dino_jax.weights.safetensors_file import read_header, read_tensor
 from dino_jax.weights.torch_file import StoredTensor, TorchFile
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -18,7 +20,8 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 _WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
 _NETWORKS = re.compile(r"^(teacher|student)\.")
 _CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
-_MAX_DOTS, _MAX_VISITS = 50, 1_000_000  # in a name, in a file; real ones have ten, and thousands
+_MAX_DOTS, _MAX_NAME = 50, 10_000  # in a name; real ones have ten, and 200 characters
+_MAX_VISITS = 1_000_000  # in a file; real ones have thousands
 _NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
 
 
@@ -79,14 +82,18 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
         raise ValueError(f"{file} is not a file of weights; known suffixes: {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise FileNotFoundError(f"the file of weights {file} does not exist")
-    if file.suffix == ".safetensors":
-        return _sort(_read_safetensors(file), lambda array: array, file)
-    with file.open("rb") as opened:
+    with open_regular(file) as opened:
         try:
+            if file.suffix == ".safetensors":
+                tensors = read_header(opened)
+                return _sort(tensors, partial(read_tensor, opened), file)
             torch_file = TorchFile(opened)
             return _sort(_flatten(torch_file.content), torch_file.array, file)
         except RefusedError as error:
             raise ValueError(f"{file} is not read: {error}") from error
+        except MemoryError as error:
+            size = opened.seek(0, 2)
+            raise ValueError(f"{file} of {size:,} bytes needs more memory than there is") from error
 
 
 def _sort(
@@ -95,6 +102,7 @@ def _sort(
     """Sorts named tensors into networks and the rest, and reads those that are weights."""
     networks: dict[str, dict[str, np.ndarray]] = {}
     centers, left_out = {}, {}
+    _require_room(tensors)
     for full_name, tensor in tensors.items():
         name = _WRAPPERS.sub("", full_name)
         if name in _CENTERS:
@@ -116,6 +124,15 @@ def _sort(
     return SavedWeights(networks, centers, left_out)
 
 
+def _require_room(tensors: Mapping[str, Any]) -> None:
+    """Checks that the weights fit into the memory of this machine before any is read."""
+    names = (name for name in tensors if not _NO_WEIGHTS.match(_WRAPPERS.sub("", name)))
+    needed = sum(tensors[name].nbytes for name in names)
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise RefusedError(f"its weights have {needed:,} bytes, this machine's memory {memory:,}")
+
+
 def _flatten(content: Any) -> dict[str, StoredTensor]:
     """All tensors of nested dicts and lists, with dotted names.
 
@@ -131,31 +148,8 @@ def _flatten(content: Any) -> dict[str, StoredTensor]:
             tensors[name] = value
         elif isinstance(value, (dict, list, tuple)) and name.count(".") < _MAX_DOTS:
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            longest = max((len(key) for key, _ in items if isinstance(key, str | bytes)), default=0)
+            if len(name) + longest > _MAX_NAME or len(waiting) + len(items) > _MAX_VISITS:
+                break
             waiting += [(f"{name}.{key}" if name else str(key), x) for key, x in items[::-1]]
-    raise RefusedError(f"its containers hold more than {_MAX_VISITS:,} values")
-
-
-def _read_safetensors(file: epath.Path) -> dict[str, np.ndarray]:
-    try:
-        tensors = safetensors.deserialize(file.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is not a safetensors file, or is damaged: {error}") from error
-    return {name: _as_array(name, tensor, file) for name, tensor in tensors}
-
-
-_SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.dtype(jnp.bfloat16),
-    "I64": np.int64,  # the counts of BatchNorm
-}
-
-
-def _as_array(name: str, tensor: Mapping[str, Any], file: epath.Path) -> np.ndarray:
-    dtype = tensor["dtype"]
-    if dtype not in _SAFETENSORS_DTYPES:
-        raise ValueError(
-            f"{name} in {file} is stored as {dtype}; known: {sorted(_SAFETENSORS_DTYPES)}"
-        )
-    return np.frombuffer(tensor["data"], _SAFETENSORS_DTYPES[dtype]).reshape(tensor["shape"])
+    raise RefusedError(f"its containers hold more than {_MAX_VISITS:,} values, or endless names")

@@ -6,6 +6,8 @@ serialization notes).
 """
 
 import dataclasses
+import math
+import reprlib
 import zipfile
 from collections.abc import Mapping
 from typing import IO, Any
@@ -13,9 +15,12 @@ from typing import IO, Any
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.weights.pickle_machine import Inert, RefusedError, read_pickle
+from dino_jax.weights.pickle_machine import Inert, RefusedError, plain_keys, read_pickle
 
 MAX_PICKLE_BYTES = 256 * 2**20  # of the containers; real checkpoints need a few megabytes
+MAX_DIRECTORY_BYTES = 16 * 2**20  # of the archive; 10,000 tensors need about one megabyte
+MAX_AXES = 32
+_END_BYTES = 2**16 + 200  # in which the end of an archive lies: a comment and the last records
 _LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch's magic number, at the start
 
 _STORAGES = {
@@ -51,11 +56,13 @@ class StoredTensor:
     strides: tuple[int, ...]
 
     def __post_init__(self):
-        numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) != len(self.strides) or any(
-            type(n) is not int or not 0 <= n < 2**60 for n in numbers
+        axes = len(self.shape)
+        numbers = (self.offset, *self.shape, *self.strides) if axes <= MAX_AXES else ()
+        if axes != len(self.strides) or not all(
+            type(n) is int and 0 <= n < 2**60 for n in numbers or (None,)
         ):
-            raise RefusedError(f"a tensor has shape {self.shape} and strides {self.strides}")
+            shape, strides = reprlib.repr(self.shape), reprlib.repr(self.strides)
+            raise RefusedError(f"a tensor has shape {shape} and strides {strides}")
         count = int(np.prod(self.shape, dtype=object)) if self.shape else 1
         last = self.offset + sum(
             (n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True)
@@ -65,6 +72,10 @@ class StoredTensor:
                 f"a tensor of shape {self.shape} needs more numbers than the "
                 f"{self.storage.count} of its storage {self.storage.entry}"
             )
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.storage.dtype.itemsize
 
 
 class TorchFile:
@@ -117,11 +128,13 @@ class TorchFile:
         if not isinstance(identity, tuple) or len(identity) != 5 or identity[0] != "storage":
             raise RefusedError("its pickle is damaged: a storage has no type, key or size")
         _, kind, key, _, count = identity
+        if not isinstance(key, str) or type(count) is not int or not 0 <= count < 2**60:
+            raise RefusedError("its pickle is damaged: a storage has no key or size")
         dtype = getattr(kind, "make", _refuse_storage)()
         entry = f"{self._root}data/{key}"
         if entry not in self._sizes:
             raise RefusedError(f"the storage {entry} is missing")
-        if type(count) is not int or self._sizes[entry] != count * dtype.itemsize:
+        if self._sizes[entry] != count * dtype.itemsize:
             raise RefusedError(
                 f"the storage {entry} has {self._sizes[entry]} bytes, its tensors claim {count} "
                 f"numbers of {dtype}"
@@ -131,7 +144,8 @@ class TorchFile:
     def _read(self, name: str) -> bytes:
         try:
             return self._archive.read(name)
-        except (zipfile.BadZipFile, EOFError, OSError, RuntimeError) as error:
+        # What zipfile raises for damaged headers: BadZipFile, OSError, struct.error and others.
+        except Exception as error:
             raise RefusedError(f"{name} is damaged: {error}") from error
 
 
@@ -143,9 +157,10 @@ def _open_archive(file: IO[bytes]) -> zipfile.ZipFile:
             "torch.save(torch.load(FILE, weights_only=True), NEW_FILE) converts it"
         )
     size = file.seek(0, 2)
+    _require_short_directory(file, size)
     try:
         archive = zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except Exception as error:  # as above
         raise RefusedError(f"it is not a file of torch.save, or is truncated: {error}") from error
     entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -156,9 +171,23 @@ def _open_archive(file: IO[bytes]) -> zipfile.ZipFile:
     return archive
 
 
+def _require_short_directory(file: IO[bytes], size: int) -> None:
+    """Checks the size of the archive's directory, which zipfile reads and keeps as a whole."""
+    file.seek(max(0, size - _END_BYTES))
+    end = file.read(_END_BYTES)
+    record, record64 = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    claims = [int.from_bytes(end[record + 12 : record + 16], "little")] if record >= 0 else []
+    if record64 >= 0 and claims == [0xFFFFFFFF]:
+        claims = [int.from_bytes(end[record64 + 40 : record64 + 48], "little")]
+    if any(claim > MAX_DIRECTORY_BYTES for claim in claims):
+        raise RefusedError(f"the directory of its archive has {claims[0]:,} bytes")
+
+
 def _rebuild_tensor(storage: Any, offset: int, shape: Any, strides: Any, *unused: Any):
     if not isinstance(storage, Storage):
         raise RefusedError("its pickle is damaged: a tensor has no storage")
+    if not isinstance(shape, tuple | list) or not isinstance(strides, tuple | list):
+        raise RefusedError("its pickle is damaged: a tensor has no shape")
     return StoredTensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -170,6 +199,11 @@ def _make_inert(*unused: Any) -> Inert:
     return Inert()
 
 
+def _make_dict(pairs: Any = ()) -> dict[Any, Any]:
+    keys, values = [key for key, _ in pairs], [value for _, value in pairs]
+    return dict(zip(plain_keys(keys), values, strict=True))
+
+
 def _storage_types() -> Mapping[str, Any]:
     return {name: (lambda dtype=dtype: dtype) for name, dtype in _STORAGES.items()}
 
@@ -178,7 +212,7 @@ def _storage_types() -> Mapping[str, Any]:
 _KNOWN = {
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": lambda tensor, *unused: tensor,
-    "collections.OrderedDict": dict,
+    "collections.OrderedDict": _make_dict,
     "argparse.Namespace": _make_inert,
     "numpy.dtype": _make_inert,
     "numpy.core.multiarray.scalar": _make_inert,

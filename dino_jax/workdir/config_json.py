@@ -12,12 +12,14 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from dino_jax.foreign.json_text import read_json
 from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, make_writable, write_atomically
 from dino_jax.workdir.side_files import require_regular
 
 # Sections that say how a run is carried out and shown, not what it computes: they may change.
+MAX_CONFIG_BYTES = 1 << 24
 CHANGEABLE = frozenset({"runtime", "profile", "probes"})
 _NOTHING = object()  # stands for an entry that one of two configs lacks
 
@@ -113,10 +115,10 @@ def read_config_json(workdir: epath.PathLike) -> dict[str, Any] | None:
     path = absolute_path(workdir) / CONFIG_JSON
     try:
         require_regular(path)
-        existing = json.loads(path.read_bytes().decode())
+        existing = read_json(path, MAX_CONFIG_BYTES)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError) as error:  # of JSON, UTF-8 and side_files
+    except ValueError as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(existing, dict):
         raise _damaged(path, f"expected an object, got {type(existing).__name__}")

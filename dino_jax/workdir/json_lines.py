@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from dino_jax.foreign.json_text import parse_json
 from dino_jax.workdir.paths import is_remote, write_atomically
 from dino_jax.workdir.pieces import Pieces, read_pieces
 from dino_jax.workdir.side_files import DAMAGE, keep_copy, require_regular, set_aside
@@ -94,6 +95,9 @@ def read_history(
     Returns:
       The records, which have a whole "step" >= 0, ascending; and the numbers of the other lines,
       which a crash has torn. Empty lines are ignored.
+
+    Raises:
+      OSError: as `read_pieces`.
     """
     records: list[dict[str, Any]] = []
     unreadable = []
@@ -143,8 +147,8 @@ def _parse_lines(path: epath.Path, valid: Valid) -> Iterator[tuple[int, dict[str
 
 def _parse(line: str) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     step = record.get("step") if isinstance(record, dict) else None
     whole = isinstance(step, int) and not isinstance(step, bool) and step >= 0

@@ -10,34 +10,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from etils import epath
 
-
-def is_remote(path: epath.PathLike) -> bool:
-    """Whether `path` is an address such as gs://bucket/run, and not in the local file system."""
-    return "://" in os.fspath(path)
+from dino_jax.foreign.files import file_system, is_remote
 
 
 def absolute_path(path: epath.PathLike) -> epath.Path:
     """The path from the root, with "~" expanded (a shell leaves it in --workdir=~/run)."""
     path = epath.Path(path)
     return path if is_remote(path) else path.expanduser().absolute()
-
-
-def file_system(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a remote path, and the path within it.
-
-    Raises:
-      OSError: if the scheme is unknown or its package is missing.
-    """
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
-        raise OSError(f"{path} can't be opened: {error}") from error
 
 
 def user_cache() -> Path | None:

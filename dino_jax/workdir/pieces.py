@@ -13,6 +13,9 @@ import re
 
 from etils import epath
 
+from dino_jax.foreign.files import read_bytes
+
+MOST = 1 << 30  # bytes of a text that are read; a million lines of a kilobyte
 PIECE = 1 << 16  # bytes up to which a piece is written again for every line
 
 
@@ -61,13 +64,17 @@ class Pieces:
 
 
 def read_pieces(path: epath.Path) -> bytes:
-    """The whole text of a file, which may be in pieces."""
-    text = path.read_bytes()
+    """The whole text of a file, which may be in pieces.
+
+    Raises:
+      OSError: if a piece has more than `MOST` bytes, or is no regular file.
+    """
+    text = read_bytes(path, MOST)
     for start, piece in _later_pieces(path):
         if start > len(text):
             break
         if start == len(text):
-            text += piece.read_bytes()
+            text += read_bytes(piece, MOST)
     return text
 
 

@@ -12,9 +12,10 @@ from typing import TypeVar
 from absl import logging
 from etils import epath
 
-from dino_jax.workdir.paths import is_remote
+from dino_jax.foreign.files import is_remote, read_bytes
 
 Value = TypeVar("Value")
+MOST_BYTES = 1 << 30  # of a file that is read
 
 
 class DamagedFileError(ValueError):
@@ -48,7 +49,7 @@ def read_side_file(
     """
     try:
         require_regular(path)
-        return parse(path.read_bytes().decode())
+        return parse(read_bytes(path, MOST_BYTES).decode())
     except FileNotFoundError:
         return missing
     except DAMAGE as error:

@@ -1,5 +1,6 @@
 """Official DINOv2 YAMLs become config files of ours; what does not fit is an error."""
 
+import ast
 import runpy
 
 import numpy as np
@@ -9,6 +10,7 @@ import yaml
 from dino_jax.commands import config_from_yaml
 from dino_jax.commands.config_from_yaml import convert, read_yaml
 from dino_jax.commands.official_config import DEFAULTS, WITHOUT_COUNTERPART, translate
+from dino_jax.foreign.names import printable
 from dino_jax.models.build import build_network
 from dino_jax.objectives.build import build_objectives
 from dino_jax.objectives.centering import Center, Sinkhorn
@@ -51,7 +53,7 @@ def nest(key, value):
 
 
 def test_the_short_official_config_builds_its_recipe(tmp_path):
-    source, notes = convert("train: {batch_size_per_gpu: 64}\nstudent: {block_chunks: 4}", "s", 32)
+    source, notes = convert(b"train: {batch_size_per_gpu: 64}\nstudent: {block_chunks: 4}", "s", 32)
     assert len(notes) == 1 and notes[0].startswith("student.block_chunks has no counterpart")
     config = load(source, tmp_path)
     assert config.batch_size == 2048 and config.steps_per_epoch == 1250
@@ -69,7 +71,7 @@ def test_the_short_official_config_builds_its_recipe(tmp_path):
 
 
 def test_separate_heads_with_sinkhorn(tmp_path):
-    source, _ = convert(SEPARATE_HEADS, "vitl14.yaml", 96)
+    source, _ = convert(SEPARATE_HEADS.encode(), "vitl14.yaml", 96)
     config = load(source, tmp_path)
     assert config.batch_size == 3072
     assert config.data.path == "/data/in/train"
@@ -91,7 +93,7 @@ def test_separate_heads_with_sinkhorn(tmp_path):
 
 def test_objectives_of_weight_zero_are_left_out(tmp_path):
     text = "ibot: {loss_weight: 0.0}\ndino: {koleo_loss_weight: 0.0}"
-    config = load(convert(text, "s", 1)[0], tmp_path)
+    config = load(convert(text.encode(), "s", 1)[0], tmp_path)
     assert list(config.objectives) == ["dino"]
 
 
@@ -108,17 +110,17 @@ def test_every_known_key_has_an_effect(key):
     if key == "optim.scaling_rule":
         changes["optim"]["scaling_rule"] = "linear_wrt_256"
         with pytest.raises(ValueError, match=r"scaling_rule is 'linear_wrt_256'; known: \['sqrt_"):
-            convert(yaml.safe_dump(changes), "s", 8)
+            convert(yaml.safe_dump(changes).encode(), "s", 8)
         return
     before = {"ibot": {"separate_head": True}} if key.startswith("ibot.head_") else {}
-    converted = [convert(yaml.safe_dump(tree), "s", 8)[0] for tree in (before, changes)]
+    converted = [convert(yaml.safe_dump(tree).encode(), "s", 8)[0] for tree in (before, changes)]
     assert converted[0] != converted[1]
 
 
 def test_all_unknown_keys_are_listed_with_what_was_meant():
     text = "optim: {base_rl: 0.1, epochs: 5}\nstudents: {arch: vit_small}\ntrain: 3"
     with pytest.raises(ValueError, match="does not match DINOv2's configs") as error:
-        read_yaml(text)
+        read_yaml(text.encode())
     assert str(error.value).splitlines()[1:] == [
         "  unknown key optim.base_rl; do you mean optim.base_lr?",
         "  unknown key students.arch; do you mean student.arch?",
@@ -134,15 +136,15 @@ def test_every_key_without_counterpart_is_noted_with_its_reason():
         for name in parents:
             place = place.setdefault(name, {})
         place[leaf] = "x"
-    source, notes = convert(yaml.safe_dump(tree), "s", 1)
-    assert source == convert("", "s", 1)[0]
+    source, notes = convert(yaml.safe_dump(tree).encode(), "s", 1)
+    assert source == convert(b"", "s", 1)[0]
     assert sorted(notes) == sorted(
         f"{key} has no counterpart: {reason}" for key, reason in WITHOUT_COUNTERPART.items()
     )
 
 
 def test_rates_of_drop_path_that_grow_are_noted():
-    _, notes = convert("student: {drop_path_uniform: false}", "s", 1)
+    _, notes = convert(b"student: {drop_path_uniform: false}", "s", 1)
     assert "drop_path_uniform=false becomes ('per_sample', 'linear')" in notes[0]
 
 
@@ -163,7 +165,7 @@ def test_rates_of_drop_path_that_grow_are_noted():
 )
 def test_values_that_do_not_fit_are_named(text, message):
     with pytest.raises(ValueError, match=message):
-        convert(text, "s", 1)
+        convert(text.encode(), "s", 1)
 
 
 def run_main(*arguments):
@@ -215,3 +217,43 @@ def test_groups_are_those_of_one_gpu_also_for_an_odd_number_of_local_crops():
     sections = translate(DEFAULTS | {"crops.local_crops_number": 5}, gpus=2)
     assert sections["network.backbone"]["drop_path_group"] == 64
     assert translate(DEFAULTS, gpus=2)["network.backbone"]["drop_path_group"] == 128
+
+
+NAMES = [
+    '"""+str(print("INJECTED"))+""".yaml',
+    'quote at the end"',
+    "\\N{no such name} \\u12 \\",
+    "a\nb\x1b[31m\udcff\u202e.yaml",
+    "'''.yaml",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_of_a_file_becomes_code(name, tmp_path, capsys):
+    root = "train: {dataset_path: 'ImageNet:split=TRAIN:root=/d/\N{GRINNING FACE}'}"
+    (tmp_path / name).write_text(root, "utf-8")
+    out = tmp_path / "converted.py"
+    assert config_from_yaml.main([str(tmp_path / name), f"--out={out}", "--gpus=1"]) == 0
+    tree = ast.parse(out.read_text("utf-8"))
+    kinds = [ast.Expr, ast.ImportFrom, ast.ImportFrom, ast.FunctionDef]
+    assert [type(node) for node in tree.body] == kinds
+    assert (ast.get_docstring(tree) or "").startswith(f"{printable(name)}, converted by")
+    config = runpy.run_path(str(out))["get_config"]()
+    assert config.data.path == "/d/\N{GRINNING FACE}/train"
+    assert "INJECTED" not in capsys.readouterr().out
+
+
+def test_a_yaml_file_is_small_and_shallow_and_has_no_aliases():
+    bomb = "a: &a [1, 1]\n" + "".join(f"b{n}: &b{n} [*a, *a]\n" for n in range(9))
+    for text, reason in [
+        (bomb, "aliases"),
+        ("[" * 1000, "deeper than 16"),
+        ("- " * 1000, "deeper than 16"),
+        ("#" * 100_000, "at most 65,536"),
+        ("a: " + "1" * 5000, "digits"),
+        ("a: 2001-99-99", "month"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            read_yaml(text.encode())
+    with pytest.raises(ValueError, match="utf-8"):
+        read_yaml(b"a: \xff")

@@ -171,7 +171,7 @@ def test_the_folder_is_what_it_says(folder):
 
 def test_every_file_is_decoded_as_pillow_does_or_replaced_by_the_next_that_can_be(folder):
     source = FolderSource(folder)
-    names = [Path(source.name(index)).name for index in range(len(source))]
+    names = [Path(source.path(index)).name for index in range(len(source))]
     assert set(names) == set(READABLE) | set(UNREADABLE)
     expected = {name: _as_pillow_decodes(folder / name) for name in READABLE}
 

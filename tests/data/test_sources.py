@@ -29,7 +29,7 @@ def _write(root, *names):
 
 
 def _relative(source, root):
-    return [os.path.relpath(source.name(index), root) for index in range(len(source))]
+    return [os.path.relpath(source.path(index), root) for index in range(len(source))]
 
 
 def test_a_folder_is_searched_recursively_in_the_order_of_relative_paths(tmp_path):

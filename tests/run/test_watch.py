@@ -1,13 +1,15 @@
 """What the watch says about steps that are not finite and images that cannot be read."""
 
 import io
+import os
 
 import numpy as np
 import pytest
 from etils import epath
 
+from dino_jax.data.sources import FolderSource
 from dino_jax.run.screen import Progress
-from dino_jax.run.watch import RUN_AHEAD, NotFiniteError, UnreadableImagesError, Watch
+from dino_jax.run.watch import RUN_AHEAD, BadImages, NotFiniteError, UnreadableImagesError, Watch
 from dino_jax.step.health import MOMENTS
 
 READABLE = np.array([-1, -1, -1, -1])
@@ -115,3 +117,18 @@ def test_too_many_unreadable_images_end_the_run_once_enough_were_seen(watch):
     watch.add(25, numbers(), np.array([-1, -1, -1, -1]))
     with pytest.raises(UnreadableImagesError, match=r"48.0 % .* 0.25\).*bad_images.txt"):
         watch.wait()
+
+
+def test_names_of_any_bytes_are_listed_one_a_line_and_once_over_all_starts(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in (b"\xff\xfe.jpg", b"a\nb.jpg", b"\x1b[2J.jpg"):
+        (images / os.fsdecode(name)).write_bytes(b"broken")
+    source = FolderSource(images)
+    for _ in range(2):  # starts
+        names = BadImages(tmp_path, source).add(3, [0, 1, 2])
+        assert len(names) == 3
+        assert all(name.isprintable() for name in names)
+        lines = (tmp_path / "bad_images.txt").read_text("utf-8").split("\n")
+        expected = [r"\x1b[2J.jpg", r"a\nb.jpg", r"\xff\xfe.jpg"]
+        assert lines == [*(f"{images}/{name}" for name in expected), ""]

@@ -202,6 +202,49 @@ def test_containers_that_hold_themselves_a_thousand_times_are_refused(tmp_path):
         read_state_dict(write(tmp_path / "w.pth", itself))
 
 
+def _doubled(times):
+    """A tuple that holds one twice, that holds one twice …: 2^times parts, in few bytes."""
+    return b")" + b"q\x05h\x05\x86" * times
+
+
+CALL = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"(" * 100_000 + b"t" * 100_000, "no tensors"),  # each was a copy of the stack
+        (b"}" + _doubled(60) + b"K\x01s", "a key is neither text nor a number"),
+        (b"\x8f(" + _doubled(60) + b"\x90", "a key is neither text nor a number"),
+        (CALL + b"](" + _doubled(60) + b"K\x01\x86e\x85R", "damaged"),  # dict([(key, 1)])
+        (b"ctorch._utils\n_rebuild_tensor_v2\n(" + _doubled(60) + b"tR", "damaged"),
+        (tensor("0", 6, (), ()).replace(b"(t\x89", _doubled(60) + b")\x89"), "shape"),
+        (b"\x8c\x01x" + _doubled(60) + b"\x93", "something that is not a name"),
+        (b"](" + b"N" * 2_000_000 + b"e", "more than 2,000,000 instructions"),
+        # The same 20,000 pairs, again and again.
+        (b"](" + b"K\x01K\x02\x86" * 20_000 + b"eq\x05" + b"(" + (CALL + b"h\x05\x85R") * 1000
+         + b"t\x86", "again and again"),
+        # A list of 100,000 references to one name of a megabyte.
+        (b"]q\x05(" + b"}X\x40\x42\x0f\0" + b"n" * 1_000_000 + b"K\x01sq\x06" + b"h\x06" * 100_000
+         + b"e", "endless names"),
+    ],
+    ids=range(10),
+)  # fmt: skip
+def test_small_pickles_that_would_take_for_ever_are_refused(content, reason, tmp_path):
+    with pytest.raises(ValueError, match=reason):
+        read_state_dict(write(tmp_path / "w.pth", content, ONE))
+
+
+def test_a_directory_of_a_million_entries_is_not_read(tmp_path):
+    file = write(tmp_path / "w.pth", {"a": tensor("0", 6, (2, 3), (3, 1))}, ONE)
+    data = bytearray(file.read_bytes())
+    end = data.rindex(b"PK\5\6")
+    data[end + 12 : end + 16] = (100 << 20).to_bytes(4, "little")
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match="the directory of its archive has 104,857,600 bytes"):
+        read_state_dict(file)
+
+
 def test_whatever_is_changed_in_a_pickle_gives_arrays_or_a_value_error(tmp_path):
     content = {"teacher": {"a": tensor("0", 6, (2, 3), (3, 1))}, "args": (1, "b", {"c": 2})}
     good, rng, refused = pickled(content), np.random.default_rng(0), 0

@@ -12,6 +12,8 @@ from PIL import Image
 from dino_jax.data.decode import UnreadableImageError, decode_image
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.record_format import encode_image, still_image
+from dino_jax.foreign.files import require_memory
+from dino_jax.foreign.names import one_line
 
 DIGEST_BYTES = 32  # SHA-256
 _ADDRESS = re.compile(" at 0x[0-9a-f]+")  # in Pillow's messages; differs from run to run
@@ -69,8 +71,11 @@ def inspect_image(source: ImageSource, index: int, max_pixels: int, moments: boo
         image = still_image(source[index])
         data = encode_image(image)
         pixels = image if isinstance(image, np.ndarray) else decode_image(image, max_pixels)
+    except MemoryError:
+        require_memory()
+        return Inspection(bytes(DIGEST_BYTES), 0, None, "too large for the memory")
     except (OSError, UnreadableImageError) as error:
-        reason = _ADDRESS.sub("", str(error) or repr(error))
+        reason = one_line(_ADDRESS.sub("", str(error) or repr(error)))
         return Inspection(bytes(DIGEST_BYTES), 0, None, reason)
     return Inspection(
         digest=hashlib.sha256(data).digest(),

@@ -11,6 +11,8 @@ from dino_jax.data.sources.storage import (
     find_shards,
     is_pattern,
 )
+from dino_jax.foreign.files import require_regular
+from dino_jax.foreign.names import printable
 
 _READ_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"  # array_record's advice: random access
 _READ_BUFFER_BYTES = 32 * 1024
@@ -60,14 +62,17 @@ class ArrayRecordSource:
     def __getitem__(self, index: int) -> Record:
         shard, place = self._blocks.locate(index)
         try:
-            return decode_record(self._readers[self._shards[shard]].read([place])[0])
-        except (RuntimeError, ValueError) as error:  # array_record's and msgpack's for damage
+            record = decode_record(self._readers[self._shards[shard]].read([place])[0])
+        except (RuntimeError, ValueError, IndexError) as error:  # array_record's and msgpack's
             raise OSError(f"the record can't be read: {error}") from error
+        if record["label"] >= len(self.class_names):
+            raise OSError(f"label {record['label']} is none of {len(self.class_names)} classes")
+        return record
 
     def name(self, index: int) -> str:
         """The shard and the record in it."""
         shard, place = self._blocks.locate(index)
-        return f"{self._shards[shard]}[{place}]"
+        return printable(f"{self._shards[shard]}[{place}]")
 
     def contents(self) -> Contents:
         """Shards, their records, class names, and the mean and deviation of all pixels."""
@@ -80,6 +85,7 @@ class ArrayRecordSource:
 def _open_reader(shard: str) -> Any:
     from array_record.python.array_record_module import ArrayRecordReader
 
+    require_regular(shard)
     reader = ArrayRecordReader(
         shard, options=_READ_OPTIONS, file_reader_buffer_size=_READ_BUFFER_BYTES
     )

@@ -44,7 +44,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """Location of record `index` for messages; reads nothing."""
+        """Location of record `index` for messages, see `names.printable`; reads nothing."""
         ...
 
 
@@ -152,8 +152,8 @@ def index_labels(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], n
             )
         labels[places] = indices
         return tuple(str(index) for index in range(int(indices.max()) + 1)), labels
-    class_names, labels[places] = np.unique(texts, return_inverse=True)
-    return tuple(class_names.tolist()), labels
+    class_names, labels[places] = _number(texts)
+    return class_names, labels
 
 
 def label_by_folder(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
@@ -165,8 +165,7 @@ def label_by_folder(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     folders = [name.partition("/")[0] for name in names if "/" in name]
     if len(folders) < len(names):
         return (), np.full(len(names), UNLABELED, np.int32)
-    class_names, labels = np.unique(folders, return_inverse=True)
-    return tuple(class_names.tolist()), labels.astype(np.int32)
+    return _number(folders)
 
 
 def digest_labels(class_names: Sequence[str], labels: np.ndarray) -> str:
@@ -174,3 +173,13 @@ def digest_labels(class_names: Sequence[str], labels: np.ndarray) -> str:
     digest = hashlib.blake2b(repr(tuple(class_names)).encode("utf-8", "replace"), digest_size=16)
     digest.update(np.ascontiguousarray(labels, np.int32).tobytes())
     return digest.hexdigest()
+
+
+def _number(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The sorted different names, and the place of each name among them, int32.
+
+    Not by NumPy, whose arrays of texts take for each what the longest one needs.
+    """
+    different = sorted(set(names))
+    places = {name: place for place, name in enumerate(different)}
+    return tuple(different), np.array([places[name] for name in names], np.int32)

@@ -8,7 +8,7 @@ from etils import epath
 
 from dino_jax.data.sources.base import label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
-from dino_jax.workdir.paths import is_remote
+from dino_jax.foreign.files import is_remote
 
 
 class FolderSource(ImageFiles):
@@ -46,7 +46,7 @@ class FolderSource(ImageFiles):
 
 def _list_local(root: str) -> Iterator[str]:
     """Relative paths, with "/", of all visible files whose real place is inside `root`."""
-    inside = Path(root).resolve()
+    inside = _real(Path(root))
     for folder, folders, files in os.walk(root, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = Path(folder).relative_to(root).as_posix()
@@ -55,9 +55,14 @@ def _list_local(root: str) -> Iterator[str]:
             if name.startswith("."):
                 continue
             path = Path(folder, name)
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            if path.is_symlink() and not _real(path).is_relative_to(inside):
                 continue
             yield f"{prefix}{name}"
+
+
+def _real(path: Path) -> Path:
+    """Without links; links in a circle stay, and can't be read. Path.resolve raises for them."""
+    return Path(os.path.realpath(path))
 
 
 def _raise(error: OSError):

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from etils import epath
 
 from dino_jax.data.sources.base import Contents, PackedNames, Record, digest_labels
-from dino_jax.workdir.paths import is_remote
+from dino_jax.foreign.files import MAX_IMAGE_BYTES, is_remote, read_bytes
+from dino_jax.foreign.names import printable
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -26,13 +26,17 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Record:
         return {
-            "image": epath.Path(self.name(index)).read_bytes(),
+            "image": read_bytes(self.path(index), MAX_IMAGE_BYTES),
             "label": int(self._labels[index]),
             "name": self._files[index],
         }
 
     def name(self, index: int) -> str:
-        """The file's path."""
+        """The file's path, printable."""
+        return printable(self.path(index))
+
+    def path(self, index: int) -> str:
+        """The file's path, as the system takes it."""
         name = self._files[index]
         return name if name.startswith("/") or is_remote(name) else f"{self._root}/{name}"
 

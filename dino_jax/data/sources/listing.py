@@ -1,5 +1,6 @@
 """Image files that a text file or a pattern names."""
 
+import codecs
 import os
 from pathlib import Path
 
@@ -8,14 +9,16 @@ from etils import epath
 from dino_jax.data.sources.base import index_labels, label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
 from dino_jax.data.sources.storage import is_pattern, match_files
-from dino_jax.workdir.paths import is_remote
+from dino_jax.foreign.files import STORES, is_remote, read_bytes
+
+MAX_LIST_BYTES = 1 << 30  # of a text file of paths; some ten million lines
 
 
 class ListSource(ImageFiles):
     """The images that a text file names, one per line, in its order.
 
     A line is a path, or a path, a tab and a label: a class index or a class name. Relative paths
-    start at the folder of the text file. Empty lines are skipped.
+    start at the folder of the text file. Empty lines are skipped, and so is a byte order mark.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -23,7 +26,9 @@ class ListSource(ImageFiles):
 
         Raises:
           FileNotFoundError: if there is no such list.
-          ValueError: if it names nothing, or a line has more than one tab or an empty path.
+          OSError: if it is larger than `MAX_LIST_BYTES`.
+          ValueError: if it names nothing, a line has more than one tab, an empty path or a NUL, or
+            is an address that is not in a store of objects.
         """
         file = epath.Path(path).expanduser()
         if not file.is_file():
@@ -31,16 +36,20 @@ class ListSource(ImageFiles):
                 f"image list {os.fspath(file)!r} does not exist or is not a file; pass a text file "
                 "with one path per line, optionally followed by a tab and a label"
             )
-        names, labels = [], []
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        names, labels, schemes = [], [], set[str]()
+        data = read_bytes(file, MAX_LIST_BYTES).removeprefix(codecs.BOM_UTF8)
+        for number, line in enumerate(data.splitlines(), start=1):
             if not line.strip():
                 continue
             name, *rest = os.fsdecode(line).split("\t")
-            if len(rest) > 1 or not name.strip():
+            if len(rest) > 1 or not name.strip() or "\0" in name:
                 raise ValueError(
-                    f"line {number} of {os.fspath(file)!r} must be PATH or PATH<tab>LABEL, got "
-                    f"{os.fsdecode(line)!r}"
+                    f"line {number} of {os.fspath(file)!r} must be PATH or PATH<tab>LABEL, in "
+                    f"UTF-8; got {os.fsdecode(line)[:200]!r}"
                 )
+            if is_remote(name) and (scheme := name.partition("://")[0]) not in schemes:
+                _require_store(scheme, f"line {number} of {os.fspath(file)!r}")
+                schemes.add(scheme)
             names.append(name)
             labels.append(rest[0].strip() or None if rest else None)
         if not names:
@@ -72,6 +81,25 @@ class GlobSource(ImageFiles):
         root = _fixed_folder(pattern)
         names = [name.removeprefix(f"{root}/") if root else name for name in names]
         super().__init__(root or ".", names, *label_by_folder(names))
+
+
+def _require_store(scheme: str, where: str) -> None:
+    """Checks that images of an address can be read, before a run depends on it.
+
+    Raises:
+      ValueError: if it is no store of objects, or its package is missing.
+    """
+    import fsspec
+
+    if scheme not in STORES:
+        raise ValueError(
+            f"{where} begins with {scheme}://; images are read from local paths (without file://) "
+            f"and from {', '.join(f'{store}://' for store in STORES)}; download others first"
+        )
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except (ImportError, ValueError) as error:
+        raise ValueError(f"{where} begins with {scheme}://: {error}") from error
 
 
 def _is_file(name: str) -> bool:

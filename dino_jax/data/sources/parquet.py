@@ -1,9 +1,13 @@
 """Images in a column of Parquet files, as Hugging Face stores them; needs pyarrow."""
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from dino_jax.data.sources.base import (
+    UNLABELED,
     Blocks,
     Contents,
     PackedNames,
@@ -16,10 +20,13 @@ from dino_jax.data.sources.storage import (
     file_sizes,
     find_shards,
     map_in_threads,
-    open_file,
 )
+from dino_jax.foreign.files import open_regular, require_memory
+from dino_jax.foreign.json_text import parse_json
+from dino_jax.foreign.names import printable
 
 MAX_ROW_GROUP_BYTES = 1 << 30
+MAX_ROW_GROUP_ROWS = 1_000_000
 _OPEN_FILES = 64  # each holds its footer
 _ROW_GROUPS_KEPT = 2
 
@@ -64,30 +71,35 @@ class ParquetSource:
         self._blocks = Blocks([size for sizes, _ in contents for size in sizes])
         if not len(self._blocks):
             raise ValueError(f"the {len(self._shards)} Parquet files at {path!r} have no rows")
-        values = [value for _, labels in contents for value in labels]
-        self.class_names, self._labels = index_labels(values or [None] * len(self._blocks))
+        self.class_names: tuple[str, ...] = ()
+        self._labels = np.full(len(self._blocks), UNLABELED, np.int32)
+        if label_column:
+            values = [value for _, labels in contents for value in labels]
+            self.class_names, self._labels = index_labels(values)
         if self.class_names:
-            self.class_names = _stored_class_names(schema, label_column) or self.class_names
+            stored = _stored_class_names(schema, label_column)
+            if len(stored) > self._labels.max():
+                self.class_names = stored
 
     def __len__(self) -> int:
         return len(self._blocks)
 
     def __getitem__(self, index: int) -> Record:
         block, row = self._blocks.locate(index)
-        images = self._row_groups[self._groups[block]].column(0).combine_chunks()
-        value = images[row].as_py()
-        name = str(index)
-        if isinstance(value, dict):
-            value, name = value.get("bytes"), value.get("path") or name
-        if value is None:
+        images = self._row_groups[self._groups[block]].column(0)
+        with _damage(OSError, "the row can't be read"):
+            stored = images[row]
+            parts = dict(stored) if hasattr(stored, "keys") else {"bytes": stored}
+            image, name = parts["bytes"].as_py(), _text(parts.get("path"))
+        if image is None:
             raise OSError("the row holds no image bytes")
-        return {"image": value, "label": int(self._labels[index]), "name": name}
+        return {"image": image, "label": int(self._labels[index]), "name": name or str(index)}
 
     def name(self, index: int) -> str:
         """The file, the row group and the row in it."""
         block, row = self._blocks.locate(index)
         shard, group = self._groups[block]
-        return f"{shard}[row group {group}, row {row}]"
+        return printable(f"{shard}[row group {group}, row {row}]")
 
     def contents(self) -> Contents:
         """Files, their sizes, the rows of their row groups, and labels."""
@@ -98,24 +110,47 @@ class ParquetSource:
 
     def _read_row_group(self, place: tuple[str, int]) -> Any:
         shard, group = place
-        try:
-            return self._files[shard].read_row_group(group, columns=self._leaves, use_threads=False)
-        except ValueError as error:  # pyarrow.ArrowInvalid: damaged pages
-            raise OSError(f"row group {group} of {shard} can't be read: {error}") from error
+        with _damage(OSError, f"row group {group} of {shard} can't be read"):
+            table = self._files[shard].read_row_group(
+                group, columns=self._leaves, use_threads=False
+            )
+            table.validate()
+            return table
 
 
 def _open_parquet(shard: str) -> Any:
     try:
-        import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError(
             "the parquet source needs pyarrow: pip install 'dino_jax[parquet]'"
         ) from error
+    file = open_regular(shard)
+    with _damage(ValueError, f"{shard} is not a Parquet file, or is damaged"):
+        opened = pq.ParquetFile(file, pre_buffer=False)
+        _ = opened.schema_arrow  # types that Arrow lacks
+        return opened
+
+
+@contextmanager
+def _damage(kind: type[Exception], what: str) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file, which may be anything, into one error."""
     try:
-        return pq.ParquetFile(open_file(shard), pre_buffer=False)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{shard} is not a Parquet file, or is damaged: {error}") from error
+        yield
+    except MemoryError as error:
+        require_memory()
+        raise kind(f"{what}: it asks for too much memory") from error
+    except Exception as error:
+        raise kind(f"{what}: {error}") from error
+
+
+def _text(value: Any) -> str:
+    """A text of pyarrow; "" for none, or if it isn't UTF-8."""
+    try:
+        text = None if value is None else value.as_py()
+    except UnicodeDecodeError:
+        return ""
+    return text if isinstance(text, str) else ""
 
 
 def _read_contents(
@@ -132,12 +167,13 @@ def _read_contents(
             for column in columns
             if column.path_in_schema == image_leaf
         )
-        if bytes_of_images > MAX_ROW_GROUP_BYTES:
+        if not 0 <= bytes_of_images <= MAX_ROW_GROUP_BYTES:
             raise ValueError(
                 f"{shard} has a row group of {bytes_of_images:,} bytes, more than "
                 f"{MAX_ROW_GROUP_BYTES:,}; each image would be read with all of it. Write the file "
                 "again with row_group_size=100"
             )
+    _require_rows(shard, file, [group.num_rows for group in groups])
     sizes = [group.num_rows for group in groups]
     if not label_column:
         return sizes, []
@@ -145,7 +181,27 @@ def _read_contents(
         raise ValueError(
             f"{shard} has no column {label_column!r}; its columns are {file.schema_arrow.names}"
         )
-    return sizes, file.read(columns=[label_column]).column(0).to_pylist()
+    with _damage(ValueError, f"the column {label_column!r} of {shard} can't be read"):
+        labels = file.read(columns=[label_column]).column(0)
+        labels.validate()
+        values = labels.to_pylist()
+    if len(values) != sum(sizes):
+        raise ValueError(f"{shard} has {len(values):,} labels for {sum(sizes):,} rows")
+    return sizes, values
+
+
+def _require_rows(shard: str, file: Any, sizes: list[int]) -> None:
+    """Checks the numbers of rows against each other: all memory for labels follows from them."""
+    if any(not 0 <= rows <= MAX_ROW_GROUP_ROWS for rows in sizes):
+        raise ValueError(
+            f"{shard} has row groups of {min(sizes):,} to {max(sizes):,} rows; at most "
+            f"{MAX_ROW_GROUP_ROWS:,} are read. Write the file again with row_group_size=100"
+        )
+    if sum(sizes) != file.metadata.num_rows:
+        raise ValueError(
+            f"{shard} is damaged: its {file.metadata.num_rows:,} rows are {sum(sizes):,} in its "
+            "row groups"
+        )
 
 
 def _is_bytes(kind: Any) -> bool:
@@ -193,5 +249,11 @@ def _stored_class_names(schema: Any, label_column: str) -> tuple[str, ...]:
     stored = (schema.metadata or {}).get(b"huggingface")
     if not stored or not label_column:
         return ()
-    feature = json.loads(stored).get("info", {}).get("features", {}).get(label_column, {})
-    return tuple(feature.get("names") or ()) if isinstance(feature, dict) else ()
+    try:
+        content = parse_json(stored)
+    except ValueError:
+        return ()
+    for key in ("info", "features", label_column, "names"):
+        content = content.get(key) if isinstance(content, dict) else None
+    names = content if isinstance(content, list) else []
+    return tuple(name if isinstance(name, str) else str(name) for name in names)

@@ -19,13 +19,17 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from dino_jax.data.sources.base import Record
+from dino_jax.data.sources.base import MAX_CLASSES, UNLABELED, Record
+from dino_jax.foreign.json_text import read_json
 from dino_jax.workdir.paths import written_whole
 
 FORMAT = "dino_jax image records, version 1"
 SHARD_SUFFIX = ".arrayrecord"
 WRITE_OPTIONS = "group_size:1,uncompressed"
 DESCRIPTION = "dataset.json"
+MAX_DESCRIPTION_BYTES = 1 << 28  # a million classes with their names, and all shards
+MAX_SHARD_RECORDS = 1 << 32
+_STORED = {"image": bytes, "label": int, "name": str}
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,9 @@ def decode_record(data: bytes) -> Record:
     record = msgpack.unpackb(data, unicode_errors="surrogateescape")
     if not isinstance(record, dict) or record.keys() != Record.__annotations__.keys():
         raise ValueError(f"the record is not of the format {FORMAT!r}")
+    types = {name: type(value) for name, value in record.items()}
+    if types != _STORED or not UNLABELED <= record["label"] < MAX_CLASSES:
+        raise ValueError(f"the record holds {types}, label {record['label']!r:.20}")
     return {"image": record["image"], "label": record["label"], "name": record["name"]}
 
 
@@ -112,14 +119,20 @@ def read_description(folder: str) -> Description:
             "again to finish it, or copy the file to the shards"
         )
     try:
-        content: Any = json.loads(path.read_text())
+        content: Any = read_json(path, MAX_DESCRIPTION_BYTES)
         if content.pop("format") != FORMAT:
             raise ValueError(f"its format is not {FORMAT!r}")
+        class_names, shards = content["class_names"], content["shards"]
+        if not isinstance(class_names, list) or not all(isinstance(x, str) for x in class_names):
+            raise ValueError("its class names are not a list of texts")
+        counts = list(dict(shards).values())
+        if any(type(x) is not int or not 0 <= x <= MAX_SHARD_RECORDS for x in counts):
+            raise ValueError("its shards are not names with numbers of records")
         return Description(
-            class_names=tuple(content["class_names"]),
-            shards=dict(content["shards"]),
-            mean=tuple(content["mean"]) if content["mean"] else None,
-            std=tuple(content["std"]) if content["std"] else None,
+            class_names=tuple(class_names),
+            shards=dict(shards),
+            mean=tuple(float(x) for x in content["mean"]) if content["mean"] else None,
+            std=tuple(float(x) for x in content["std"]) if content["std"] else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} can't be read: {error!r}; build the data set again") from error

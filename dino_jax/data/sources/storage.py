@@ -4,13 +4,19 @@ import glob
 import io
 import os
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from dino_jax.workdir.paths import file_system, is_remote
+from dino_jax.foreign.files import (
+    MAX_IMAGE_BYTES,
+    file_system,
+    is_remote,
+    open_regular_descriptor,
+    read_range,
+)
 
 MAX_OPEN_FILES = 200  # of one source in one process, of the usual 1,024; opening takes 0.1 ms
 _OPENING_THREADS = 16
@@ -26,22 +32,13 @@ def is_pattern(path: str) -> bool:
     return not _WILDCARDS.isdisjoint(path)
 
 
-def open_file(path: str) -> BinaryIO:
-    """Opens a file for reading at any position.
-
-    Raises:
-      OSError: if it can't be opened.
-    """
-    if not is_remote(path):
-        return Path(path).open("rb")
-    store, inner = file_system(path)
-    return store.open(inner, "rb")
-
-
 def match_files(pattern: str) -> list[str]:
-    """Sorted paths that match a glob pattern; `**` spans folders, hidden files don't match `*`."""
+    """Sorted paths that match a glob pattern.
+
+    `**` spans folders, each once, however many links lead to it; hidden files don't match `*`.
+    """
     if not is_remote(pattern):
-        return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207, pathlib shows hidden files
+        return sorted(_match_local(pattern))
     store, inner = file_system(pattern)
     scheme = pattern.partition("://")[0]
     return sorted(f"{scheme}://{name.lstrip('/')}" for name in store.glob(inner))
@@ -129,29 +126,62 @@ class ByteRanges:
         """Reads `size` bytes from `offset`.
 
         Raises:
-          OSError: if the file can't be read or ends too early.
+          OSError: if the file can't be read or ends too early, or the piece is larger than an image
+            may be.
         """
+        if not 0 <= size <= MAX_IMAGE_BYTES:
+            raise OSError(f"{size:,} bytes of {path} are no image: at most {MAX_IMAGE_BYTES:,}")
         if is_remote(path):
             store, inner = file_system(path)
             data = store.cat_file(inner, start=offset, end=offset + size)
         else:
-            data = _read_fully(self._files[path].fileno(), offset, size)
+            data = read_range(self._files[path].fileno(), offset, size)
         if len(data) != size:
             raise OSError(f"{path} ends {size - len(data)} bytes too early")
         return data
 
 
+def _match_local(pattern: str) -> set[str]:
+    """As `glob.glob(recursive=True)`, which follows links that lead in circles 40 times each."""
+    parts = pattern.split("/")
+    if "**" not in parts:
+        return set(glob.glob(pattern))  # noqa: PTH207, pathlib shows hidden files
+    place = parts.index("**")
+    head = "/".join(parts[:place]) or ("/" if place else "")
+    tail = "/".join(parts[place + 1 :]) or "*"
+    roots = glob.glob(head) if is_pattern(head) else [head]  # noqa: PTH207
+    folders = {folder for root in roots for folder in _visible_folders(root)}
+    return {
+        name
+        for folder in folders
+        for name in _match_local(f"{glob.escape(folder)}/{tail}" if folder else tail)
+    }
+
+
+def _visible_folders(root: str) -> Iterator[str]:
+    """`root`, "" for the current folder, and the folders below it, links last; each once."""
+    seen: set[tuple[int, int]] = set()
+    waiting, links = deque([root.rstrip("/") or root]), deque[str]()
+    while waiting or links:
+        folder = waiting.popleft() if waiting else links.popleft()
+        try:
+            status = os.stat(folder or ".")  # noqa: PTH116
+            with os.scandir(folder or ".") as found:
+                entries = sorted((x for x in found if x.is_dir()), key=lambda entry: entry.name)
+        except OSError:  # no folder, or not allowed: as glob
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        yield folder
+        prefix = f"{folder.rstrip('/')}/" if folder else ""
+        for entry in entries:
+            if not entry.name.startswith("."):
+                (links if entry.is_symlink() else waiting).append(prefix + entry.name)
+
+
 def _open_unbuffered(path: str) -> io.FileIO:
-    return io.FileIO(path, "rb")
-
-
-def _read_fully(descriptor: int, offset: int, size: int) -> bytes:
-    """`os.pread` may return less than asked for (network file systems, over 2 GiB)."""
-    pieces = []
-    while size > 0 and (piece := os.pread(descriptor, size, offset)):
-        pieces.append(piece)
-        offset, size = offset + len(piece), size - len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return io.FileIO(open_regular_descriptor(path))
 
 
 def _is_folder(path: str) -> bool:

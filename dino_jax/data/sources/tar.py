@@ -1,8 +1,8 @@
 """Tar shards in the layout of webdataset, with random access."""
 
 import hashlib
-import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -18,11 +18,17 @@ from dino_jax.data.sources.base import (
     index_labels,
 )
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES
-from dino_jax.data.sources.storage import ByteRanges, find_shards, map_in_threads, open_file
+from dino_jax.data.sources.storage import ByteRanges, find_shards, map_in_threads
+from dino_jax.foreign.files import open_regular
+from dino_jax.foreign.json_text import parse_json
+from dino_jax.foreign.names import printable
 
 _BLOCK = 512  # bytes; a header is one block, and data fill whole blocks (POSIX.1-1988 ustar)
+_DECIMAL = re.compile(r"[0-9]{1,19}")
 _REGULAR_FILES = (b"0", b"\0", b"7")
 _MAX_LABEL_BYTES = 1 << 20
+_MAX_EXTENDED_BYTES = 1 << 20  # of a pax header or a long name
+_SPARSE = b"S"  # GNU, old format: more headers may follow, the data have holes
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class TarSource:
     def name(self, index: int) -> str:
         """The shard and the member."""
         shard, place = self._blocks.locate(index)
-        return f"{self._shards[shard]}:{self._indexes[shard].names[place]}"
+        return printable(f"{self._shards[shard]}:{self._indexes[shard].names[place]}")
 
     def contents(self) -> Contents:
         """Names, shards, sizes and labels."""
@@ -117,7 +123,8 @@ class TarSource:
 def list_members(file: BinaryIO, path: str) -> Iterator[Member]:
     """Yields the regular files of an uncompressed tar file, reading headers only.
 
-    Understands ustar, long names of GNU and pax headers (name and size).
+    Understands ustar, long names of GNU and pax headers (name and size). Of a sparse file only the
+    stored pieces are in the tar file: its bytes are found, and are no image unless it has no hole.
 
     Args:
       file: opened for reading, seekable.
@@ -127,26 +134,34 @@ def list_members(file: BinaryIO, path: str) -> Iterator[Member]:
       ValueError: if it is not a tar file, or damaged, or ends too early.
     """
     end = file.seek(0, os.SEEK_END)
-    position, extra = 0, {}
+    position = 0
+    extra: dict[str, str] = {}
     while position < end:
         file.seek(position)
         header = file.read(_BLOCK)
         if not header.strip(b"\0"):
             return
         _check_header(header, path, position)
-        kind, size = header[156:157], int(extra.get("size", _number(header[124:136])))
+        kind, size = header[156:157], _size(header, extra, path, position)
         offset = position + _BLOCK
+        if kind == _SPARSE:
+            offset = _skip_sparse_headers(file, header, offset)
         position = offset + -(-size // _BLOCK) * _BLOCK
         if offset + size > end:
             raise ValueError(f"tar shard {path} is cut off: it ends inside {_name(header)!r}")
+        if kind in (b"L", b"x") and size > _MAX_EXTENDED_BYTES:
+            raise ValueError(
+                f"tar shard {path} has an extended header of {size:,} bytes at byte {offset}; at "
+                f"most {_MAX_EXTENDED_BYTES:,} are read"
+            )
         if kind == b"L":
             extra["path"] = os.fsdecode(file.read(size).rstrip(b"\0"))
         elif kind == b"x":
             extra |= _pax_entries(file.read(size), path)
         else:
-            if kind in _REGULAR_FILES:
+            if kind in (*_REGULAR_FILES, _SPARSE):
                 yield Member(extra.get("path", _name(header)), offset, size)
-            if kind != b"g":
+            if kind not in (b"g", b"K"):
                 extra = {}
 
 
@@ -164,7 +179,7 @@ def _index_shard(path: str) -> _ShardIndex:
 def _read_samples(path: str) -> list[_Sample]:
     """All samples of a shard that have an image."""
     samples: list[_Sample] = []
-    with open_file(path) as file:
+    with open_regular(path) as file:
         for member in list_members(file, path):
             folder, _, base = member.name.rpartition("/")
             stem, _, suffix = base.partition(".")
@@ -177,7 +192,9 @@ def _read_samples(path: str) -> list[_Sample]:
                 samples[-1].images[suffix] = member
             elif suffix in ("cls", "json") and member.size <= _MAX_LABEL_BYTES:
                 file.seek(member.offset)
-                label = _read_label(suffix, file.read(member.size), f"{path}:{member.name}")
+                label = _read_label(
+                    suffix, file.read(member.size), printable(f"{path}:{member.name}")
+                )
                 samples[-1].label = label if label is not None else samples[-1].label
     return [sample for sample in samples if sample.images]
 
@@ -186,13 +203,13 @@ def _read_label(suffix: str, data: bytes, name: str) -> int | str | None:
     try:
         if suffix == "cls":
             return data.decode().strip() or None
-        content = json.loads(data)
+        content = parse_json(data)
     except ValueError as error:
         raise ValueError(f"the label in {name} can't be read: {error}") from error
     if not isinstance(content, dict):
         return None
     label = content.get("cls", content.get("label"))
-    return label if isinstance(label, int | str) else None
+    return label if isinstance(label, int | str) and not isinstance(label, bool) else None
 
 
 def _only_image(sample: _Sample, path: str) -> Member:
@@ -200,7 +217,7 @@ def _only_image(sample: _Sample, path: str) -> Member:
     candidates = plain or list(sample.images)
     if len(candidates) > 1:
         raise ValueError(
-            f"sample {sample.key!r} of {path} has several images: {sorted(sample.images)}; "
+            f"sample {sample.key!r} of {path} has several images: {sorted(sample.images)[:5]}; "
             "the key of a sample is its name up to the first dot, so names of images must not have "
             "other dots"
         )
@@ -218,14 +235,34 @@ def _check_header(header: bytes, path: str, position: int) -> None:
         raise ValueError(f"{path} is not a tar file, or damaged at byte {position}")
 
 
+def _size(header: bytes, extra: dict[str, str], path: str, position: int) -> int:
+    """The size in the header, or in the extended header before it."""
+    text = extra.get("size")
+    if text is None:
+        size = _number(header[124:136])
+    else:
+        size = int(text) if _DECIMAL.fullmatch(text) else -1
+    if size < 0:
+        raise ValueError(f"tar shard {path} has a damaged size at byte {position}")
+    return size
+
+
+def _skip_sparse_headers(file: BinaryIO, header: bytes, offset: int) -> int:
+    """Where the data of a sparse file begin: its headers say whether another follows."""
+    more = header[482]
+    while more:
+        block = file.read(_BLOCK)
+        offset += _BLOCK
+        more = block[504] if len(block) == _BLOCK else 0
+    return offset
+
+
 def _number(digits: bytes) -> int:
     """Octal text, or base 256 if the first bit is set (GNU); -1 if it is neither."""
     if digits[0] & 0x80:
         return int.from_bytes(digits[1:], "big")
-    try:
-        return int(digits.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return -1
+    text = digits.strip(b" \0")
+    return int(text or b"0", 8) if not text.strip(b"01234567") else -1
 
 
 def _name(header: bytes) -> str:
@@ -238,12 +275,14 @@ def _name(header: bytes) -> str:
 
 def _pax_entries(data: bytes, path: str) -> dict[str, str]:
     """Records "LENGTH KEY=VALUE\\n"; LENGTH counts the whole record."""
-    entries = {}
-    while data:
-        length = data.partition(b" ")[0]
-        if not length.isdigit() or not 0 < int(length) <= len(data):
-            raise ValueError(f"tar shard {path} has a damaged extended header: {data[:40]!r}")
-        record, data = data[: int(length)], data[int(length) :]
-        key, _, value = record.rstrip(b"\n").partition(b" ")[2].partition(b"=")
+    entries, start = {}, 0
+    while start < len(data):
+        length = data[start : start + 20].partition(b" ")[0]
+        end = start + int(length) if length.isdigit() else start
+        if not start < end <= len(data):
+            rest = data[start : start + 40]
+            raise ValueError(f"tar shard {path} has a damaged extended header: {rest!r}")
+        key, _, value = data[start:end].rstrip(b"\n").partition(b" ")[2].partition(b"=")
         entries[os.fsdecode(key)] = os.fsdecode(value)
+        start = end
     return entries

@@ -1,8 +1,11 @@
 """A data set that TensorFlow Datasets has prepared, read without TensorFlow."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from dino_jax.data.sources.base import UNLABELED, Contents, PackedNames, Record
+from dino_jax.foreign.files import is_remote, require_regular
 
 
 class TfdsSource:
@@ -36,12 +39,19 @@ class TfdsSource:
             f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}, '
             f"data_dir={data_dir!r}, file_format='array_record').download_and_prepare()\""
         )
+        _require_files(name, data_dir)
         try:
             builder: Any = tfds.builder(name, data_dir=data_dir)
+            features = builder.info.features
+            self._full_name = f"{builder.info.full_name}/{split}"
         except tfds.core.DatasetNotFoundError as error:
             raise ValueError(f"TFDS knows no data set {name!r} (data_dir={data_dir!r})") from error
-        self._full_name = f"{builder.info.full_name}/{split}"
-        features = builder.info.features
+        # What its readers of JSON and protocol buffers raise for damaged files.
+        except Exception as error:
+            raise ValueError(
+                f"TFDS data set {name!r} in {data_dir!r} can't be opened: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         self._image_key = _only_image_feature(name, features, tfds.features.Image)
         self._label_key, self.class_names = _label_feature(features, tfds.features.ClassLabel)
         try:
@@ -49,7 +59,7 @@ class TfdsSource:
                 split, decoders={self._image_key: tfds.decode.SkipDecoding()}
             )
         # TFDS reports missing data as AssertionError, a wrong file format as NotImplementedError.
-        except (AssertionError, NotImplementedError, ValueError) as error:
+        except Exception as error:
             raise ValueError(
                 f"TFDS data set {name!r}, split {split!r}, can't be read from {builder.data_dir}: "
                 f"{error}\nIf it is not prepared as ArrayRecord yet, run\n  {prepare}"
@@ -59,8 +69,13 @@ class TfdsSource:
         return len(self._records)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._records[index]
-        label = UNLABELED if self._label_key is None else int(record[self._label_key])
+        try:
+            record = self._records[index]
+            label = UNLABELED if self._label_key is None else int(record[self._label_key])
+        except Exception as error:  # array_record's, protobuf's and TFDS's for damage
+            raise OSError(f"the record can't be read: {type(error).__name__}: {error}") from error
+        if label != UNLABELED and not 0 <= label < len(self.class_names):
+            raise OSError(f"label {label} is none of {len(self.class_names)} classes")
         return {"image": record[self._image_key], "label": label, "name": str(index)}
 
     def name(self, index: int) -> str:
@@ -70,6 +85,18 @@ class TfdsSource:
     def contents(self) -> Contents:
         """Name and version of the data set, the split and its length."""
         return Contents(len(self), PackedNames([self._full_name]), self.class_names)
+
+
+def _require_files(name: str, data_dir: str | None) -> None:
+    """Checks that TFDS, which opens whatever has the right name, will find regular files.
+
+    Raises:
+      OSError: names the first that is something else.
+    """
+    if data_dir and not is_remote(data_dir):
+        for folder, _, files in os.walk(Path(data_dir, name.partition(":")[0])):
+            for file in files:
+                require_regular(Path(folder, file))
 
 
 def _only_image_feature(name: str, features: Any, image_type: type) -> str:

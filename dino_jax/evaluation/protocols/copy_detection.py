@@ -140,4 +140,4 @@ def _list(folder: str) -> list[str]:
     if not folder:
         return []
     source = FolderSource(folder)
-    return [source.name(index) for index in range(len(source))]
+    return [source.path(index) for index in range(len(source))]
