@@ -3,9 +3,9 @@
   dino-jax train --config=NAME_OR_FILE --workdir=DIR [--config.a.b=value …]
 
 Exit codes: 0 done, 1 given up (numbers that are not finite, images that cannot be read, a teacher
-worse than the model that it started from, a collapse if asked), 2 wrong usage, 75 SIGTERM and 130
-Ctrl-C (both saved), 75 also if another process has died or did not start: run the same command
-again.
+worse than the model that it started from, a collapse if asked, a workdir that cannot be written any
+more), 2 wrong usage, 75 SIGTERM and 130 Ctrl-C (both saved), 75 also if an input worker was killed
+(saved), or another process has died or did not start: run the same command again.
 """
 
 import contextlib
@@ -39,6 +39,7 @@ from dino_jax.run.best import Best
 from dino_jax.run.check import check_config
 from dino_jax.run.facts import facts_of
 from dino_jax.run.first_step import FirstStep
+from dino_jax.run.input_stream import InputStream
 from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal
@@ -47,6 +48,11 @@ from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
 from dino_jax.run.start_checks import StartChecks
+from dino_jax.run.storage import (
+    StorageFaultError,
+    keep_quiet_about_raised_errors,
+    storage_faults,
+)
 from dino_jax.run.watch import LostRunError
 from dino_jax.run.whole_config import (
     Config,
@@ -58,6 +64,7 @@ from dino_jax.run.whole_config import (
 from dino_jax.step.recipe import Recipe, describe_recipe
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.checksums import NotFiniteStateError
 from dino_jax.workdir.config_json import describe_overrides, open_workdir
 from dino_jax.workdir.newest import NewestCheckpoint
 
@@ -111,23 +118,33 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             start = int(state.step)
             newest = NewestCheckpoint(folder, checkpoints)
             newest.note()
-            stream = build_train_stream(
-                source,
-                multi_crop,
-                seed=config.seed,
-                batch_size=config.batch_size,
-                start_step=start,
-                host=jax.process_index(),
-                hosts=jax.process_count(),
-                workers=runtime.workers,
-                threads=runtime.threads,
-                max_pixels=config.max_pixels,
-                masking=recipe.masking,
+            stream = InputStream(
+                lambda first_step, workers: build_train_stream(
+                    source,
+                    multi_crop,
+                    seed=config.seed,
+                    batch_size=config.batch_size,
+                    start_step=first_step,
+                    host=jax.process_index(),
+                    hosts=jax.process_count(),
+                    workers=workers,
+                    threads=runtime.threads,
+                    max_pixels=config.max_pixels,
+                    masking=recipe.masking,
+                ),
+                start,
+                runtime.workers,
+                interruption.stop_without_worker,
             )
             journal = Journal(folder, start, config, recipe, source, instruments, best, first_step)
 
         # 3. The loop: data, step, journal, checkpoint.
-        with checkpointing.closing(checkpoints), contextlib.closing(stream), journal:
+        with (
+            storage_faults(folder),
+            checkpointing.closing(checkpoints),
+            contextlib.closing(stream),
+            journal,
+        ):
             lines = (
                 *overrides,
                 *older,
@@ -144,7 +161,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             save_clock = SaveClock(runtime.save_every_minutes, agreement)
             for step in range(start + 1, recipe.total_steps + 1):
                 with user_errors(), journal.waiting():
-                    batch = shard_batch(next(stream), batch_sharding(mesh))
+                    batch = shard_batch(stream.take(step), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
                 journal.before(step)
                 state, metrics = train_step(state, batch, frozen)
@@ -186,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     options, config, default = parse(argv)
     start_logging()
+    keep_quiet_about_raised_errors()
     end_on_sigterm()
     keep_freed_memory()
     start_workers_alone()
@@ -208,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except (UsageError, ImportError) as error:  # ImportError: a package that an option needs
         fail(error)
-    except (LostRunError, MissingProcessesError) as error:
+    except (LostRunError, MissingProcessesError, NotFiniteStateError, StorageFaultError) as error:
         print(f"stopped: {error}", file=sys.stderr)
         return error.exit_code
 

@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 from dino_jax.processes.agreement import Agreement
 from dino_jax.processes.ending import AGAIN, exit_now
 
+LOST_WORKER = "a lost input worker"
 EXIT_CODES = {
     signal.SIGTERM: AGAIN,
     signal.SIGINT: 130,  # 128 + SIGINT, as shells report Ctrl-C
@@ -40,7 +41,7 @@ class Interruption:
     in another thread, this installs none and signals act as before.
 
     Attributes:
-      requested: Name of the signal that asks to stop ("SIGTERM", "SIGINT"), or None.
+      requested: Name of the signal that asks to stop ("SIGTERM", "SIGINT"), LOST_WORKER, or None.
     """
 
     def __init__(self, agreement: Agreement):
@@ -55,15 +56,22 @@ class Interruption:
 
     @property
     def exit_code(self) -> int:
-        """75 after SIGTERM, 130 after Ctrl-C, 0 if nothing was requested."""
+        """75 after SIGTERM or a lost worker, 130 after Ctrl-C, 0 if nothing was requested."""
+        if self.requested == LOST_WORKER:
+            return EXIT_CODES[signal.SIGTERM]
         return 0 if self.requested is None else EXIT_CODES[signal.Signals[self.requested]]
+
+    def stop_without_worker(self) -> None:
+        """Requests to stop because an input worker has died."""
+        self._agreement.ask(LOST_WORKER)
 
     def should_stop(self, step: int) -> bool:
         """Whether to stop after `step`: one answer, and one `requested`, on all processes.
 
         Every process must call it on every step.
         """
-        reached = [s.name for s in EXIT_CODES if self._agreement.reached(s.name, step)]
+        causes = (*(number.name for number in EXIT_CODES), LOST_WORKER)
+        reached = [cause for cause in causes if self._agreement.reached(cause, step)]
         if reached:  # SIGTERM first: a preemption anywhere decides, and the launcher restarts
             self.requested = reached[0]
         return bool(reached)

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -53,13 +53,30 @@ class TensorBoardWriter:
             # The rest of the name is host and second: a quick restart would overwrite the events.
             filename_suffix=f".{time.time_ns()}",
         )
+        # Its thread would end with a traceback at the first error, and the queue fill up.
+        self._error: OSError | None = None
+        writer: Any = self._events.file_writer
+        file = writer.event_writer._ev_writer
+        file.write_event, file.flush = map(self._noting, (file.write_event, file.flush))
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         for name, number in metrics.items():
             self._events.add_scalar(name, number, step)
 
     def close(self) -> None:
         self._events.close()
+
+    def _noting(self, work: Callable[..., Any]) -> Callable[..., Any]:
+        def work_or_note(*arguments: Any) -> Any:
+            try:
+                return work(*arguments)
+            except OSError as error:
+                self._error = error
+
+        return work_or_note
 
 
 class WandbWriter:

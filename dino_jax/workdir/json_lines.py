@@ -1,7 +1,9 @@
 """Files of one strict JSON object per line, each with a "step": one history over all restarts."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -58,7 +60,8 @@ class JsonLines:
         if self._pieces is not None:  # gs:// has no append
             self._pieces.append(line.encode())
             return
-        with self._path.open("a") as file:
+        with Path(self._path).open("r+") as file:  # "a" would begin a new file if it was deleted
+            file.seek(0, os.SEEK_END)
             file.write(line)
 
     def close(self) -> None:

@@ -40,6 +40,14 @@ def test_reading_stops_at_a_step_and_changes_nothing(path):
     assert steps(path) == [2, 4, 6]
 
 
+def test_a_file_that_was_deleted_is_not_begun_again(path):
+    lines = JsonLines(path, start_step=6)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        lines.append({"step": 8})
+    assert not path.exists()
+
+
 def test_numbers_that_are_not_finite_are_refused(path):
     with pytest.raises(ValueError, match="JSON"):
         JsonLines(path, 0).append({"step": 1, "x": float("nan")})

@@ -1,0 +1,141 @@
+"""Faults of the storage below a workdir, in one line and with the right exit code.
+
+Errors of storage come from many places: files that this program writes, Orbax's threads and
+TensorStore's C++, whose errors are texts. What is wrong is read from the first error number among
+them, and from the workdir itself. The newest whole checkpoint is not harmed by any of them.
+"""
+
+import errno
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from absl import logging as absl_logging
+from etils import epath
+
+from dino_jax.workdir.checkpointing import checkpoint_steps
+from dino_jax.workdir.layout import CONFIG_JSON
+from dino_jax.workdir.paths import is_remote
+
+GIVEN_UP, AGAIN = 1, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h
+
+# Error numbers whatever the file: what is wrong, what to do, exit code.
+_FAULTS = {
+    errno.ENOSPC: ("no space is left", "make room", GIVEN_UP),
+    errno.EDQUOT: ("the disk quota is used up", "make room", GIVEN_UP),
+    errno.EFBIG: ("a file may not grow any more", "raise the limit (ulimit -f)", GIVEN_UP),
+    errno.EROFS: ("the file system is read-only now", "make it writable", GIVEN_UP),
+    errno.EIO: ("the disk has an error", "see the log of the machine", AGAIN),
+    errno.ESTALE: ("the network file system has lost a file", "see its server", AGAIN),
+    errno.ENOTCONN: ("the file system is not connected", "see its mount", AGAIN),
+    errno.ENODEV: ("the disk is gone", "mount it again", AGAIN),
+}
+# Error numbers that mean the storage only if the file is one of the workdir.
+_OF_THE_WORKDIR = {
+    errno.ENOENT: ("files of it have been deleted", "put them back", GIVEN_UP),
+    errno.ENOTDIR: ("a folder of it has been replaced", "put it back", GIVEN_UP),
+    errno.EACCES: ("it may not be written any more", "give the right back", GIVEN_UP),
+    errno.EPERM: ("it may not be written any more", "give the right back", GIVEN_UP),
+}
+_NUMBERS = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]|\[OS error (\d+)")
+
+
+class StorageFaultError(Exception):
+    """The workdir can no longer be written: the message says why and what to do.
+
+    Attributes:
+      exit_code: of the program.
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+@contextmanager
+def storage_faults(folder: epath.Path) -> Iterator[None]:
+    """Turns an error of the storage of a workdir into a StorageFaultError; others pass."""
+    try:
+        yield
+    except Exception as error:
+        fault = None if hasattr(error, "exit_code") else find_fault(error, folder)
+        if fault is None:
+            raise
+        # Orbax leaves coroutines behind, which complain when Python ends.
+        sys.unraisablehook = lambda _: None
+        raise fault from error
+
+
+def find_fault(error: BaseException, folder: epath.Path) -> StorageFaultError | None:
+    """The fault of the storage that has led to an error, None if it has another cause.
+
+    Args:
+      error: an error of a run.
+      folder: workdir of the run.
+    """
+    if not is_remote(folder) and not (folder / CONFIG_JSON).exists():  # Orbax makes folders again
+        return StorageFaultError(
+            f"workdir {folder} has vanished: it was deleted, or its disk is not mounted any more. "
+            "Nothing more could be saved. Put it back and run the same command again",
+            GIVEN_UP,
+        )
+    for one in _chain(error):
+        number = _error_number(one)
+        known = _FAULTS.get(number)
+        if known is None and str(folder) in str(one):
+            known = _OF_THE_WORKDIR.get(number)
+        if known is None and is_remote(folder) and isinstance(one, OSError):
+            known = ("its store does not answer", "see whether it can be reached", AGAIN)
+        if known is not None:
+            what, remedy, code = known
+            steps = checkpoint_steps(folder)
+            start = f"continues from step {steps[0]}" if steps else "begins again"
+            return StorageFaultError(
+                f"workdir {folder}: {what}. To go on, {remedy} and run the same command again; it "
+                f"{start}",
+                code,
+            )
+    return None
+
+
+def keep_quiet_about_raised_errors() -> None:
+    """Leaves the errors of Orbax's threads to those who catch them: they are raised as well."""
+    absl_logging.get_absl_handler().addFilter(_is_not_raised)
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _print_uncaught
+
+
+def _print_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """As Python does, but for the calls of TensorStore's threads to a loop that has given up."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    of_orbax = record.name == "asyncio" or "orbax" in record.pathname
+    return not (of_orbax and record.exc_info and record.levelno >= logging.ERROR)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and what it was raised after."""
+    waiting, seen = [error], set()
+    while waiting:
+        one = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one
+        if isinstance(one, BaseExceptionGroup):
+            waiting += one.exceptions
+        waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def _error_number(error: BaseException) -> int:
+    """The error number of an OSError, or in the text of another error; 0 for none."""
+    if isinstance(error, OSError) and error.errno:
+        return error.errno
+    match = _NUMBERS.search(str(error))
+    return int(next(filter(None, match.groups()))) if match else 0
