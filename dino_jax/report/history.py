@@ -13,6 +13,7 @@ from etils import epath
 
 from dino_jax.config.upgrade import upgrade
 from dino_jax.foreign.json_text import read_json
+from dino_jax.report.thinning import read_thinned
 from dino_jax.workdir.json_lines import read_history
 from dino_jax.workdir.layout import CONFIG_JSON, DIAGNOSIS_JSONL, METRICS_JSONL
 
@@ -126,7 +127,7 @@ def read_run(folder: epath.Path, name: str) -> Run:
             f"{os.fspath(folder)!r} holds no {METRICS_JSONL}, so it is not the workdir of a run "
             f"that has measured anything; found there: {found or 'nothing'}"
         )
-    lines, torn = read_history(path)
+    lines, torn, count = read_thinned(path)
     every = build_curves(lines)
     short = {name: curve for name, curve in every.items() if len(name) <= LONGEST_NAME}
     curves = dict(itertools.islice(short.items(), MOST_METRICS))
@@ -138,6 +139,10 @@ def read_run(folder: epath.Path, name: str) -> Run:
     notes = [f"{METRICS_JSONL}: torn lines left out: {_few(torn)}"] if torn else []
     if len(every) > len(curves):
         notes.append(f"{METRICS_JSONL}: {len(curves):,} of {len(every):,} metrics are shown")
+    if count > len(lines):
+        notes.append(
+            f"{METRICS_JSONL}: drawn from {len(lines):,} of {count:,} lines, evenly chosen"
+        )
     config = _read_config(folder / CONFIG_JSON, notes)
     diagnosis = _read_diagnosis(folder / DIAGNOSIS_JSONL, notes)
     return Run(name, folder, curves, diagnosis, config, notes)

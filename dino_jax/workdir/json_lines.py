@@ -144,11 +144,12 @@ def _parse_lines(path: epath.Path, valid: Valid) -> Iterator[tuple[int, dict[str
     """Numbers of all lines that are not empty, with their records; None for damaged ones."""
     for number, line in enumerate(read_pieces(path).split(b"\n"), start=1):
         if line.strip():
-            record = _parse(line.decode()) if line.isascii() else None
+            record = parse_line(line.decode()) if line.isascii() else None
             yield number, record if record is not None and valid(record) else None
 
 
-def _parse(line: str) -> dict[str, Any] | None:
+def parse_line(line: str | bytes) -> dict[str, Any] | None:
+    """The record of a line, which has a whole "step" >= 0; None if it is none."""
     try:
         record = parse_json(line)
     except ValueError:

@@ -10,12 +10,14 @@ left over from a crash, as pieces are written before those that they replace are
 """
 
 import re
+from collections.abc import Iterator
 
 from etils import epath
 
-from dino_jax.foreign.files import read_bytes
+from dino_jax.foreign.files import is_remote, open_regular, read_bytes, require_regular
 
 MOST = 1 << 30  # bytes of a text that are read; a million lines of a kilobyte
+LONGEST_LINE = 1 << 24  # bytes; the rest of a longer one is a line of its own
 PIECE = 1 << 16  # bytes up to which a piece is written again for every line
 
 
@@ -69,13 +71,33 @@ def read_pieces(path: epath.Path) -> bytes:
     Raises:
       OSError: if a piece has more than `MOST` bytes, or is no regular file.
     """
-    text = read_bytes(path, MOST)
+    return b"".join(read_bytes(piece, MOST) for piece in _pieces(path))
+
+
+def read_lines(path: epath.Path) -> Iterator[bytes]:
+    """The lines of a file, which may be in pieces, one after the other.
+
+    Raises:
+      OSError: as `read_pieces`.
+    """
+    for piece in _pieces(path):
+        if is_remote(piece):
+            yield from read_bytes(piece, MOST).splitlines(keepends=True)
+            continue
+        with open_regular(piece) as file:
+            yield from iter(lambda file=file: file.readline(LONGEST_LINE), b"")
+
+
+def _pieces(path: epath.Path) -> list[epath.Path]:
+    require_regular(path)
+    pieces, end = [path], path.stat().length
     for start, piece in _later_pieces(path):
-        if start > len(text):
+        if start > end:
             break
-        if start == len(text):
-            text += read_bytes(piece, MOST)
-    return text
+        if start == end:
+            pieces.append(piece)
+            end += piece.stat().length
+    return pieces
 
 
 def _later_pieces(path: epath.Path) -> list[tuple[int, epath.Path]]:
