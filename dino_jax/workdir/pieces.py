@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from etils import epath
 
-from dino_jax.foreign.files import is_remote, open_regular, read_bytes, require_regular
+from dino_jax.foreign.files import open_regular, read_bytes, require_regular
 
 MOST = 1 << 30  # bytes of a text that are read; a million lines of a kilobyte
 LONGEST_LINE = 1 << 24  # bytes; the rest of a longer one is a line of its own
@@ -81,9 +81,6 @@ def read_lines(path: epath.Path) -> Iterator[bytes]:
       OSError: as `read_pieces`.
     """
     for piece in _pieces(path):
-        if is_remote(piece):
-            yield from read_bytes(piece, MOST).splitlines(keepends=True)
-            continue
         with open_regular(piece) as file:
             yield from iter(lambda file=file: file.readline(LONGEST_LINE), b"")
 
