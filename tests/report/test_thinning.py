@@ -2,6 +2,7 @@
 
 import json
 import random
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -24,7 +25,7 @@ def log(step: int, **others: float) -> dict[str, float]:
 def test_a_short_history_is_read_as_a_whole(tmp_path):
     draws = random.Random(0)
     steps = [draws.randrange(40) for _ in range(300)]  # a run that was resumed again and again
-    lines = [log(step, place=n) for n, step in enumerate(steps)]
+    lines: list[Any] = [log(step, place=n) for n, step in enumerate(steps)]
     lines[7:7] = ["", '{"step": 3, "lo', "[1]", '{"loss": 1, "step": 2}']
     path = write(tmp_path, [*lines, '{"step": 50, "loss"'])
     records, torn = read_history(path)
