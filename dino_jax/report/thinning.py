@@ -22,12 +22,12 @@ class Thinned(NamedTuple):
     Attributes:
       records: chosen lines, ascending steps.
       torn: numbers of lines that cannot be read, as far as they were tried.
-      count: number of all lines of the history.
+      total: number of all lines of the history.
     """
 
     records: list[dict[str, Any]]
     torn: list[int]
-    count: int
+    total: int
 
 
 def read_thinned(path: epath.Path, most: int = MOST) -> Thinned:
