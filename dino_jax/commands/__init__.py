@@ -1,7 +1,9 @@
 """Shared parts of command lines; each command itself is in the package that it belongs to.
 
 command_line.py     parsers, and errors that are the user's to fix
-config_command.py   --config=NAME_OR_FILE --config.a.b=value; config_file.py finds the file
+config_command.py   --config=NAME_OR_FILE --config.a.b=value; config_file.py finds the file,
+                    overrides.py reads the values
+arguments.py        kinds of arguments with their ranges
 batch_command.py    commands that go through many images, on one machine or a pod
 compilation_cache.py where compiled programs are kept; false_alarms.py hides what XLA says then
 hidden_packages.py  imports without what a package takes along

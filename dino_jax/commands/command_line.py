@@ -126,7 +126,7 @@ def add_switch(
     """Adds an on/off option: --name, --no-name, and also --name=false, --noname."""
     plain = name.removeprefix("--")
     parser.add_argument(
-        name, nargs="?", type=_parse_bool, const=True, default=default, help=meaning, metavar="BOOL"
+        name, nargs="?", type=parse_bool, const=True, default=default, help=meaning, metavar="BOOL"
     )
     parser.add_argument(
         f"--no-{plain}",
@@ -137,22 +137,8 @@ def add_switch(
     )
 
 
-def at_least(low: float) -> Callable[[str], float]:
-    """The type of an option that takes numbers like `low`, an int or a float, and larger ones."""
-
-    def parse(text: str) -> float:
-        try:
-            number = type(low)(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from error
-        if not number >= low:
-            raise argparse.ArgumentTypeError(f"must be at least {low}, got {text}")
-        return number
-
-    return parse
-
-
-def _parse_bool(text: str) -> bool:
+def parse_bool(text: str) -> bool:
+    """The type of a switch."""
     values = {"true": True, "1": True, "false": False, "0": False}
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")

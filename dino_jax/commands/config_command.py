@@ -2,17 +2,17 @@
 
 import argparse
 import faulthandler
-import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from dino_jax.commands.command_line import CommandParser, UsageError, fail
 from dino_jax.commands.config_file import load_config, shipped_configs
-from dino_jax.config.upgrade import rename_hint
+from dino_jax.commands.overrides import apply_overrides
+from dino_jax.config.range import shorten
 
 EXAMPLE = "dino-jax train --config=quickstart --workdir=runs/quickstart"
 
@@ -71,17 +71,17 @@ def parse_with_config(
     missing = [f"--{name}" for name in needs if not getattr(options, name)]
     if missing:
         fail(f"missing {' and '.join(missing)}; a command looks like {example}")
+    if not options.config:
+        _refuse_overrides(rest)
     try:
         config = complete(load_config(options.config)) if options.config else None
         default = config.copy_and_resolve_references() if config is not None else None
-        rest = flags.FLAGS(_override(config, [parser.prog, *rest]), known_only=True)[1:]
+        if config is not None:
+            rest = apply_overrides(config, rest)
         typed = read(config) if config is not None else None
-    except (KeyError, AttributeError) as error:  # ml_collections, for a name that does not exist
-        fail(_hint_of_0_1(rest) or f"the config has no {_innermost(error)}")
+        rest = flags.FLAGS([parser.prog, *rest], known_only=True)[1:]
     except (UsageError, TypeError, ValueError, flags.Error) as error:
         fail(error)
-    if rest and rest[0].startswith("--config.") and config is None:
-        fail(f"{rest[0]} needs --config")
     if rest and not rest[0].startswith("-"):
         fail(f"unexpected {' '.join(rest)}; options look like --config.optimizer.lr=0.001")
     if rest:
@@ -96,25 +96,8 @@ def start_logging() -> None:
     faulthandler.enable()
 
 
-def _override(config: ConfigDict | None, argv: list[str]) -> list[str]:
-    """Applies arguments that start with --config. to the config; returns the others."""
-    if config is None:
-        return argv
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_dict(
-        "config", config, flag_values=values, lock_config=True, sys_argv=argv
-    )
-    return values(argv, known_only=True)
-
-
-def _hint_of_0_1(argv: Sequence[str]) -> str:
-    """Present name of the first override of an option of version 0.1; "" without one."""
-    places = (re.split("[= ]", x.lstrip("-"))[0] for x in argv if x.startswith("-"))
-    return next(filter(None, map(rename_hint, places)), "")
-
-
-def _innermost(error: BaseException) -> str:
-    """One line: the message of an error that may wrap another one as its argument."""
-    while error.args and isinstance(error.args[0], BaseException):
-        error = error.args[0]
-    return str(error.args[0] if error.args else error).replace("\n", ". ")
+def _refuse_overrides(argv: Sequence[str]) -> None:
+    """Exits with an error if there are overrides, but no config."""
+    found = next((x for x in argv if x.lstrip("-").startswith("config.")), None)
+    if found:
+        fail(f"{shorten(found)} needs --config=NAME_OR_FILE, the config that it changes")

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dino_jax.commands.command_line import CommandParser, at_least, run_command
+from dino_jax.commands.arguments import filled, whole
+from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.commands.official_config import (
     DEFAULTS,
     DROP_PATHS,
@@ -96,10 +97,8 @@ def convert(data: bytes, name: str, gpus: int) -> tuple[str, list[str]]:
       Source of our config file, and notes for the user.
 
     Raises:
-      ValueError: as in `read_yaml` and `translate`, or if `gpus` is not positive.
+      ValueError: as in `read_yaml` and `translate`.
     """
-    if gpus < 1:
-        raise ValueError(f"--gpus must be at least 1, got {gpus}")
     values, unused = read_yaml(data)
     notes = [f"{key} has no counterpart: {WITHOUT_COUNTERPART[key]}" for key in unused]
     if values["student.drop_path_rate"] and not values["student.drop_path_uniform"]:
@@ -149,9 +148,13 @@ def convert_file(arguments: argparse.Namespace) -> str:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("convert", __doc__)
-    parser.add_argument("file", help="official DINOv2 YAML")
-    parser.add_argument("--out", help="config file to write; without it, it is printed")
-    parser.add_argument("--gpus", type=at_least(1), help="GPUs of the official run; default: 1")
+    parser.add_argument("file", type=filled, help="official DINOv2 YAML")
+    parser.add_argument(
+        "--out", type=filled, help="config file to write; without it, it is printed"
+    )
+    parser.add_argument(
+        "--gpus", type=whole(1, 1_000_000), help="GPUs of the official run; default: 1"
+    )
     return parser.parse_args(argv)
 
 

@@ -21,7 +21,11 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import numpy as np
 
+from dino_jax.config.range import Range, shorten
+
 T = TypeVar("T")
+ANY = Range()
+NEW_KIND = "CONTRIBUTING.md shows how to add one"
 _ABOUT = "dino_jax.config"  # key in the metadata of a dataclass field
 
 
@@ -35,31 +39,6 @@ class UnknownNameError(ValueError):
     def __init__(self, place: str, message: str):
         super().__init__(message)
         self.place = place
-
-
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """Range of a number, or of every number of a tuple; None: no bound."""
-
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-
-    def __str__(self) -> str:
-        words = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
-        said = [f"{words[k]} {v:g}" for k, v in dataclasses.asdict(self).items() if v is not None]
-        return " and ".join(said)
-
-    def hold(self, value: float) -> bool:
-        """Whether a number is within the bounds; nan and infinity never are."""
-        return (
-            math.isfinite(value)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
-            and (self.below is None or value < self.below)
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +56,7 @@ class About:
     """
 
     meaning: str
-    bounds: Bounds = Bounds()
+    bounds: Range = ANY
     among: Collection[str] | None = None
     kinds: Mapping[str, Any] | None = None
     entry: type | None = None
@@ -95,7 +74,7 @@ def option(
     among: Collection[str] | None = None,
 ) -> Any:
     """Declares a value, or a section whose type is a dataclass, with its default and limits."""
-    about = About(meaning, Bounds(at_least, above, at_most, below), among)
+    about = About(meaning, Range(at_least, above, at_most, below), among)
     return dataclasses.field(default=default, metadata={_ABOUT: about})
 
 
@@ -207,17 +186,18 @@ def entry_class(place: str, name: str, given: Any, about: About) -> type:
     require_mapping(place, given)
     table = about.kinds or {}
     kind = _get(given, "kind", place) if "kind" in given else name
-    if kind not in table:
+    if not isinstance(kind, str) or kind not in table:
         if "kind" not in given:
-            raise ValueError(f"{place} needs a kind; known: {sorted(table)}")
-        raise ValueError(f"{place}.kind is {kind!r}; {suggest(str(kind), table)}")
+            raise ValueError(f"{place} needs a kind; known: {sorted(table)}; {NEW_KIND}")
+        known = suggest(str(kind), table)
+        raise ValueError(f"{place}.kind is {shorten(kind)}; {known}; {NEW_KIND}")
     return config_class(table, kind)
 
 
 def require_mapping(place: str, given: Any) -> None:
     """Raises a ValueError if a section is something else."""
     if not hasattr(given, "items"):
-        raise ValueError(f"{place} must be a section of options, got {given!r}")
+        raise ValueError(f"{place} must be a section of options, got {shorten(given)}")
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -257,7 +237,7 @@ def _read(
         return section(place, given, inner, defaulted, default)
     value = check_value(place, given, hint, about.bounds)
     if about.among is not None and value not in about.among:
-        raise ValueError(f"{place} is {value!r}; {suggest(str(value), about.among)}")
+        raise ValueError(f"{place} is {shorten(value)}; {suggest(str(value), about.among)}")
     return value
 
 
@@ -271,7 +251,7 @@ def _read_entry(
     return read
 
 
-def check_value(place: str, given: Any, hint: Any, bounds: Bounds = Bounds()) -> Any:
+def check_value(place: str, given: Any, hint: Any, bounds: Range = ANY) -> Any:
     """The value of an option as its type: an int for a float is one, a list for a tuple too.
 
     Raises:
@@ -288,24 +268,23 @@ def check_value(place: str, given: Any, hint: Any, bounds: Bounds = Bounds()) ->
     if origin is Literal:
         if given not in get_args(hint):
             choices = [str(choice) for choice in get_args(hint)]
-            raise ValueError(f"{place} is {given!r}; {suggest(str(given), choices)}")
+            raise ValueError(f"{place} is {shorten(given)}; {suggest(str(given), choices)}")
         return given
     if origin is tuple:
         return _check_tuple(place, given, get_args(hint), bounds)
     value = _CONVERSIONS[hint](given)
     if value is None:
-        raise ValueError(f"{place} must be {describe_type(hint)}, got {given!r}")
-    if isinstance(value, int | float) and not bounds.hold(value):
-        expected = str(bounds) if math.isfinite(value) and str(bounds) else "a finite number"
-        raise ValueError(f"{place} must be {expected}, got {value!r}")
+        raise ValueError(f"{place} must be {describe_type(hint)}, got {shorten(given)}")
+    if isinstance(value, int | float) and (wrong := bounds.object_to(value)):
+        raise ValueError(f"{place} {wrong}")
     return value
 
 
-def _check_tuple(place: str, given: Any, hints: tuple[Any, ...], bounds: Bounds) -> tuple:
+def _check_tuple(place: str, given: Any, hints: tuple[Any, ...], bounds: Range) -> tuple:
     any_length = hints[-1] is Ellipsis
     if not isinstance(given, list | tuple) or not (any_length or len(given) == len(hints)):
         expected = describe_type(tuple[hints])
-        raise ValueError(f"{place} must be {expected}, got {given!r}")
+        raise ValueError(f"{place} must be {expected}, got {shorten(given)}")
     each = [hints[0]] * len(given) if any_length else hints
     return tuple(
         check_value(f"{place}[{i}]", x, hint, bounds)
@@ -333,8 +312,12 @@ _TYPE_WORDS = {bool: "bool", int: "integer", float: "number", str: "string"}
 
 
 def _as_float(given: Any) -> float | None:
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    return float(given) if number else None
+    if not isinstance(given, int | float) or isinstance(given, bool):
+        return None
+    try:
+        return float(given)
+    except OverflowError:  # an integer with hundreds of digits
+        return math.inf
 
 
 def _as_str(given: Any) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dino_jax.config.range import MOST_SIDE
 from dino_jax.config.section import option
 
 _BOX_TRIES = 10  # torchvision RandomResizedCrop.get_params
@@ -19,21 +20,26 @@ class CropConfig:
     """How one kind of crop is drawn. Defaults: the official first global crop."""
 
     group: str = option("global", "crops of one group have one size and one array in the batch")
-    count: int = option(1, "crops of this kind per image", at_least=0)
-    size: tuple[int, int] = option((224, 224), "(height, width) in pixels", above=0)
+    count: int = option(1, "crops of this kind per image", at_least=0, at_most=100)
+    size: tuple[int, int] = option(
+        (224, 224), "(height, width) in pixels", at_least=1, at_most=MOST_SIDE
+    )
     scale: tuple[float, float] = option(
         (0.4, 1.0), "(low, high) share of the image's area", above=0, at_most=1
     )
     ratio: tuple[float, float] = option(
-        (3 / 4, 4 / 3), "(low, high) width / height of the box, log-uniform", above=0
+        (3 / 4, 4 / 3),
+        "(low, high) width / height of the box, log-uniform",
+        at_least=0.01,
+        at_most=100,
     )
     flip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
     jitter: float = option(0.8, "probability of the color jitter", at_least=0, at_most=1)
     brightness: float = option(
-        0.4, "the factor is uniform in 1 -+ this, at least 0; 0: left out", at_least=0
+        0.4, "the factor is uniform in 1 -+ this, at least 0; 0: left out", at_least=0, at_most=100
     )
-    contrast: float = option(0.4, "as brightness", at_least=0)
-    saturation: float = option(0.2, "as brightness", at_least=0)
+    contrast: float = option(0.4, "as brightness", at_least=0, at_most=100)
+    saturation: float = option(0.2, "as brightness", at_least=0, at_most=100)
     hue: float = option(
         0.1,
         "the shift is uniform in -+ this, in turns of the color circle",
@@ -45,7 +51,10 @@ class CropConfig:
     )
     blur: float = option(1.0, "probability of the Gaussian blur", at_least=0, at_most=1)
     blur_radius: tuple[float, float] = option(
-        (0.1, 2.0), "(low, high) standard deviation in pixels of the resized crop", at_least=0
+        (0.1, 2.0),
+        "(low, high) standard deviation in pixels of the resized crop",
+        at_least=0,
+        at_most=1000,
     )
     solarize: float = option(0.0, "probability of inverting bright values", at_least=0, at_most=1)
     solarize_threshold: int = option(

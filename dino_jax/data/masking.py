@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dino_jax.config.range import MOST_IMAGES
 from dino_jax.config.section import option, suggest
 from dino_jax.data.block_masking import BlockMasking
 from dino_jax.data.multi_crop import Group
@@ -51,7 +52,10 @@ class MaskingConfig:
         at_most=1,
     )
     group_size: int = option(
-        32, "images that share one draw; divides the images per device", at_least=1
+        32,
+        "images that share one draw; divides the images per device",
+        at_least=1,
+        at_most=MOST_IMAGES,
     )
 
 

@@ -19,7 +19,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dino_jax.commands.command_line import add_switch, at_least
+from dino_jax.commands.arguments import NOT_NEGATIVE, real
+from dino_jax.commands.command_line import add_switch
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.sources import build_source
 from dino_jax.data.worker_process import start_workers_alone
@@ -135,12 +136,17 @@ def examine_processes() -> Result:
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
     parser = config_parser("doctor", __doc__)
-    add, positive = parser.add_argument, at_least(0.0)
+    add = parser.add_argument
     add("--workdir", help="folder of the run, local or gs://")
     add_switch(parser, "--distributed", "one of several processes, as on a pod")
     add("--platform", choices=["cpu", "gpu", "tpu"], help="what jax should use")
-    add("--need", type=positive, default=0.0, help="images/s that all devices will take")
-    add("--seconds", type=positive, default=5.0, help="how long to measure the input")
+    add("--need", type=NOT_NEGATIVE, default=0.0, help="images/s that all devices will take")
+    add(
+        "--seconds",
+        type=real(at_least=0, at_most=3600),
+        default=5.0,
+        help="how long to measure the input",
+    )
     return parse_run(parser, argv, needs=())
 
 

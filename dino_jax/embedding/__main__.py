@@ -33,6 +33,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, SIDE, STEP, THREADS, filled
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser
 from dino_jax.commands.progress import show_progress
@@ -41,7 +42,7 @@ from dino_jax.data.building.output_folder import open_folder
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
+from dino_jax.embedding.embedder import TOKENS, Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
     KINDS,
     Projection,
@@ -50,7 +51,7 @@ from dino_jax.embedding.projection import (
     load_projection,
 )
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
-from dino_jax.embedding.shards import Shards, import_pyarrow
+from dino_jax.embedding.shards import FORMATS, Shards, import_pyarrow
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
 
@@ -73,14 +74,6 @@ class Options:
     format: str
     shard_images: int
     max_pixels: int
-
-    def __post_init__(self):
-        if self.reduce not in KINDS:
-            raise ValueError(f"unknown --reduce {self.reduce!r}; known: {list(KINDS)}")
-        for name in ("image_size", "dim", "sample", "shard_images", "max_pixels"):
-            if getattr(self, name) < 1:
-                option = "--" + name.replace("_", "-")
-                raise ValueError(f"{option} must be at least 1, got {getattr(self, name)}")
 
 
 class Machine(NamedTuple):
@@ -224,7 +217,6 @@ def options_of(arguments: argparse.Namespace, model: Model) -> Options:
 
     Raises:
       UsageError: if the config file of the source can't be read.
-      ValueError: if a value is unknown or out of range.
     """
     return Options(
         model=model.title,
@@ -246,22 +238,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("embed", __doc__)
     add = parser.add_argument
-    add("model", help="workdir of a run, folder of dino-jax import, or file of weights")
+    add(
+        "model", type=filled, help="workdir of a run, folder of dino-jax import, or file of weights"
+    )
     add_source_arguments(parser)
-    add("--out", required=True, help="new folder for the vectors, local or gs://")
-    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
-    add("--tokens", default="cls", help="cls, mean (of the patches) or both")
-    add("--layers", type=int, default=1, help="number of last blocks whose features are used")
+    add("--out", type=filled, required=True, help="new folder for the vectors, local or gs://")
+    add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
+    add("--tokens", choices=TOKENS, default="cls", help="cls, mean (of the patches) or both")
+    add("--layers", type=LAYERS, default=1, help="number of last blocks whose features are used")
     add("--normalize", action="store_true", help="vectors of length 1")
-    add("--reduce", default="none", help="none, pca or random (projection)")
-    add("--dim", type=int, default=512, help="numbers per image after --reduce")
-    add("--sample", type=int, default=20_000, help="images from which PCA is computed")
-    add("--format", default="npy", help="npy or parquet")
-    add("--shard-images", type=int, default=10_000, help="images per file")
-    add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
-    add("--batch-size", type=int, default=128, help="images per batch, per process")
-    add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
+    add("--reduce", choices=KINDS, default="none", help="none, pca or random (projection)")
+    add("--dim", type=COUNT, default=512, help="numbers per image after --reduce")
+    add("--sample", type=COUNT, default=20_000, help="images from which PCA is computed")
+    add("--format", choices=FORMATS, default="npy", help="npy or parquet")
+    add("--shard-images", type=COUNT, default=10_000, help="images per file")
+    add("--image-size", type=SIDE, help="pixels; default: as the model was evaluated")
+    add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
+    add("--batch-size", type=BATCH, default=128, help="images per batch, per process")
+    add("--threads", type=THREADS, default=min(16, os.cpu_count() or 1), help="that decode")
     add("--distributed", action="store_true", help="one of several processes, as on a pod")
     return parser.parse_args(argv)
 

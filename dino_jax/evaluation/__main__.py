@@ -19,6 +19,7 @@ import typing
 
 import jax
 
+from dino_jax.commands.arguments import STEP, filled
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser
 from dino_jax.evaluation.protocols import (
@@ -80,9 +81,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         about = (protocol.__doc__ or "").strip()
         one = protocols.add_parser(name, help=about.splitlines()[0], description=about)
         add = one.add_argument
-        add("--checkpoint", required=True, help="workdir of a run, or file of official weights")
+        add(
+            "--checkpoint",
+            type=filled,
+            required=True,
+            help="workdir of a run, or file of official weights",
+        )
         add("--data", default="", help="the images, in the layout that the protocol reads")
-        add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+        add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
         add("--out", default="", help="folder for the result; default: WORKDIR/eval/STEP")
         add("--distributed", action="store_true", help="one of several processes, as on a pod")
         protocol.add_arguments(one)

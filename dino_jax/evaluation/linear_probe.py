@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import BATCH, COUNT, NOT_NEGATIVE, POSITIVE, SEED
 from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.crops import CropStream
@@ -212,7 +213,7 @@ def last_layers(network: Network, count: int) -> tuple[int, ...]:
       ValueError: if there are fewer.
     """
     depth = network.backbone.depth
-    if not 1 <= count <= depth:
+    if count > depth:
         raise ValueError(f"--layers={count}: this backbone has features of 1 to {depth} layers")
     return tuple(range(-count, 0))
 
@@ -227,39 +228,33 @@ def width_of(model: Model, take: Take, side: int) -> int:
 def add_training_arguments(parser: argparse.ArgumentParser, usual: Training) -> None:
     """Adds the options that `training_of` needs."""
     add = parser.add_argument
-    add("--steps", type=int, default=usual.steps, help="updates of the probe")
-    add("--lr", type=float, default=usual.lr, help="largest learning rate")
-    add("--weight-decay", type=float, default=usual.weight_decay, help="of AdamW")
-    add("--clip", type=float, default=usual.clip, help="largest norm of the gradient; 0: no limit")
+    add("--steps", type=COUNT, default=usual.steps, help="updates of the probe")
+    add("--lr", type=POSITIVE, default=usual.lr, help="largest learning rate")
+    add("--weight-decay", type=NOT_NEGATIVE, default=usual.weight_decay, help="of AdamW")
+    add(
+        "--clip",
+        type=NOT_NEGATIVE,
+        default=usual.clip,
+        help="largest norm of the gradient; 0: no limit",
+    )
     add(
         "--batch-size",
-        type=int,
+        type=BATCH,
         default=usual.batch_size,
         help="images per update, in total",
     )
-    add("--seed", type=int, default=0, help="seed of the initial weights, order and crops")
+    add("--seed", type=SEED, default=0, help="seed of the initial weights, order and crops")
 
 
 def training_of(arguments: argparse.Namespace, mesh: Mesh) -> Training:
     """Reads the options from the command line.
 
     Raises:
-      ValueError: if a number is out of range.
+      ValueError: if the devices do not divide the batch.
     """
     training = Training(*(getattr(arguments, name) for name in Training._fields))
-    if training.steps < 1 or not training.lr > 0 or arguments.seed < 0:
+    if training.batch_size % mesh.size:
         raise ValueError(
-            f"--steps ({training.steps}) must be at least 1, --lr ({training.lr}) positive and "
-            f"--seed ({arguments.seed}) at least 0"
-        )
-    if training.weight_decay < 0 or training.clip < 0:
-        raise ValueError(
-            f"--weight-decay ({training.weight_decay}) and --clip ({training.clip}) must not be "
-            "negative"
-        )
-    if training.batch_size < 1 or training.batch_size % mesh.size:
-        raise ValueError(
-            f"--batch-size={training.batch_size} must be a positive multiple of the {mesh.size} "
-            "devices"
+            f"--batch-size={training.batch_size} must be a multiple of the {mesh.size} devices"
         )
     return training

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import BATCH, COUNT, SIDE, THREADS
 from dino_jax.commands.progress import show_progress
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
@@ -56,38 +57,30 @@ class Reading(NamedTuple):
 def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `reading_of` needs."""
     add = parser.add_argument
-    add("--image-size", type=int, default=0, help="pixels; default: as the model was evaluated")
+    add("--image-size", type=SIDE, help="pixels; default: as the model was evaluated")
     add(
         "--batch-size",
-        type=int,
-        default=0,
+        type=BATCH,
         help=f"images per batch over all devices; default: {USUAL_BATCH}, or a bit more to divide",
     )
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
-    add("--threads", type=int, default=min(16, os.cpu_count() or 1), help="that decode")
+    add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
+    add("--threads", type=THREADS, default=min(16, os.cpu_count() or 1), help="that decode")
 
 
 def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Reading:
     """Reads the options from the command line.
 
     Raises:
-      ValueError: if a number is out of range.
+      ValueError: if a size does not fit the model or the devices.
     """
     batch_size = arguments.batch_size or -(-USUAL_BATCH // mesh.size) * mesh.size
     image_size = arguments.image_size or model.image_size
     patch_size = model.network.backbone.patch_size
-    if batch_size < 1 or batch_size % mesh.size:
-        raise ValueError(
-            f"--batch-size={batch_size} must be a positive multiple of the {mesh.size} devices"
-        )
+    if batch_size % mesh.size:
+        raise ValueError(f"--batch-size={batch_size} must be a multiple of the {mesh.size} devices")
     if image_size < patch_size:
         raise ValueError(
             f"--image-size={image_size} is smaller than one patch of {patch_size} pixels"
-        )
-    if arguments.threads < 1 or arguments.max_pixels < 1:
-        raise ValueError(
-            f"--threads ({arguments.threads}) and --max-pixels ({arguments.max_pixels}) must be at "
-            "least 1"
         )
     return Reading(image_size, batch_size, arguments.max_pixels, arguments.threads)
 

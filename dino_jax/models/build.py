@@ -27,9 +27,14 @@ class NetworkConfig:
         among=DTYPES,
     )
     mean: tuple[float, ...] = option(
-        (0.485, 0.456, 0.406), "of every channel, for pixels in [0, 1]; ImageNet's (torchvision)"
+        (0.485, 0.456, 0.406),
+        "of every channel, for pixels in [0, 1]; ImageNet's (torchvision)",
+        at_least=-1000,
+        at_most=1000,
     )
-    std: tuple[float, ...] = option((0.229, 0.224, 0.225), "of every channel, likewise", above=0)
+    std: tuple[float, ...] = option(
+        (0.229, 0.224, 0.225), "of every channel, likewise", above=1e-6, at_most=1000
+    )
     backbone: Any = kinds(BACKBONES, "maps images to features", default="vit")
     heads: dict[str, Any] = kinds(
         HEADS, "project features, by name", default={"dino": "dino"}, is_table=True

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
 from dino_jax.models.layers import (
     BatchNorm,
@@ -23,10 +24,10 @@ class Config:
 
     kind: str = option("dino", "MLP, L2-normalized bottleneck and prototypes")
     of: str = option("cls", "what it takes: cls | patches | the name of another head")
-    out_dim: int = option(65536, "prototypes", at_least=1)
-    hidden_dim: int = option(2048, "width of the hidden layers", at_least=1)
-    bottleneck_dim: int = option(256, "width before the prototypes", at_least=1)
-    layers: int = option(3, "linear layers of the MLP", at_least=1)
+    out_dim: int = option(65536, "prototypes", at_least=2, at_most=1 << 24)
+    hidden_dim: int = option(2048, "width of the hidden layers", at_least=1, at_most=MOST_WIDTH)
+    bottleneck_dim: int = option(256, "width before the prototypes", at_least=1, at_most=MOST_WIDTH)
+    layers: int = option(3, "linear layers of the MLP", at_least=1, at_most=100)
     batch_norm: bool = option(False, "BatchNorm after each hidden layer")
     train_gain: bool = option(False, "train the gains of the prototypes (norm_last_layer=False)")
 

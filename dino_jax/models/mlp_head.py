@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
@@ -34,9 +35,9 @@ class Config:
 
     kind: str = option("mlp", "MLP: projectors and predictors")
     of: str = option("cls", "what it takes: cls | patches | the name of another head")
-    out_dim: int = option(256, "width of its output", at_least=1)
-    hidden_dim: int = option(4096, "width of the hidden layers", at_least=1)
-    layers: int = option(2, "linear layers; ReLU between them", at_least=1)
+    out_dim: int = option(256, "width of its output", at_least=1, at_most=MOST_WIDTH)
+    hidden_dim: int = option(4096, "width of the hidden layers", at_least=1, at_most=MOST_WIDTH)
+    layers: int = option(2, "linear layers; ReLU between them", at_least=1, at_most=100)
     batch_norm: bool = option(True, "BatchNorm after each hidden layer")
     hidden_bias: bool = option(False, "biases of the hidden layers (BYOL)")
     last_norm: str = option(

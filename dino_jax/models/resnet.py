@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
 from dino_jax.models.backbone import Features, OneBlock
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
@@ -23,9 +24,11 @@ class Config:
 
     kind: str = option("resnet", "ResNet with bottlenecks (arXiv:1512.03385)")
     size: str = option("50", "gives depths", among=DEPTHS)
-    depths: tuple[int, ...] | None = option(None, "blocks per stage; None: as `size`", at_least=1)
-    width: int = option(64, "channels of the stem; officially 64", at_least=1)
-    in_channels: int = option(3, "channels of an image", at_least=1)
+    depths: tuple[int, ...] | None = option(
+        None, "blocks per stage; None: as `size`", at_least=1, at_most=1000
+    )
+    width: int = option(64, "channels of the stem; officially 64", at_least=1, at_most=MOST_WIDTH)
+    in_channels: int = option(3, "channels of an image", at_least=1, at_most=1000)
 
 
 def convolution(

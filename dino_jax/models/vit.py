@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from dino_jax.config.section import option
+from dino_jax.config.range import MOST_IMAGES, MOST_SIDE, MOST_WIDTH
+from dino_jax.config.section import option, suggest
 from dino_jax.models.layers import FFNS, Dtype
 from dino_jax.models.position import POSITION_KERNELS
 from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
@@ -31,27 +32,38 @@ class Config:
     """The section `config.network.backbone` of a ViT."""
 
     kind: str = option("vit", "Vision Transformer (arXiv:2010.11929)")
-    size: str = option("small", "gives embed_dim, depth and num_heads", among=SIZES)
-    embed_dim: int | None = option(None, "width of the tokens; None: as `size`", at_least=1)
-    depth: int | None = option(None, "blocks; None: as `size`", at_least=1)
-    num_heads: int | None = option(None, "attention heads; None: as `size`", at_least=1)
-    patch_size: int = option(16, "side of a patch in pixels", at_least=1)
-    image_size: tuple[int, int] = option(
-        (224, 224), "(height, width) of the position table; it is resampled for others", at_least=1
+    size: str = option("small", "gives embed_dim, depth and num_heads, if they do not")
+    embed_dim: int | None = option(
+        None, "width of the tokens; None: as `size`", at_least=1, at_most=MOST_WIDTH
     )
-    in_channels: int = option(3, "channels of an image", at_least=1)
-    mlp_ratio: float = option(4.0, "hidden width of the FFN over embed_dim", above=0)
+    depth: int | None = option(None, "blocks; None: as `size`", at_least=1, at_most=1000)
+    num_heads: int | None = option(
+        None, "attention heads; None: as `size`", at_least=1, at_most=MOST_WIDTH
+    )
+    patch_size: int = option(16, "side of a patch in pixels", at_least=1, at_most=MOST_SIDE)
+    image_size: tuple[int, int] = option(
+        (224, 224),
+        "(height, width) of the position table; it is resampled for others",
+        at_least=1,
+        at_most=MOST_SIDE,
+    )
+    in_channels: int = option(3, "channels of an image", at_least=1, at_most=1000)
+    mlp_ratio: float = option(4.0, "hidden width of the FFN over embed_dim", above=0, at_most=1000)
     ffn: str = option("mlp", "kind of the FFN", among=FFNS)
-    layer_scale: float = option(0.0, "first factors of the branches; 0: none", at_least=0)
-    registers: int = option(0, "register tokens (arXiv:2309.16588)", at_least=0)
+    layer_scale: float = option(
+        0.0, "first factors of the branches; 0: none", at_least=0, at_most=1000
+    )
+    registers: int = option(0, "register tokens (arXiv:2309.16588)", at_least=0, at_most=10_000)
     has_mask_token: bool = option(False, "has a token for masked patches")
     token_std: float = option(
-        0.02, "of the first cls and register tokens (DINOv2 1e-6)", at_least=0
+        0.02, "of the first cls and register tokens (DINOv2 1e-6)", at_least=0, at_most=1000
     )
     qkv_bias: bool = option(True, "bias of the queries, keys and values")
     proj_bias: bool = option(True, "bias of the output of the attention")
     ffn_bias: bool = option(True, "biases of the FFN")
-    norm_epsilon: float = option(1e-6, "added to the variance in every LayerNorm", above=0)
+    norm_epsilon: float = option(
+        1e-6, "added to the variance in every LayerNorm", above=0, at_most=1
+    )
     drop_path_rate: float = option(
         0.1, "stochastic depth of the last block in training", at_least=0, below=1
     )
@@ -64,7 +76,10 @@ class Config:
         "per_sample", "subset computes only the samples that are kept", among=DROP_PATH_KINDS
     )
     drop_path_group: int | None = option(
-        None, "samples that a subset is drawn from; None: all of a pass", at_least=1
+        None,
+        "samples that a subset is drawn from; None: all of a pass",
+        at_least=1,
+        at_most=MOST_IMAGES,
     )
     position_kernel: str = option(
         "bicubic",
@@ -78,7 +93,7 @@ class Config:
         among=REMAT_POLICIES,
     )
     scan_unroll: int = option(
-        0, "blocks per iteration of a loop; 0: all on TPUs, one elsewhere", at_least=0
+        0, "blocks per iteration of a loop; 0: all on TPUs, one elsewhere", at_least=0, at_most=1000
     )
 
 
@@ -94,12 +109,23 @@ def build(config: Config, dtype: Dtype) -> VisionTransformer:
     """
     names = {field.name for field in dataclasses.fields(Config)} - {"kind", "size"}
     given: dict[str, Any] = {name: getattr(config, name) for name in names}
-    size = SIZES[config.size]._asdict()
-    given |= {name: value for name, value in size.items() if given[name] is None}
+    if None in (config.embed_dim, config.depth, config.num_heads):
+        size = find_size(config.size)._asdict()
+        given |= {name: value for name, value in size.items() if given[name] is None}
     given["image_size"] = tuple(config.image_size)
     vit = VisionTransformer(**given, dtype=dtype)
     _check(vit)
     return vit
+
+
+def find_size(name: str) -> Any:
+    """The widths of a named size."""
+    if name not in SIZES:
+        raise ValueError(
+            f"config.network.backbone.size is {name!r}; {suggest(name, SIZES)}; or give embed_dim, "
+            "depth and num_heads"
+        )
+    return SIZES[name]
 
 
 def _check(vit: VisionTransformer) -> None:
@@ -108,6 +134,11 @@ def _check(vit: VisionTransformer) -> None:
     if dim % heads:
         raise ValueError(
             f"config.network.backbone.embed_dim ({dim}) must be a multiple of num_heads ({heads})"
+        )
+    if int(dim * vit.mlp_ratio) < 1:
+        raise ValueError(
+            f"config.network.backbone.mlp_ratio ({vit.mlp_ratio:g}) of {dim} channels leaves no "
+            "hidden ones; use a larger one"
         )
     if min(height, width) < vit.patch_size:
         raise ValueError(

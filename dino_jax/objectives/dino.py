@@ -19,7 +19,10 @@ class Config(DistillationConfig):
 
     kind: str = option("dino", "of the objective")
     min_local_pairs: int = option(
-        0, "the mean over pairs counts at least this many with a local crop", at_least=0
+        0,
+        "the mean over pairs counts at least this many with a local crop",
+        at_least=0,
+        at_most=10_000,
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dino_jax.config.range import MOST_EPOCHS
 from dino_jax.config.section import option
 from dino_jax.objectives.base import Context
 from dino_jax.objectives.centering import Center, Centering, Sinkhorn
@@ -14,19 +15,27 @@ class DistillationConfig:
     """Options of both objectives."""
 
     kind: str = option("", "of the objective")
-    weight: float = option(1.0, "of this loss in the sum")
+    weight: float = option(1.0, "of this loss in the sum", at_least=0, at_most=1e6)
     head: str = option("dino", "projection head of both networks")
     targets: str = option("teacher", "role that gives the targets")
-    student_temperature: float = option(0.1, "of the student's softmax", above=0)
-    teacher_temperature: float = option(0.04, "of the targets, after the warm-up", above=0)
-    warmup_teacher_temperature: float = option(0.04, "of the targets, at first", above=0)
-    warmup_teacher_temperature_epochs: float = option(0.0, "length of the warm-up", at_least=0)
+    student_temperature: float = option(
+        0.1, "of the student's softmax", at_least=1e-3, at_most=1000
+    )
+    teacher_temperature: float = option(
+        0.04, "of the targets, after the warm-up", at_least=1e-3, at_most=1000
+    )
+    warmup_teacher_temperature: float = option(
+        0.04, "of the targets, at first", at_least=1e-3, at_most=1000
+    )
+    warmup_teacher_temperature_epochs: float = option(
+        0.0, "length of the warm-up", at_least=0, at_most=MOST_EPOCHS
+    )
     warmup_teacher_temperature_every: Literal["epoch", "step"] = option(
         "epoch", "when the temperature moves"
     )
     centering: Literal["center", "sinkhorn"] = option("center", "how targets do not collapse")
     center_momentum: float = option(0.9, "center: share of the old one", at_least=0, below=1)
-    sinkhorn_iterations: int = option(3, "sinkhorn: normalizations", at_least=1)
+    sinkhorn_iterations: int = option(3, "sinkhorn: normalizations", at_least=1, at_most=1000)
 
 
 def build_distillation(where: str, config: DistillationConfig, context: Context) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dino_jax.config.range import MOST_IMAGES
 from dino_jax.config.section import option
 from dino_jax.objectives.base import Context, Needs, Outcome, Outputs
 from dino_jax.optim.schedules import Constant, Schedule
@@ -19,9 +20,12 @@ class Config:
     """A section of `config.objectives` of kind "koleo"."""
 
     kind: str = option("koleo", "of the objective")
-    weight: float = option(0.1, "of this loss in the sum")
+    weight: float = option(0.1, "of this loss in the sum", at_least=0, at_most=1e6)
     group_size: int = option(
-        0, "successive images among which neighbors are searched; 0: all of a pass", at_least=0
+        0,
+        "successive images among which neighbors are searched; 0: all of a pass",
+        at_least=0,
+        at_most=MOST_IMAGES,
     )
 
 

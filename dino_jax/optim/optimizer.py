@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import optax
 
+from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES
 from dino_jax.config.section import option
 from dino_jax.optim import schedules
 from dino_jax.optim.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
@@ -42,7 +43,7 @@ Optimizer = optax.GradientTransformationExtraArgs
 class AdamwConfig:
     b1: float = option(0.9, "decay of the first moment", at_least=0, below=1)
     b2: float = option(0.999, "decay of the second moment", at_least=0, below=1)
-    eps: float = option(1e-8, "added to the root of the second moment", above=0)
+    eps: float = option(1e-8, "added to the root of the second moment", above=0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class SgdConfig:
 @dataclass(frozen=True)
 class LarsConfig:
     momentum: float = option(0.9, "heavy-ball momentum", at_least=0, below=1)
-    trust_coefficient: float = option(0.001, "update norm over parameter norm", above=0)
+    trust_coefficient: float = option(
+        0.001, "update norm over parameter norm", above=0, at_most=1000
+    )
 
 
 @dataclass(frozen=True)
@@ -61,26 +64,38 @@ class OptimizerConfig:
     """The section `config.optimizer`."""
 
     kind: Literal["adamw", "sgd", "lars"] = option("adamw", "update rule")
-    lr: float = option(5e-4, "at reference_batch images; see lr_scaling", at_least=0)
-    reference_batch: int = option(256, "images for which lr is meant", at_least=1)
+    lr: float = option(
+        5e-4, "at reference_batch images; see lr_scaling", at_least=0, at_most=10_000
+    )
+    reference_batch: int = option(
+        256, "images for which lr is meant", at_least=1, at_most=MOST_IMAGES
+    )
     lr_scaling: Literal["linear", "sqrt"] = option(
         "linear", "the peak is lr times batch_size / reference_batch, or its square root"
     )
-    min_lr: float = option(1e-6, "at the end of the run; not scaled", at_least=0)
-    warmup_epochs: float = option(10.0, "epochs in which the rate rises from 0", at_least=0)
-    weight_decay: float = option(0.04, "at the start", at_least=0)
-    weight_decay_end: float = option(0.4, "at the end of its cosine", at_least=0)
-    layer_decay: float = option(1.0, "rate factor from a block to the one before", above=0)
-    patch_embed_lr_multiplier: float = option(1.0, "rate factor of the patch embedding", above=0)
-    clip_grad: float = option(3.0, "largest L2 norm of a gradient; 0: no limit", at_least=0)
+    min_lr: float = option(1e-6, "at the end of the run; not scaled", at_least=0, at_most=10_000)
+    warmup_epochs: float = option(
+        10.0, "epochs in which the rate rises from 0", at_least=0, at_most=MOST_EPOCHS
+    )
+    weight_decay: float = option(0.04, "at the start", at_least=0, at_most=1000)
+    weight_decay_end: float = option(0.4, "at the end of its cosine", at_least=0, at_most=1000)
+    layer_decay: float = option(
+        1.0, "rate factor from a block to the one before", above=0, at_most=10
+    )
+    patch_embed_lr_multiplier: float = option(
+        1.0, "rate factor of the patch embedding", above=0, at_most=1000
+    )
+    clip_grad: float = option(
+        3.0, "largest L2 norm of a gradient; 0: no limit", at_least=0, at_most=1e9
+    )
     clip: Literal["tensor", "module"] = option(
         "tensor", "what is clipped: each tensor, or the backbone and each head"
     )
     freeze_backbone_epochs: float = option(
-        0.0, "epochs in which the heads warm up alone", at_least=0
+        0.0, "epochs in which the heads warm up alone", at_least=0, at_most=MOST_EPOCHS
     )
     freeze_last_layer_epochs: float = option(
-        1.0, "epochs in which the prototypes do not move", at_least=0
+        1.0, "epochs in which the prototypes do not move", at_least=0, at_most=MOST_EPOCHS
     )
     freeze: Literal["skip", "zero_lr"] = option(
         "skip", "a frozen last layer gets no gradient and no moments, or a learning rate of 0"
@@ -110,7 +125,7 @@ def build_optimizer(
     """
     rates = _build_schedules(config, total_steps, steps_per_epoch, batch_size)
     frozen_steps, frozen_backbone_steps = (
-        schedules.epochs_to_steps(epochs, steps_per_epoch)
+        min(schedules.epochs_to_steps(epochs, steps_per_epoch), total_steps)
         for epochs in (config.freeze_last_layer_epochs, config.freeze_backbone_epochs)
     )
     optimizer = make_optimizer(

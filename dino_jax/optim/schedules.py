@@ -216,13 +216,14 @@ def build_teacher_temperature(
         raise ValueError(f"the teacher temperature moves every {every!r}; known: ['epoch', 'step']")
     if every == "epoch" and warmup_epochs != int(warmup_epochs):
         raise ValueError(
-            f"the teacher temperature moves once per epoch: its warmup_epochs must be a whole "
-            f"number, got {warmup_epochs:g}; use {int(warmup_epochs)} or {int(warmup_epochs) + 1}"
+            f"warmup_teacher_temperature_epochs ({warmup_epochs:g}) must be a whole number, as the "
+            f"temperature moves once per epoch; use {int(warmup_epochs)} or "
+            f"{int(warmup_epochs) + 1}"
         )
     epochs = total_steps / steps_per_epoch
     if warmup_epochs > epochs:
         raise ValueError(
-            f"warmup_epochs of the teacher temperature ({warmup_epochs:g}) is longer than the run "
+            f"warmup_teacher_temperature_epochs ({warmup_epochs:g}) is longer than the run "
             f"({epochs:g} epochs, {total_steps} steps); lower it to at most {int(epochs)} or train "
             f"for at least {warmup_epochs:g} epochs"
         )

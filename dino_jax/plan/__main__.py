@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import jax
 from rich.console import Console
 
-from dino_jax.commands.command_line import add_switch, at_least, run_command
+from dino_jax.commands.arguments import COUNT
+from dino_jax.commands.command_line import add_switch, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.plan import make_plan
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     add("--topology", help="TPU slices, such as v5e:4x4,v5p:4x4x4")
     add(
         "--images",
-        type=at_least(1),
+        type=COUNT,
         default=IMAGENET_1K,
         help=f"images of the training set; default: ImageNet-1k's {IMAGENET_1K:,}",
     )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from etils import epath
 
+from dino_jax.commands.arguments import filled
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.report.write import write_report
 from dino_jax.workdir.layout import REPORT_HTML
@@ -32,9 +33,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("report", __doc__)
     parser.add_argument(
-        "workdirs", nargs="+", metavar="WORKDIR", help="workdirs of runs, local or gs://"
+        "workdirs",
+        type=filled,
+        nargs="+",
+        metavar="WORKDIR",
+        help="workdirs of runs, local or gs://",
     )
-    parser.add_argument("--out", metavar="FILE", help="HTML file to write, local or gs://")
+    parser.add_argument(
+        "--out", type=filled, metavar="FILE", help="HTML file to write, local or gs://"
+    )
     return parser.parse_args(argv)
 
 

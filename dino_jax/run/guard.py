@@ -16,6 +16,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from dino_jax.commands.command_line import user_errors
+from dino_jax.config.range import MOST_EPOCHS
 from dino_jax.config.section import option
 from dino_jax.evaluation.online.base import Context, Guarding, Metrics, Reference, Variables
 from dino_jax.evaluation.online.build import (
@@ -45,9 +46,9 @@ class GuardConfig:
     margin: float = option(
         0.05, "how far it may fall below the start; agreement: 0.5", at_least=0, below=1
     )
-    every_epochs: float = option(1.0, "between two checks", above=0)
+    every_epochs: float = option(1.0, "between two checks", above=0, at_most=MOST_EPOCHS)
     lr_factor: float = option(0.1, "roll_back: of the learning rates, each time", above=0, below=1)
-    max_roll_backs: int = option(2, "roll_back: then stop", at_least=0)
+    max_roll_backs: int = option(2, "roll_back: then stop", at_least=0, at_most=1000)
 
 
 class WorseThanStartError(LostRunError):

@@ -14,7 +14,8 @@ from functools import partial
 
 from etils import epath
 
-from dino_jax.commands.command_line import at_least, run_command
+from dino_jax.commands.arguments import whole
+from dino_jax.commands.command_line import run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.preview import draw_preview
 from dino_jax.run.whole_config import parse_run
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
     parser = config_parser("show", __doc__)
     parser.add_argument("--out", help="PNG file to write, local or gs://")
-    parser.add_argument("--images", type=at_least(1), default=8, help="how many images")
+    parser.add_argument("--images", type=whole(1, 1000), default=8, help="how many images")
     example = "dino-jax show --config=quickstart --out=sheet.png"
     return parse_run(parser, argv, ("config", "out"), example)
 

@@ -9,6 +9,7 @@ from etils import epath
 from dino_jax.commands.command_line import CommandParser
 from dino_jax.commands.config_command import EXAMPLE, ConfigArguments, parse_with_config
 from dino_jax.config.defaults import complete, to_config_dict
+from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
 from dino_jax.config.section import UnknownNameError, kinds, named, option, section
 from dino_jax.config.upgrade import FORMAT, rename_hint, upgrade
 from dino_jax.data.decode import MAX_PIXELS
@@ -33,10 +34,12 @@ from dino_jax.workdir.config_json import read_config_json
 class Config:
     """All options of a run; their defaults are the vanilla ViT-S/16 run of DINO."""
 
-    seed: int = option(0, "seed of all random numbers", at_least=0)
-    batch_size: int = option(512, "images per update, over all devices", at_least=1)
-    accumulate_steps: int = option(1, "passes per update", at_least=1)
-    epochs: float = option(100.0, "length of the run", above=0)
+    seed: int = option(0, "seed of all random numbers", at_least=0, at_most=2**32 - 1)
+    batch_size: int = option(
+        512, "images per update, over all devices", at_least=1, at_most=MOST_IMAGES
+    )
+    accumulate_steps: int = option(1, "passes per update", at_least=1, at_most=MOST_IMAGES)
+    epochs: float = option(100.0, "length of the run", above=0, at_most=MOST_EPOCHS)
     steps_per_epoch: int = option(0, "updates; 0: images // batch_size", at_least=0)
     data: ImagesConfig = option(ImagesConfig(), "training images")
     max_pixels: int = option(
@@ -65,7 +68,9 @@ class Config:
         10, "steps that are not finite before the run stops", at_least=1
     )
     init_from: InitFromConfig = option(InitFromConfig(), "first weights")
-    image_size: int = option(224, "side in pixels of images that are evaluated", at_least=1)
+    image_size: int = option(
+        224, "side in pixels of images that are evaluated", at_least=1, at_most=MOST_SIDE
+    )
     evaluations: dict[str, Any] = kinds(
         EVALUATIONS,
         "what looks at the features, by name",

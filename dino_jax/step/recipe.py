@@ -9,6 +9,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from dino_jax.config.range import MOST_INTEGER
 from dino_jax.data.augment import CropConfig
 from dino_jax.data.masking import Masking, build_masking
 from dino_jax.data.multi_crop import build_multi_crop, check_patches
@@ -167,8 +168,6 @@ def count_steps(config: Any, image_count: int) -> tuple[int, int]:
     Raises:
       ValueError: if there are none, or a number is out of range.
     """
-    if config.seed < 0:
-        raise ValueError(f"config.seed must be at least 0, got {config.seed}")
     if config.batch_size > image_count:
         raise ValueError(
             f"batch_size ({config.batch_size}) is larger than the data set ({image_count} images); "
@@ -178,6 +177,12 @@ def count_steps(config: Any, image_count: int) -> tuple[int, int]:
     total_steps = epochs_to_steps(config.epochs, steps_per_epoch)
     if total_steps < 1:
         raise ValueError(f"config.epochs ({config.epochs}) gives no steps; use a larger number")
+    if total_steps > MOST_INTEGER:
+        raise ValueError(
+            f"config.epochs ({config.epochs:g}) x {steps_per_epoch} steps per epoch are "
+            f"{total_steps} steps, more than a run can count ({MOST_INTEGER}); lower "
+            "--config.epochs or --config.steps_per_epoch"
+        )
     return steps_per_epoch, total_steps
 
 

@@ -187,11 +187,13 @@ class RoleConfig:
     leaves_out: tuple[str, ...] = option((), "heads that this network lacks")
     momentum: float = option(0.996, "averages: share of the old average", at_least=0, at_most=1)
     momentum_end: float = option(1.0, "averages: at the end of the run", at_least=0, at_most=1)
-    momentum_delay: int = option(0, "averages: 1 reads it one step later (MoCo v3)", at_least=0)
+    momentum_delay: int = option(
+        0, "averages: 1 reads it one step later (MoCo v3)", at_least=0, at_most=1_000_000
+    )
     of: str = option("teacher", "copies: role that is copied")
     every_steps: int = option(10_000, "copies: updates between two copies", at_least=1)
     path: str = option("", "frozen: workdir of a run with the same heads")
-    step: int | None = option(None, "frozen: its checkpoint; None: the newest")
+    step: int | None = option(None, "frozen: its checkpoint; None: the newest", at_least=0)
 
 
 def build_roles(

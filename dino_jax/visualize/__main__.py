@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dino_jax.commands.arguments import STEP, filled, real, whole
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.evaluation.sharing import counted
@@ -143,22 +144,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = CommandParser("visualize", __doc__)
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
-    add("model", help="workdir of a run, folder of dino-jax import, or file of weights")
-    add("images", nargs="+", help="files or folders; attention: also films")
-    add("--out", required=True, help="folder for the pictures")
-    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
-    add("--size", type=int, help=f"short side in pixels; default {SIZE} for a model of 224 pixels")
+    add(
+        "model", type=filled, help="workdir of a run, folder of dino-jax import, or file of weights"
+    )
+    add("images", type=filled, nargs="+", help="files or folders; attention: also films")
+    add("--out", type=filled, required=True, help="folder for the pictures")
+    add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
+    add(
+        "--size",
+        type=whole(0, 1 << 14),
+        help=f"short side in pixels; default {SIZE} for a model of 224 pixels",
+    )
     add("--film", action="store_true", help="attention: the images are frames of a film")
     add(
         "--fps",
-        type=float,
+        type=real(at_least=0, at_most=1000),
         default=0,
         help=f"frames per second; default: the film's, {IMAGES_PER_SECOND}",
     )
-    add("--mass", type=float, default=0.6, help="attention: share that is kept")
+    add("--mass", type=real(above=0, at_most=1), default=0.6, help="attention: share that is kept")
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
-    add("--k", type=int, default=5, help="neighbours: number of images")
+    add("--k", type=whole(1, 1000), default=5, help="neighbours: number of images")
     add("--as-seen", action="store_true", help="neighbours: images as the network sees them")
     return parser.parse_args(argv)
 
@@ -170,7 +177,6 @@ def visualize(arguments: argparse.Namespace) -> str:
       ValueError: if an option does not fit the model or the images.
       OSError: if files can't be read or written.
     """
-    check_numbers(arguments)
     films = [path for path in arguments.images if is_film(path)]
     check_films(arguments, films)
     say_programs()
@@ -212,21 +218,6 @@ def check_films(arguments: argparse.Namespace, films: Sequence[str]) -> None:
         raise ValueError(f"films are for attention, not for {arguments.what}")
     if films and arguments.film:
         raise ValueError(f"--film makes a film of images; {films[0]} is one already")
-    if not arguments.fps >= 0:
-        raise ValueError(f"--fps ({arguments.fps:g}) must be positive, or 0 for the film's own")
-
-
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """Checks for options with which no picture can be drawn.
-
-    Raises:
-      ValueError: names the option.
-    """
-    if (arguments.size or 0) < 0 or arguments.k < 1 or not 0 < arguments.mass <= 1:
-        raise ValueError(
-            f"--size ({arguments.size}) must be at least 0, --k ({arguments.k}) at least 1 and "
-            f"--mass ({arguments.mass}) in (0, 1]"
-        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,11 +22,11 @@ from dino_jax.visualize.gallery import Gallery
 class ProbesConfig:
     """The same few images at every evaluation: attention, patch PCA, nearest training images."""
 
-    count: int = option(8, "images; 0: none", at_least=0)
+    count: int = option(8, "images; 0: none", at_least=0, at_most=1000)
     evaluation: str = option(
         "knn", "name in config.evaluations whose held-out images are shown; '': training images"
     )
-    neighbours: int = option(5, "shown for each image", at_least=1)
+    neighbours: int = option(5, "shown for each image", at_least=1, at_most=1000)
     gallery: int = option(1000, "training images that they are chosen from", at_least=1)
 
 

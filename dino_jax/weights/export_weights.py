@@ -26,6 +26,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
+from dino_jax.commands.arguments import STEP, filled
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
@@ -217,11 +218,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("export", __doc__)
     add = parser.add_argument
-    add("model", help="workdir of a run, folder of an import, or file of weights")
-    add("--out", required=True, help="new file, .safetensors or .pth")
+    add("model", type=filled, help="workdir of a run, folder of an import, or file of weights")
+    add("--out", type=filled, required=True, help="new file, .safetensors or .pth")
     add("--names", required=True, choices=NAMES, help="whose names")
     add("--heads", action="store_true", help="with the projection heads (official)")
-    add("--step", type=int, help="checkpoint of a workdir; default: the newest")
+    add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
     return parser.parse_args(argv)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from etils import epath
 
+from dino_jax.commands.arguments import filled, whole
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
@@ -98,15 +99,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("import", __doc__)
     add = parser.add_argument
-    add("file", help=f"file of weights: {', '.join(SUFFIXES)}")
-    add("--out", required=True, help="new folder, local or gs://")
+    add("file", type=filled, help=f"file of weights: {', '.join(SUFFIXES)}")
+    add("--out", type=filled, required=True, help="new folder, local or gs://")
     add(
         "--network",
-        default="",
         choices=["teacher", "student"],
         help="network of a training checkpoint",
     )
-    add("--num-heads", type=int, help="attention heads; default: 64 channels each")
+    add("--num-heads", type=whole(1, 1 << 14), help="attention heads; default: 64 channels each")
     add("--license", default="", help="license of the weights, if not found beside the file")
     return parser.parse_args(argv)
 

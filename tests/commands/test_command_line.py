@@ -9,16 +9,19 @@ from tests.run_train import QUICKSTART, SMALL, overrides, run
 
 # Changes of the small config, and what the message must say.
 WRONG_CONFIGS = {
-    "unknown section": ({"optimiser.lr": 1}, "no 'optimiser'. Did you mean \"optimizer\""),
-    "unknown entry": ({"optimizer.lrr": 1}, "no 'lrr'. Did you mean \"lr\""),
-    "wrong type": ({"batch_size": "many"}, "--config.batch_size=many: invalid literal for int"),
+    "unknown section": (
+        {"optimiser.lr": 1},
+        "config has no 'optimiser'; did you mean 'optimizer'?",
+    ),
+    "unknown entry": ({"optimizer.lrr": 1}, "config.optimizer has no 'lrr'; did you mean 'lr'?"),
+    "wrong type": ({"batch_size": "many"}, "config.batch_size must be an integer, got 'many'"),
     "long warm-up": (
         {"optimizer.warmup_epochs": 50.0},
         "warmup_epochs (50, 100 steps) is longer than the run (4 epochs, 8 steps)",
     ),
     "long warm-up of the teacher": (
         {"objectives.dino.warmup_teacher_temperature_epochs": 30},
-        "warmup_epochs of the teacher temperature (30) is longer than the run (4 epochs, 8 steps)",
+        "warmup_teacher_temperature_epochs (30) is longer than the run (4 epochs, 8 steps)",
     ),
     "empty folder": ({"data.kind": "folder", "data.path": "{empty}"}, "holds no images"),
     "missing path": ({"data.kind": "folder", "data.path": "{empty}/no"}, "does not exist"),
@@ -30,7 +33,7 @@ WRONG_CONFIGS = {
     "unknown head": ({"objectives.dino.head": "ibot"}, "head is 'ibot'; config.network.heads has"),
     "unknown backbone": (
         {"network.backbone.kind": "swin"},
-        "config.network.backbone.kind is 'swin'; known: ['resnet', 'vit']",
+        "config.network.backbone.kind is 'swin'; known: ['resnet', 'vit']; CONTRIBUTING.md shows",
     ),
     "small crop": ({"augment.crops.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
     "one side": (
@@ -76,6 +79,7 @@ WRONG_CONFIGS = {
 WRONG_COMMANDS = {
     "nothing": ([], "missing --config and --workdir; a command looks like dino-jax train"),
     "no workdir": ([QUICKSTART], "missing --workdir"),
+    "no config": (["--config.batch_size=8", "--workdir={workdir}"], "missing --config; a command"),
     "no bool": ([QUICKSTART, "--distributed=maybe"], "expected true or false, got 'maybe'"),
     "unknown flag": (
         [QUICKSTART, "--workdir={workdir}", "--wrkdir=x"],

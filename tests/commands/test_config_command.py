@@ -65,14 +65,14 @@ def test_overrides_change_the_config_and_not_the_default(parse, options, changed
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--config.sed=5"], "no 'sed'. Did you mean \"seed\""),
+        (["--config.sed=5"], "config has no 'sed'; did you mean 'seed'?"),
         (["--config.optimizer.rate=1"], "no 'rate'"),
         (
             ["--config.seed=1", "--config.optimizer.b1=0.9"],
             "config.optimizer.b1 of version 0.1 is config.optimizer.adamw.b1 now",
         ),
         (["--config.knn.every_epochs", "0"], "config.knn of version 0.1 is config.evaluations"),
-        (["--config.seed=many"], "--config.seed=many: invalid literal for int"),
+        (["--config.seed=many"], "config.seed must be an integer, got 'many'"),
         (["--config.seed=-1"], "config.seed must be at least 0, got -1"),
         (["--confg.seed=5"], "unexpected --confg.seed=5; did you mean '--config'?"),
         (["seed=5"], "unexpected seed=5; options look like --config.optimizer.lr=0.001"),

@@ -209,14 +209,14 @@ def test_other_options_are_refused_in_the_same_folder(workdir, photos, tmp_path,
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--tokens=all",), "unknown --tokens 'all'"),
+        (("--tokens=all",), "--tokens: invalid choice: 'all'"),
         (("--layers=3",), "--layers=3: this VisionTransformer gives the features of 1 to 2 layers"),
         (("--reduce=pca", "--dim=25"), "--dim=25: PCA of 22 sample images with 24 numbers each"),
         (("--reduce=random", "--dim=25"), "--dim=25: a projection of 24 numbers gives 1 to 24"),
-        (("--reduce=svd",), "unknown --reduce 'svd'"),
-        (("--format=csv",), "unknown --format 'csv'"),
+        (("--reduce=svd",), "--reduce: invalid choice: 'svd'"),
+        (("--format=csv",), "--format: invalid choice: 'csv'"),
         (("--batch-size=3",), "--batch-size=3 must be a multiple of the 4 devices"),
-        (("--shard-images=0",), "--shard-images must be at least 1, got 0"),
+        (("--shard-images=0",), "--shard-images: must be at least 1, got 0"),
         (("--step=7",), "no checkpoint 7"),
     ],
 )

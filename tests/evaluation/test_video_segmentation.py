@@ -156,7 +156,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, davis, tmp_path, caps
 
     assert "ImageSets/2017/val.txt does not exist" in fails(data=tmp_path)
     assert "test.txt does not exist" in fails("--split=test")
-    assert "--frames (0) must be at least 1" in fails("--frames=0")
+    assert "--frames: must be at least 1" in fails("--frames=0")
     masks, frame = davis / "Annotations/480p/walk", davis / "JPEGImages/480p/walk/00003.jpg"
     usual = frame.read_bytes()
     Image.new("RGB", (40, 30)).save(frame)

@@ -141,7 +141,7 @@ def test_wrong_films_are_named(workdir, film, tmp_path, capsys):
     assert "bad.mp4 is not a video, or is damaged" in fails("attention", tmp_path / "bad.mp4")
     assert "films are for attention, not for pca" in fails("pca", film)
     assert "is one already" in fails("attention", film, "--film")
-    assert "--fps (-1) must be positive" in fails("attention", film, "--fps=-1")
+    assert "--fps: must be at least 0" in fails("attention", film, "--fps=-1")
     folder = tmp_path / "frames"
     folder.mkdir()
     Image.new("RGB", (40, 40)).save(folder / "a.png")

@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
+from dino_jax.commands.arguments import COUNT, SHARE, WORKERS, filled, whole
 from dino_jax.commands.command_line import CommandParser, run_command
 from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
@@ -206,12 +207,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that decide the result; the Beam pipeline has the same."""
     add_source_arguments(parser)
     add = parser.add_argument
-    add("--out", required=True, help="new folder for the shards, local or gs://")
-    add("--shards", type=int, default=0, help="0: one per GiB, at most 1,024")
-    add("--max-pixels", type=int, default=MAX_PIXELS, help="larger images count as unreadable")
+    add("--out", type=filled, required=True, help="new folder for the shards, local or gs://")
+    add("--shards", type=whole(0, 100_000), default=0, help="0: one per GiB, at most 1,024")
+    add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
     add("--drop-duplicates", action="store_true", help="leave out files with equal bytes")
     add("--compute-stats", action="store_true", help="mean and std of the channels")
-    add("--max-unreadable", type=float, default=0.01, help="largest share of unreadable images")
+    add("--max-unreadable", type=SHARE, default=0.01, help="largest share of unreadable images")
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
@@ -234,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = CommandParser("build", __doc__)
     add_arguments(parser)
-    parser.add_argument("--workers", type=int, default=8, help="processes; 0: this one only")
+    parser.add_argument("--workers", type=WORKERS, default=8, help="processes; 0: this one only")
     arguments = parser.parse_args(argv)
 
     def work() -> str:

@@ -23,9 +23,3 @@ class Options:
     max_pixels: int
     drop_duplicates: bool
     compute_stats: bool
-
-    def __post_init__(self):
-        if self.shards < 0 or self.max_pixels < 1:
-            raise ValueError(
-                f"--shards must be >= 0 and --max-pixels >= 1, got {self.shards}, {self.max_pixels}"
-            )

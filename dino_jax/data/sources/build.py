@@ -45,7 +45,7 @@ class ImagesConfig:
     image_column: str = option("", "parquet; '': the only column that holds images")
     label_column: str = option("", "parquet; '': no labels")
     sources: dict[str, Any] = kinds(SOURCES, "mixture: sources by name", is_table=True)
-    weight: float = option(1.0, "as a part of a mixture", above=0)
+    weight: float = option(1.0, "as a part of a mixture", above=0, at_most=1e9)
 
 
 def build_source(config: Any, where: str = "config.data") -> ImageSource:

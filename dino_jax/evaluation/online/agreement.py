@@ -17,6 +17,7 @@ from absl import logging
 from etils import epath
 
 from dino_jax.commands.command_line import user_errors
+from dino_jax.config.range import MOST_EPOCHS
 from dino_jax.config.section import option
 from dino_jax.data.sources import ImagesConfig
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
@@ -42,10 +43,12 @@ GUARDS = True
 @dataclass(frozen=True)
 class Config(EvaluationConfig):
     kind: str = option("agreement", "neighbors kept since the start; needs no labels")
-    every_epochs: float = option(0.0, "between two measurements; 0: the guard's only", at_least=0)
+    every_epochs: float = option(
+        0.0, "between two measurements; 0: the guard's only", at_least=0, at_most=MOST_EPOCHS
+    )
     images: ImagesConfig = option(HELD_OUT, "any images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: int = option(10, "neighbors to compare", at_least=1)
+    k: int = option(10, "neighbors to compare", at_least=1, at_most=10_000)
 
 
 def check(where: str, config: Any, context: Context) -> None:

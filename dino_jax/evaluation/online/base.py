@@ -9,6 +9,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
 from dino_jax.config.section import option, suggest
 from dino_jax.data.pipeline import Batch, build_eval_stream
 from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
@@ -31,10 +32,16 @@ class EvaluationConfig:
     """Options of every kind; a kind adds its images and numbers."""
 
     kind: str = option("", "what is measured")
-    every_epochs: float = option(10.0, "between two measurements; 0: never by itself", at_least=0)
+    every_epochs: float = option(
+        10.0, "between two measurements; 0: never by itself", at_least=0, at_most=MOST_EPOCHS
+    )
     of: tuple[str, ...] = option((), "roles that are measured; (): config.evaluated")
-    image_size: int | None = option(None, "side in pixels; None: config.image_size", at_least=1)
-    batch_size: int = option(512, "images at once, over all devices", at_least=1)
+    image_size: int | None = option(
+        None, "side in pixels; None: config.image_size", at_least=1, at_most=MOST_SIDE
+    )
+    batch_size: int = option(
+        512, "images at once, over all devices", at_least=1, at_most=MOST_IMAGES
+    )
 
 
 class Evaluation(Protocol):

@@ -37,8 +37,10 @@ class Config(EvaluationConfig):
     test: ImagesConfig = option(HELD_OUT, "images with labels to classify")
     max_train_images: int = option(50_000, "more are left out, evenly", at_least=1)
     max_test_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: tuple[int, ...] = option((10, 20), "numbers of neighbors", at_least=1)
-    temperature: float = option(0.07, "temperature of the neighbors' votes", above=0)
+    k: tuple[int, ...] = option((10, 20), "numbers of neighbors", at_least=1, at_most=10_000)
+    temperature: float = option(
+        0.07, "temperature of the neighbors' votes", at_least=1e-3, at_most=1000
+    )
     raw_pixels: bool = option(False, "also measure the accuracy of the pixels themselves")
 
 

@@ -36,7 +36,7 @@ class Config(EvaluationConfig):
     kind: str = option("proxies", "effective rank and agreement; needs no labels")
     images: ImagesConfig = option(HELD_OUT, "held-out images; labels are not read")
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
-    k: int = option(10, "neighbors to compare", at_least=1)
+    k: int = option(10, "neighbors to compare", at_least=1, at_most=10_000)
 
 
 def check(where: str, config: Any, context: Context) -> None:

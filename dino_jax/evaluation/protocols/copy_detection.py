@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from dino_jax.commands.arguments import BATCH, SIDE
 from dino_jax.data.sources import FolderSource
 from dino_jax.evaluation.copydays import Block, read_copydays
 from dino_jax.evaluation.image_files import BatchEmbedder, Prepare, embed_files, name_files
 from dino_jax.evaluation.knn import normalize_rows
-from dino_jax.evaluation.protocols.retrieval import check_sizes
 from dino_jax.evaluation.ranking import average_precision, rank_database
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.whitening import fit_whitening, gem
@@ -30,11 +30,11 @@ FIRST = 20  # first results of a ranking that count, as there
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--imsize", type=int, default=IMSIZE, help="side in pixels, cut to whole patches")
+    add("--imsize", type=SIDE, default=IMSIZE, help="side in pixels, cut to whole patches")
     add("--distractors", default="", help="folder of images that are not copies")
     add("--whitening", default="", help="folder of images from which the whitening is learned")
     add("--reference", action="store_true", help="whitening with the covariance around 0")
-    add("--batch-size", type=int, default=32, help="images at once, per process")
+    add("--batch-size", type=BATCH, default=32, help="images at once, per process")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -44,7 +44,6 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range, or files do not match.
       OSError: if the data set is missing.
     """
-    check_sizes(arguments.imsize, arguments.batch_size)
     data = read_copydays(arguments.data)
     distractors, training = (_list(path) for path in (arguments.distractors, arguments.whitening))
     copies = [path for block in data.blocks for path in block.files]

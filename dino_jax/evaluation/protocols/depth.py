@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dino_jax.commands.arguments import LAYERS, POSITIVE, SIDE
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import resize
@@ -49,10 +50,18 @@ ERRORS = ("rmse", "abs_rel", "delta1", "delta2", "delta3")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, USUAL)
     add = parser.add_argument
-    add("--layers", type=int, default=4, help="1: the last block; 4: blocks over the whole depth")
-    add("--max-depth", type=float, default=NYU.largest, help="meters; pixels beyond do not count")
     add(
-        "--crop", type=int, nargs=2, default=list(CROP), help="training window, up to whole patches"
+        "--layers", type=LAYERS, default=4, help="1: the last block; 4: blocks over the whole depth"
+    )
+    add(
+        "--max-depth", type=POSITIVE, default=NYU.largest, help="meters; pixels beyond do not count"
+    )
+    add(
+        "--crop",
+        type=SIDE,
+        nargs=2,
+        default=list(CROP),
+        help="training window, up to whole patches",
     )
     add("--no-eigen-crop", action="store_true", help="count all pixels; for sizes other than NYU's")
 
@@ -71,7 +80,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     layers = depth_layers(model.network, arguments.layers)
     train, test = (open_depth(arguments.data, part) for part in ("train", "test"))
     patch_size = model.network.backbone.patch_size
-    height, width = (-(-max(side, 1) // patch_size) * patch_size for side in arguments.crop)
+    height, width = (-(-side // patch_size) * patch_size for side in arguments.crop)
     take = patch_taker(layers, normalize=False, with_cls=True)
 
     def loss(logits: jax.Array, truth: jax.Array, step: jax.Array) -> jax.Array:

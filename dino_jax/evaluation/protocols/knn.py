@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import COUNT, POSITIVE
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.features import cls_token
@@ -45,11 +46,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_labelled_arguments(parser)
     add_reading_arguments(parser)
     add = parser.add_argument
-    add("--k", type=int, nargs="+", default=list(K), help="numbers of neighbors")
-    add("--temperature", type=float, default=TEMPERATURE, help="of the vote")
+    add("--k", type=COUNT, nargs="+", default=list(K), help="numbers of neighbors")
+    add("--temperature", type=POSITIVE, default=TEMPERATURE, help="of the vote")
     add("--convention", default="dino", choices=sorted(WEIGHTS), help="how votes are weighted")
-    add("--per-class", type=int, nargs="+", default=[], help="few-shot: images of each class")
-    add("--tries", type=int, default=1, help="few-shot: draws that are averaged")
+    add("--per-class", type=COUNT, nargs="+", default=[], help="few-shot: images of each class")
+    add("--tries", type=COUNT, default=1, help="few-shot: draws that are averaged")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -179,11 +180,6 @@ def _classify(
 
 
 def _check_options(arguments: argparse.Namespace) -> None:
-    if min(arguments.k) < 1 or min(arguments.per_class, default=1) < 1 or arguments.tries < 1:
-        raise ValueError(
-            f"--k {arguments.k}, --per-class {arguments.per_class} and --tries "
-            f"({arguments.tries}) must be at least 1"
-        )
     smallest = SMALLEST_DINO_TEMPERATURE if arguments.convention == "dino" else 0.0
     if not arguments.temperature > smallest:
         raise ValueError(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, POSITIVE
 from dino_jax.data.labelled_stream import build_labelled_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import make_mesh
@@ -78,9 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading_arguments(parser)
     add = parser.add_argument
     add("--convention", default="dino", choices=sorted(CONVENTIONS))
-    add("--learning-rates", type=float, nargs="+", help="for 256 images; scaled with the batch")
+    add("--learning-rates", type=POSITIVE, nargs="+", help="for 256 images; scaled with the batch")
     add(
-        "--last-blocks", type=int, nargs="+", help="number of last blocks whose cls tokens are used"
+        "--last-blocks",
+        type=LAYERS,
+        nargs="+",
+        help="number of last blocks whose cls tokens are used",
     )
     add(
         "--avgpool",
@@ -88,10 +92,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted(AVGPOOL),
         help="whether to use the mean of the patch tokens",
     )
-    add("--epochs", type=int, help=f"dino; default: {EPOCHS}")
-    add("--iterations", type=int, help=f"dinov2; default: {ITERATIONS}")
+    add("--epochs", type=COUNT, help=f"dino; default: {EPOCHS}")
+    add("--iterations", type=COUNT, help=f"dinov2; default: {ITERATIONS}")
     add("--classifier", default="", help="file of a released classifier; then nothing is trained")
-    add("--train-batch-size", type=int, default=TRAIN_BATCH, help="over all devices")
+    add("--train-batch-size", type=BATCH, default=TRAIN_BATCH, help="over all devices")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -174,7 +178,7 @@ def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
     """Length of the training.
 
     Raises:
-      ValueError: if the length is not positive, or given in the unit of the other convention.
+      ValueError: if the length is given in the unit of the other convention.
     """
     names = {"dino": "epochs", "dinov2": "iterations"}
     name = names.pop(arguments.convention)
@@ -185,8 +189,6 @@ def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
         )
     given = getattr(arguments, name)
     count = {"epochs": EPOCHS, "iterations": ITERATIONS}[name] if given is None else given
-    if count < 1:
-        raise ValueError(f"--{name} must be at least 1, got {count}")
     if name == "iterations":
         return TrainingLength(count, period=1, score_every=count)
     steps = math.ceil(images / arguments.train_batch_size)
@@ -197,7 +199,7 @@ def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads
     """Classifiers to train.
 
     Raises:
-      ValueError: if a number is out of range, or the backbone has fewer blocks.
+      ValueError: if the backbone has fewer blocks.
     """
     convention = CONVENTIONS[arguments.convention]
     backbone = model.network.backbone
@@ -205,13 +207,11 @@ def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads
     usual = sorted({min(blocks, depth) for blocks in convention.last_blocks})
     blocks = sorted(set(arguments.last_blocks or usual))
     rates = sorted(set(arguments.learning_rates or convention.learning_rates))
-    if not 1 <= blocks[0] <= blocks[-1] <= depth:
+    if blocks[-1] > depth:
         raise ValueError(
             f"--last-blocks {blocks}: this {type(backbone).__name__} gives the features of 1 to "
             f"{depth} blocks"
         )
-    if not rates[0] > 0:
-        raise ValueError(f"--learning-rates must be positive, got {rates}")
     avgpool = sorted({AVGPOOL[name] for name in arguments.avgpool or convention.avgpool})
     if arguments.convention == "dino" and avgpool[-1] and blocks[-1] > 1:
         raise ValueError(
@@ -267,8 +267,7 @@ def describe_scores(scores: list[Score], settings: dict[str, Any], classes: int)
 
 
 def _check_batch(batch_size: int, mesh: Mesh) -> None:
-    if batch_size < 1 or batch_size % mesh.size:
+    if batch_size % mesh.size:
         raise ValueError(
-            f"--train-batch-size={batch_size} must be a positive multiple of the {mesh.size} "
-            "devices"
+            f"--train-batch-size={batch_size} must be a multiple of the {mesh.size} devices"
         )

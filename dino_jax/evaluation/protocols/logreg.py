@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dino_jax.commands.arguments import COUNT, POSITIVE
 from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import LabeledFeatures
@@ -29,13 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--C",
-        type=float,
+        type=POSITIVE,
         nargs="+",
         default=list(STRENGTHS),
         help="inverse strengths of the penalty to choose from; default: 45 from 1e-6 to 1e5",
     )
     add(
-        "--max-iterations", type=int, default=MAX_ITERATIONS, help="iterations of L-BFGS for each C"
+        "--max-iterations",
+        type=COUNT,
+        default=MAX_ITERATIONS,
+        help="iterations of L-BFGS for each C",
     )
 
 
@@ -46,11 +50,6 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range or does not fit the images, see `open_labelled`.
       OSError: if images are missing.
     """
-    if not min(arguments.C) > 0 or arguments.max_iterations < 1:
-        raise ValueError(
-            f"--C {arguments.C} must be positive and --max-iterations "
-            f"({arguments.max_iterations}) at least 1"
-        )
     mesh = make_mesh(1)
     # DINOv2 resizes to the size of the view itself here, and crops less than for k-NN.
     reading = reading_of(arguments, model, mesh)._replace(short_side=1.0)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from dino_jax.commands.arguments import BATCH, SIDE
 from dino_jax.evaluation.features import cls_token
 from dino_jax.evaluation.image_files import (
     BatchEmbedder,
@@ -31,13 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--imsize",
-        type=int,
+        type=SIDE,
         default=224,
         help="long side in pixels; smaller images are not enlarged",
     )
     add("--multiscale", action="store_true", help="mean over the scales 1, 0.71 and 0.5")
     add("--query-boxes", action="store_true", help="cut queries to their box")
-    add("--batch-size", type=int, default=32, help="images of equal shape per batch, per process")
+    add("--batch-size", type=BATCH, default=32, help="images of equal shape per batch, per process")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
@@ -47,7 +48,6 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range or the ground truth is malformed.
       OSError: if the data set or a part of it is missing.
     """
-    check_sizes(arguments.imsize, arguments.batch_size)
     data = read_revisited(arguments.data)
     scales = SCALES if arguments.multiscale else (1.0,)
     files = [*data.database, *data.queries]
@@ -116,13 +116,3 @@ def name_scores(setup: str, scores: Scores) -> list[tuple[str, float]]:
     """The metrics of one setup, in percent."""
     precision = [(f"mP@{k}_{setup}", 100 * value) for k, value in scores.precision.items()]
     return [(f"mAP_{setup}", 100 * scores.mean_ap), *precision]
-
-
-def check_sizes(imsize: int, batch_size: int) -> None:
-    """Checks two numbers of the command line.
-
-    Raises:
-      ValueError: if one is not positive.
-    """
-    if imsize < 1 or batch_size < 1:
-        raise ValueError(f"--imsize ({imsize}) and --batch-size ({batch_size}) must be at least 1")

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dino_jax.commands.arguments import LAYERS, SIDE, real
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import bilinear_matrix
@@ -41,7 +42,7 @@ from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from dino_jax.models.network import Network
 from dino_jax.weights.model import Model
 
-SIDE, STRIDE = 512, 341  # pixels of a window, and from window to window
+WINDOW, STRIDE = 512, 341  # pixels of a window, and from window to window
 SCALES = (0.5, 2.0)  # short side of a training image over that of the window (mmsegmentation)
 LARGEST_SHARE = 0.75  # largest share of one class in a training window (mmsegmentation)
 USUAL = Training(steps=40_000, lr=1e-3, weight_decay=1e-3, clip=0.0, batch_size=16)
@@ -50,13 +51,19 @@ USUAL = Training(steps=40_000, lr=1e-3, weight_decay=1e-3, clip=0.0, batch_size=
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_training_arguments(parser, USUAL)
     add = parser.add_argument
-    add("--layers", type=int, default=1, help="number of last blocks whose features are used")
-    add("--scales", type=float, nargs="+", default=[1.0], help="scales of a test image, averaged")
+    add("--layers", type=LAYERS, default=1, help="number of last blocks whose features are used")
+    add(
+        "--scales",
+        type=real(at_least=1, at_most=100),
+        nargs="+",
+        default=[1.0],
+        help="scales of a test image, averaged",
+    )
     add("--mirror", action="store_true", help="also use mirrored test images")
     add(
         "--side",
-        type=int,
-        default=SIDE,
+        type=SIDE,
+        default=WINDOW,
         help="side of a window in pixels, rounded up to whole patches",
     )
 
@@ -75,9 +82,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     layers = last_layers(model.network, arguments.layers)
     train, val = (open_segmentation(arguments.data, part) for part in ("train", "val"))
     patch_size, scales = model.network.backbone.patch_size, arguments.scales
-    if min(scales) < 1:
-        raise ValueError(f"--scales {scales} must be at least 1: a window has to fit")
-    side = -(-max(arguments.side, 1) // patch_size) * patch_size
+    side = -(-arguments.side // patch_size) * patch_size
     take = patch_taker(layers, normalize=True, with_cls=False)
     crop = RandomCrop(side, side, SCALES, pad_color(model), IGNORED, LARGEST_SHARE)
     stream = CropStream(len(train.images), train.read, crop, arguments.seed)
@@ -175,7 +180,7 @@ class Segmenter:
 
     def _see(self, image: np.ndarray) -> View:
         height, width, _ = image.shape
-        side, stride = self._side, max(round(self._side * STRIDE / SIDE), 1)
+        side, stride = self._side, max(round(self._side * STRIDE / WINDOW), 1)
         places = window_places(height, width, side, stride)
         windows = [image[top : top + side, left : left + side] for top, left in places]
         return View(self._embedder(np.stack(windows)), places, (height, width))

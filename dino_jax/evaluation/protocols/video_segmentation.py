@@ -16,6 +16,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from dino_jax.commands.arguments import COUNT, SIDE, whole
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.evaluation.bilinear import resize
 from dino_jax.evaluation.davis import (
@@ -48,22 +49,22 @@ MEASURES = {"J": region_similarity, "F": contour_accuracy}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     usual, add = Propagation(), parser.add_argument
     add("--split", default="val", help="list of videos in ImageSets/2017")
-    add("--short-side", type=int, default=SHORT_SIDE, help="short side of a frame in pixels")
+    add("--short-side", type=SIDE, default=SHORT_SIDE, help="short side of a frame in pixels")
     add(
         "--frames",
-        type=int,
+        type=COUNT,
         default=usual.frames,
         help="number of last frames that labels come from",
     )
     add(
         "--top-k",
-        type=int,
+        type=COUNT,
         default=usual.top_k,
         help="number of most similar patches that labels come from",
     )
     add(
         "--radius",
-        type=int,
+        type=whole(0),
         default=usual.radius,
         help="largest distance in patches; 0: the whole frame",
     )
@@ -80,7 +81,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range, or masks do not fit their frames.
       OSError: if the data set is missing.
     """
-    how = propagation_of(arguments)
+    how = Propagation(arguments.frames, arguments.top_k, arguments.radius)
     videos = list_videos(arguments.data, arguments.split)
     std = REFERENCE_STD if arguments.reference else model.network.std
     reader = FrameReader(model, arguments.short_side, std)
@@ -236,17 +237,3 @@ def summarize(table: np.ndarray) -> dict[str, float]:
         )
     )
     return {"J&F_mean": (means["J_mean"] + means["F_mean"]) / 2, **means}
-
-
-def propagation_of(arguments: argparse.Namespace) -> Propagation:
-    """Reads the options from the command line.
-
-    Raises:
-      ValueError: if a number is out of range.
-    """
-    low = {"frames": 1, "top_k": 1, "radius": 0, "short_side": 1}
-    for name, smallest in low.items():
-        if getattr(arguments, name) < smallest:
-            option = "--" + name.replace("_", "-")
-            raise ValueError(f"{option} ({getattr(arguments, name)}) must be at least {smallest}")
-    return Propagation(arguments.frames, arguments.top_k, arguments.radius)
