@@ -1,6 +1,7 @@
 """Command lines of the form --config=NAME --config.a.b=value, beside options of their own."""
 
 import argparse
+import contextlib
 import faulthandler
 import textwrap
 from collections.abc import Callable, Sequence
@@ -93,7 +94,8 @@ def start_logging() -> None:
     """Sends library warnings to stderr, and the stacks of all threads if the process crashes."""
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
-    faulthandler.enable()
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # a closed or replaced stderr
+        faulthandler.enable()
 
 
 def _refuse_overrides(argv: Sequence[str]) -> None:

@@ -1,6 +1,8 @@
-"""How a process keeps the host memory that it has freed."""
+"""The memory of the host: how much there is, and how a process keeps what it has freed."""
 
 import ctypes
+import os
+from pathlib import Path
 
 # Parameters of mallopt(3), with the numbers of malloc.h.
 _SETTINGS = {
@@ -26,3 +28,12 @@ def keep_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(*pair) for pair in _SETTINGS.values())
+
+
+def memory_of_host(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """Bytes of memory that this process can have: the machine's, or the limit of its container."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(limit.read_text()))
+    except (OSError, ValueError):  # no container, or "max"
+        return machine

@@ -38,7 +38,7 @@ from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser
 from dino_jax.commands.progress import show_progress
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
-from dino_jax.data.building.output_folder import open_folder
+from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
@@ -46,12 +46,15 @@ from dino_jax.embedding.embedder import TOKENS, Embed, check_tokens, make_embedd
 from dino_jax.embedding.projection import (
     KINDS,
     Projection,
+    check_pca,
+    check_random,
     draw_random,
     fit_pca,
     load_projection,
 )
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import FORMATS, Shards, import_pyarrow
+from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
 
@@ -105,8 +108,8 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
         other options.
       OSError: if files can't be read or written.
     """
-    source, shards = prepare(model, options, out)
-    projection = agree_on_projection(model, options, source, out, machine)
+    source, shards = prepare(model, options, out, machine)
+    projection = open_embedding(model, options, source, out, machine)
     begin, count = jax.process_index(), jax.process_count()
     missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
     ranges = [shard_range(shard, options.shard_images, len(source)) for shard in missing]
@@ -121,30 +124,54 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
     return describe(shards, out) if begin == 0 else ""
 
 
-def prepare(model: Model, options: Options, out: str) -> tuple[ImageSource, Shards]:
-    """Checks the options and makes the folder."""
+def prepare(
+    model: Model, options: Options, out: str, machine: Machine
+) -> tuple[ImageSource, Shards]:
+    """Checks all options; writes nothing."""
     check_tokens(model.network, options.tokens, options.layers)
+    check_side(model, options.image_size, "--image-size")
+    check_batch(machine.batch_size, jax.local_device_count())
     if options.format == "parquet":
         import_pyarrow()
     source = build_source(options.source, "SOURCE")
-    shards = Shards(out, -(-len(source) // options.shard_images), options.format)
+    check_dim(model, options, len(source))
     if jax.process_index() == 0:
-        open_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
-    _wait_for_all("folder")
-    return source, shards
+        check_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
+    return source, Shards(out, -(-len(source) // options.shard_images), options.format)
 
 
-def agree_on_projection(
+def check_dim(model: Model, options: Options, images: int) -> None:
+    """Checks --dim against the features and the number of images.
+
+    Raises:
+      ValueError: if there are fewer components.
+    """
+    if options.reduce == "none":
+        return
+    size = (options.image_size, options.image_size)
+    width = width_of(model, size, options.tokens, options.layers)
+    if options.reduce == "random":
+        check_random(width, options.dim)
+    else:
+        check_pca((min(options.sample, images), width), options.dim)
+
+
+def open_embedding(
     model: Model, options: Options, source: ImageSource, out: str, machine: Machine
 ) -> Projection | None:
-    """The projection of this folder; process 0 makes it if it does not exist."""
-    if options.reduce == "none":
-        return None
-    path = epath.Path(out) / PROJECTION
-    if jax.process_index() == 0 and not path.exists():
-        find_projection(model, options, source, machine).save(path)
-    _wait_for_all("projection")
-    return load_projection(path)
+    """Makes the folder, and the projection in it if there is to be one; process 0 does.
+
+    The folder is made last: nothing is left of a command that cannot go on.
+    """
+    path, wanted = epath.Path(out) / PROJECTION, options.reduce != "none"
+    if jax.process_index() == 0:
+        is_missing = wanted and not path.exists()
+        made = find_projection(model, options, source, machine) if is_missing else None
+        open_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
+        if made is not None:
+            made.save(path)
+    _wait_for_all("folder")
+    return load_projection(path) if wanted else None
 
 
 def find_projection(
@@ -169,24 +196,20 @@ def build_embedder(
     projection: Projection | None = None,
     normalize: bool = False,
 ) -> Embed:
-    """Compiles the embedder for the devices of this process.
-
-    Raises:
-      ValueError: if their number does not divide the batch.
-    """
-    mesh = Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
-    if machine.batch_size < 1 or machine.batch_size % mesh.size:
-        raise ValueError(
-            f"--batch-size={machine.batch_size} must be a multiple of the {mesh.size} devices"
-        )
+    """Compiles the embedder for the devices of this process."""
     return make_embedder(
         model,
-        mesh,
+        make_local_mesh(),
         tokens=options.tokens,
         layers=options.layers,
         projection=projection,
         normalize=normalize,
     )
+
+
+def make_local_mesh() -> Mesh:
+    """The devices of this process."""
+    return Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
 
 
 def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:

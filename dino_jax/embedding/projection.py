@@ -42,6 +42,29 @@ def load_projection(path: epath.Path) -> Projection:
         return Projection(arrays["mean"], arrays["matrix"])
 
 
+def check_pca(shape: tuple[int, ...], dim: int) -> None:
+    """Checks that vectors of a shape [N, D] have so many components.
+
+    Raises:
+      ValueError: if they have fewer.
+    """
+    if dim > min(shape):
+        raise ValueError(
+            f"--dim={dim}: PCA of {shape[0]} sample images with {shape[1]} numbers each gives 1 to "
+            f"{min(shape)} components"
+        )
+
+
+def check_random(width: int, dim: int) -> None:
+    """Checks that a random projection makes vectors smaller.
+
+    Raises:
+      ValueError: if it does not.
+    """
+    if dim > width:
+        raise ValueError(f"--dim={dim}: a projection of {width} numbers gives 1 to {width}")
+
+
 def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
     """Principal components of a sample.
 
@@ -52,12 +75,7 @@ def fit_pca(vectors: np.ndarray, dim: int) -> Projection:
     Raises:
       ValueError: if `dim` exceeds what the sample supports.
     """
-    most = min(vectors.shape)
-    if not 1 <= dim <= most:
-        raise ValueError(
-            f"--dim={dim}: PCA of {vectors.shape[0]} sample images with {vectors.shape[1]} "
-            f"numbers each gives 1 to {most} components"
-        )
+    check_pca(vectors.shape, dim)
     rows = vectors.astype(np.float64)
     mean = rows.mean(axis=0)
     centered = rows - mean
@@ -79,7 +97,6 @@ def draw_random(width: int, dim: int, seed: int = 0) -> Projection:
     Raises:
       ValueError: if d is not from 1 to D.
     """
-    if not 1 <= dim <= width:
-        raise ValueError(f"--dim={dim}: a projection of {width} numbers gives 1 to {width}")
+    check_random(width, dim)
     matrix = np.random.default_rng(seed).normal(size=(width, dim)) / np.sqrt(dim)
     return Projection(np.zeros(width, np.float32), matrix.astype(np.float32))

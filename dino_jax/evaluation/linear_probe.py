@@ -20,6 +20,7 @@ from dino_jax.evaluation.crops import CropStream
 from dino_jax.evaluation.features import AHEAD
 from dino_jax.evaluation.frozen import Take
 from dino_jax.models.network import Network
+from dino_jax.weights.limits import check_batch
 from dino_jax.weights.model import Model
 
 KERNEL_STD = 0.01  # mmsegmentation, decode heads
@@ -253,8 +254,5 @@ def training_of(arguments: argparse.Namespace, mesh: Mesh) -> Training:
       ValueError: if the devices do not divide the batch.
     """
     training = Training(*(getattr(arguments, name) for name in Training._fields))
-    if training.batch_size % mesh.size:
-        raise ValueError(
-            f"--batch-size={training.batch_size} must be a multiple of the {mesh.size} devices"
-        )
+    check_batch(training.batch_size, mesh.size)
     return training

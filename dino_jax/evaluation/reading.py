@@ -15,6 +15,7 @@ from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.result import MOST_NAMED
+from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model
 
 USUAL_BATCH = 128
@@ -75,13 +76,8 @@ def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Readi
     """
     batch_size = arguments.batch_size or -(-USUAL_BATCH // mesh.size) * mesh.size
     image_size = arguments.image_size or model.image_size
-    patch_size = model.network.backbone.patch_size
-    if batch_size % mesh.size:
-        raise ValueError(f"--batch-size={batch_size} must be a multiple of the {mesh.size} devices")
-    if image_size < patch_size:
-        raise ValueError(
-            f"--image-size={image_size} is smaller than one patch of {patch_size} pixels"
-        )
+    check_batch(batch_size, mesh.size)
+    check_side(model, image_size, "--image-size")
     return Reading(image_size, batch_size, arguments.max_pixels, arguments.threads)
 
 

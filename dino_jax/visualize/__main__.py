@@ -23,8 +23,9 @@ to whole patches.
 """
 
 import argparse
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,16 @@ from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.evaluation.sharing import counted
 from dino_jax.visualize.attention_film import overlay_frames
 from dino_jax.visualize.film import Film, is_film, write_film
-from dino_jax.visualize.inputs import Named, fit_to_patches, read_images, stream_images
+from dino_jax.visualize.inputs import Named, bound_size, fit_to_patches, read_images, stream_images
 from dino_jax.visualize.sheets import (
     attention_sheet,
     neighbours_sheet,
     objects_sheet,
     similarity_sheet,
 )
+from dino_jax.weights.limits import most_patches
 from dino_jax.weights.model import Model, load
+from dino_jax.workdir.paths import folder_of_results
 
 # The network sees images larger than in its evaluation, as in the official visualize_attention.py.
 SIZE, USUAL_SIZE = 480, 224  # pixels
@@ -81,15 +84,30 @@ def draw_neighbours(model: Model, images: Sequence[Named], arguments: Any) -> di
 
 def fit(model: Model, images: Sequence[Named], arguments: Any) -> list[np.ndarray]:
     """The images at the size that the network sees, in whole patches."""
-    size, patch_size = seen_size(model, arguments), model.network.backbone.patch_size
-    return [fit_to_patches(image.pixels, size, patch_size) for image in images]
+    patch_size = model.network.backbone.patch_size
+    sizes = [seen_size(model, arguments, image.pixels, image.name) for image in images]
+    return [
+        fit_to_patches(image.pixels, size, patch_size)
+        for image, size in zip(images, sizes, strict=True)
+    ]
 
 
-def seen_size(model: Model, arguments: Any) -> int:
-    """Pixels of the short side that the network sees; 0: unchanged."""
-    if arguments.size is not None:
-        return arguments.size
-    return round(model.image_size * SIZE / USUAL_SIZE)
+def seen_size(model: Model, arguments: Any, image: np.ndarray, name: str) -> int:
+    """Pixels of the short side that the network sees; 0: unchanged.
+
+    Less than --size, which is said, for an image with more patches than `most_patches`.
+    """
+    usual = round(model.image_size * SIZE / USUAL_SIZE)
+    wanted = usual if arguments.size is None else arguments.size
+    shape, most = (image.shape[0], image.shape[1]), most_patches(model)
+    size = bound_size(shape, wanted, model.network.backbone.patch_size, most)
+    if size != wanted:
+        print(
+            f"{name}: {shape[0]} x {shape[1]} pixels with --size={wanted} are more than {most:,} "
+            f"patches; drawn with --size={size}",
+            file=sys.stderr,
+        )
+    return size
 
 
 DRAW: dict[str, Draw] = {
@@ -107,11 +125,19 @@ def film_attention(model: Model, path: str, out: Path, arguments: Any) -> str:
         if not rate:
             raise ValueError(f"{path} does not state its frame rate; pass --fps")
         target = out / f"{Path(path).stem}_attention.mp4"
-        frames = overlay_frames(
-            model, counted(film, "film", film.count, "frames"), seen_size(model, arguments)
-        )
+        frames = overlay_film(model, counted(film, "film", film.count, "frames"), arguments, path)
         count = write_film(target, frames, rate)
     return f"{target}: {count} frames, {float(rate):.4g} per second"
+
+
+def overlay_film(
+    model: Model, frames: Iterable[np.ndarray], arguments: Any, name: str
+) -> Iterator[np.ndarray]:
+    """The attention over frames, at the size of the first one."""
+    rest = iter(frames)
+    for first in rest:  # one turn
+        size = seen_size(model, arguments, first, name)
+        yield from overlay_frames(model, itertools.chain([first], rest), size)
 
 
 def film_images(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> str:
@@ -119,7 +145,7 @@ def film_images(model: Model, paths: Sequence[str], out: Path, arguments: Any) -
     rate, lost = Fraction(arguments.fps or IMAGES_PER_SECOND).limit_denominator(1001), []
     frames = (image.pixels for image in stream_images(paths, lost))
     target = out / f"{Path(paths[0]).stem}_attention.mp4"
-    count = write_film(target, overlay_frames(model, frames, seen_size(model, arguments)), rate)
+    count = write_film(target, overlay_film(model, frames, arguments, paths[0]), rate)
     say_lost(lost)
     return f"{target}: {count} frames, {float(rate):.4g} per second"
 
@@ -182,14 +208,14 @@ def visualize(arguments: argparse.Namespace) -> str:
     say_programs()
     model = load(arguments.model, arguments.step)
     out = Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for path in films:
-        print(film_attention(model, path, out, arguments))
     images = [path for path in arguments.images if path not in films]
-    if arguments.film:
-        print(film_images(model, images, out, arguments))
-    elif images:
-        draw(model, images, out, arguments)
+    with folder_of_results(out):
+        for path in films:
+            print(film_attention(model, path, out, arguments))
+        if arguments.film:
+            print(film_images(model, images, out, arguments))
+        elif images:
+            draw(model, images, out, arguments)
     return ""
 
 

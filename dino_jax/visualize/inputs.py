@@ -35,7 +35,8 @@ def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
     lost: list[str] = []
     images = list(stream_images(paths, lost))
     if not images:
-        raise ValueError("no image can be read:\n  " + "\n  ".join(lost))
+        more = f", and {len(lost) - 1:,} more" if len(lost) > 1 else ""
+        raise ValueError(f"no image can be read: {lost[0]}{more}")
     return images, lost
 
 
@@ -78,6 +79,35 @@ def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
         )
     top, left = (height - rows) // 2, (width - columns) // 2
     return np.ascontiguousarray(image[top : top + rows, left : left + columns])
+
+
+def bound_size(shape: tuple[int, int], size: int, patch_size: int, most_patches: int) -> int:
+    """The short side at which an image has at most so many patches.
+
+    Args:
+      shape: (height, width) of the image.
+      size: short side that is wanted, pixels; 0: as it is.
+      patch_size: patch size of the backbone.
+      most_patches: the bound.
+
+    Returns:
+      `size`, or a smaller short side.
+
+    Raises:
+      ValueError: if the image is so elongated that less than a patch would be left.
+    """
+    short, long = min(shape), max(shape)
+    wanted = size or short
+    patches = (wanted / patch_size) ** 2 * (long / short)
+    if patches <= most_patches:
+        return size
+    smaller = int(wanted * (most_patches / patches) ** 0.5)
+    if smaller < patch_size:
+        raise ValueError(
+            f"an image of {shape[0]} x {shape[1]} pixels is too elongated: with one patch of "
+            f"{patch_size} pixels on the short side it has more than {most_patches:,} of them"
+        )
+    return smaller
 
 
 def _list_files(paths: Sequence[str]) -> list[Path]:

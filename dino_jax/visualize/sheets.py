@@ -52,7 +52,7 @@ def attention_sheet(model: Model, image: np.ndarray, mass: float) -> np.ndarray:
       ValueError: if the model is not a ViT.
     """
     grid = _grid(model, image)
-    heads = cls_to_patches(np.asarray(model.attention(image[None])[0], np.float32), grid)
+    heads = np.asarray(cls_to_patches(model.attention(image[None])[0], grid), np.float32)
     mean = heads.mean(axis=0)
     image = enlarge_whole(image)
     first = [image, overlay_attention(image, mean), dim_outside(image, keep_mass(mean, mass))]

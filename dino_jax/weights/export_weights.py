@@ -40,7 +40,7 @@ from dino_jax.weights.torch_names import Path, Variables, heads_without_names, t
 from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import CONFIG_JSON
-from dino_jax.workdir.paths import absolute_path, write_atomically
+from dino_jax.workdir.paths import absolute_path, folder_of_results, write_atomically
 
 NAMES = ("official", "huggingface")
 TOLERANCE = 1e-5  # largest deviation of the checked features, which are of order 1
@@ -83,18 +83,18 @@ def export_weights(
         raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
     trained = _with_heads(trained, exported)
     tensors, config, lines = _rename(trained, names)
-    target.parent.mkdir(parents=True, exist_ok=True)
     written = [target]
-    try:
-        _write(tensors, target, trained.licence)
-        if config:
-            written.append(target.parent / CONFIG_JSON)
-            write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
-        checked = _check(trained, target)
-    except ValueError:
-        for file in written:
-            file.unlink(missing_ok=True)
-        raise
+    with folder_of_results(target.parent):
+        try:
+            _write(tensors, target, trained.licence)
+            if config:
+                written.append(target.parent / CONFIG_JSON)
+                write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
+            checked = _check(trained, target)
+        except ValueError:
+            for file in written:
+                file.unlink(missing_ok=True)
+            raise
     return [
         f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",
         *(f"left out: head {name}, {names} names have no such head" for name in nameless),

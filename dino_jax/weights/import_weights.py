@@ -103,6 +103,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", type=filled, required=True, help="new folder, local or gs://")
     add(
         "--network",
+        default="",
         choices=["teacher", "student"],
         help="network of a training checkpoint",
     )

@@ -69,6 +69,27 @@ def make_writable(path: epath.Path) -> None:
         ) from error
 
 
+@contextmanager
+def folder_of_results(path: epath.PathLike) -> Iterator[None]:
+    """Makes a folder; if the block fails before a file is in it, the folder goes again.
+
+    So do the folders above it that had to be made, and only empty ones.
+    """
+    folder = epath.Path(path)
+    if is_remote(path):  # there are no empty folders
+        yield
+        return
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that is not empty
+            for place in made:
+                place.rmdir()
+        raise
+
+
 def write_atomically(path: epath.PathLike, text: str) -> None:
     """Replaces a small file: a reader finds the old text or the new one, even after a crash.
 

@@ -211,7 +211,7 @@ def test_other_options_are_refused_in_the_same_folder(workdir, photos, tmp_path,
     [
         (("--tokens=all",), "--tokens: invalid choice: 'all'"),
         (("--layers=3",), "--layers=3: this VisionTransformer gives the features of 1 to 2 layers"),
-        (("--reduce=pca", "--dim=25"), "--dim=25: PCA of 22 sample images with 24 numbers each"),
+        (("--reduce=pca", "--dim=25"), "--dim=25: PCA of 23 sample images with 24 numbers each"),
         (("--reduce=random", "--dim=25"), "--dim=25: a projection of 24 numbers gives 1 to 24"),
         (("--reduce=svd",), "--reduce: invalid choice: 'svd'"),
         (("--format=csv",), "--format: invalid choice: 'csv'"),

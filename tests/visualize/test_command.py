@@ -10,7 +10,7 @@ from configs import digits_resnet, quickstart
 from dino_jax.visualize import __main__ as command
 from dino_jax.visualize.attention import keep_mass
 from dino_jax.visualize.foreground import color_objects, find_objects, otsu_threshold
-from dino_jax.visualize.inputs import fit_to_patches
+from dino_jax.visualize.inputs import bound_size, fit_to_patches
 from dino_jax.visualize.pictures import BACKGROUND, mark_patch, tile_rows
 from dino_jax.visualize.similarity import cosine_map, patch_at
 from tests.embedding.test_command import save_model
@@ -98,7 +98,7 @@ def test_neighbours_are_shown_as_photographs_with_names(workdir, tmp_path):
     ("what", "options", "message"),
     [
         ("attention", ("--size=4",), "smaller than a patch of 8"),
-        ("attention", ("--mass=0",), "--mass (0.0) in (0, 1]"),
+        ("attention", ("--mass=0",), "--mass: must be above 0 and at most 1"),
         ("similar_patches", (), "needs --point=X,Y in pixels"),
         ("similar_patches", ("--point=1;2",), "got '1;2'"),
         ("similar_patches", ("--point=900,2",), "--point=900,2 is outside of the image"),
@@ -175,6 +175,26 @@ def test_images_are_cut_to_whole_patches_around_the_center():
     assert fit_to_patches(image, 38, 8).shape == (32, 40, 3)
     with pytest.raises(ValueError, match="19 x 21 pixels is smaller than a patch of 32"):
         fit_to_patches(image, 0, 32)
+
+
+@pytest.mark.parametrize("size", [0, 16, 480])
+@pytest.mark.parametrize("shape", [(1024, 32), (32, 1024), (3000, 4000), (17, 900), (100, 100)])
+def test_no_image_has_more_patches_than_the_bound(shape, size):
+    image = np.zeros((*shape, 3), np.uint8)
+    seen = fit_to_patches(image, bound_size(shape, size, 8, 2000), 8)
+    assert seen.shape[0] // 8 * (seen.shape[1] // 8) <= 2000
+    assert bound_size(shape, size, 8, 10**9) == size  # nothing changes without need
+    with pytest.raises(ValueError, match="too elongated"):
+        bound_size((8, 100_000), size, 8, 2000)
+
+
+def test_an_elongated_image_is_drawn_smaller_and_said(workdir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dino_jax.weights.limits.PICTURE_BYTES", 4.0 * 3 * 400**2)  # 400 patches
+    Image.fromarray(np.zeros((1024, 32, 3), np.uint8)).save(tmp_path / "long.png")
+    for what in ("attention", "pca"):
+        assert run(what, workdir, tmp_path / "long.png", f"--out={tmp_path / what}") == 0
+        assert "long: 1024 x 32 pixels with --size=69 are more than 400 " in capsys.readouterr().err
+    assert open_picture(tmp_path / "attention/000_long_attention.png").shape[0] > 200
 
 
 def test_rows_of_different_widths_are_filled_up():

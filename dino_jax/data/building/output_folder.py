@@ -19,7 +19,21 @@ _NAMES_COMPARED = 1000
 def open_folder(
     out: str, plan_name: str, options: dict[str, Any], source: ImageSource, what: str
 ) -> None:
-    """Makes the folder, or checks that it belongs to the same options and the same source.
+    """Makes the folder, if it passes `check_folder`.
+
+    Raises:
+      ValueError, OSError: as `check_folder`, and if it can't be made.
+    """
+    plan = check_folder(out, plan_name, options, source, what)
+    if not (epath.Path(out) / plan_name).exists():
+        epath.Path(out).mkdir(parents=True, exist_ok=True)
+        write_text(f"{out}/{plan_name}", json.dumps(plan, indent=1) + "\n")
+
+
+def check_folder(
+    out: str, plan_name: str, options: dict[str, Any], source: ImageSource, what: str
+) -> dict[str, Any]:
+    """Checks that the folder is new, or belongs to the same options and the same source.
 
     Args:
       out: the folder, local or gs://.
@@ -28,21 +42,23 @@ def open_folder(
       source: the images that it is made from.
       what: kind of folder for messages, such as "build".
 
+    Returns:
+      What its plan says.
+
     Raises:
       ValueError: if it belongs to other options (lists the differences) or holds something else.
-      OSError: if it can't be made or read.
+      OSError: if it can't be read.
     """
     plan = {**options, "images": len(source), "names": _fingerprint(source)}
     plan = flatten(json.loads(json.dumps(plan)))
     path = epath.Path(out) / plan_name
     if path.exists():
         _require_same(flatten(json.loads(path.read_text())), plan, out, what)
-        return
+        return plan
     folder = epath.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--out={out} exists, but not as {what} output; choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(f"{out}/{plan_name}", json.dumps(plan, indent=1) + "\n")
+    return plan
 
 
 def write_text(target: str, text: str) -> None:

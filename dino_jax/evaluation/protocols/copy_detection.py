@@ -22,6 +22,7 @@ from dino_jax.evaluation.ranking import average_precision, rank_database
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.whitening import fit_whitening, gem
 from dino_jax.models.network import Network
+from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 IMSIZE = 320  # pixels, official eval_copy_detection.py
@@ -44,6 +45,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range, or files do not match.
       OSError: if the data set is missing.
     """
+    check_side(model, arguments.imsize, "--imsize")
     data = read_copydays(arguments.data)
     distractors, training = (_list(path) for path in (arguments.distractors, arguments.whitening))
     copies = [path for block in data.blocks for path in block.files]

@@ -33,6 +33,7 @@ from dino_jax.evaluation.linear_probe import (
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
+from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 NYU = Range(1e-3, 10.0, 256)  # metres
@@ -81,6 +82,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     train, test = (open_depth(arguments.data, part) for part in ("train", "test"))
     patch_size = model.network.backbone.patch_size
     height, width = (-(-side // patch_size) * patch_size for side in arguments.crop)
+    check_side(model, max(height, width), "--crop")
     take = patch_taker(layers, normalize=False, with_cls=True)
 
     def loss(logits: jax.Array, truth: jax.Array, step: jax.Array) -> jax.Array:

@@ -37,6 +37,7 @@ from dino_jax.evaluation.reading import (
 )
 from dino_jax.evaluation.released_classifier import read_classifier
 from dino_jax.evaluation.result import Result
+from dino_jax.weights.limits import check_batch
 from dino_jax.weights.model import Model
 
 TRAIN_BATCH = 1024  # 8 GPUs of 128 images, in both papers
@@ -110,7 +111,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     reading = reading_of(arguments, model, mesh)
     if arguments.classifier:
         return evaluate_released(model, arguments, reading, mesh)
-    _check_batch(arguments.train_batch_size, mesh)
+    check_batch(arguments.train_batch_size, mesh.size, "--train-batch-size")
     images = open_labelled(arguments)
     length = length_of(arguments, len(images.train))
     heads = heads_of(arguments, model, len(images.class_names))
@@ -264,10 +265,3 @@ def describe_scores(scores: list[Score], settings: dict[str, Any], classes: int)
             },
         },
     )
-
-
-def _check_batch(batch_size: int, mesh: Mesh) -> None:
-    if batch_size % mesh.size:
-        raise ValueError(
-            f"--train-batch-size={batch_size} must be a multiple of the {mesh.size} devices"
-        )

@@ -25,6 +25,7 @@ from dino_jax.evaluation.multi_scale import SCALES, combine_scales, scale_image
 from dino_jax.evaluation.ranking import Scores, rank_database, score_rankings
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.revisited import SETUPS, Revisited, queries_of, read_revisited
+from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 
@@ -48,6 +49,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       ValueError: if an option is out of range or the ground truth is malformed.
       OSError: if the data set or a part of it is missing.
     """
+    check_side(model, arguments.imsize, "--imsize")
     data = read_revisited(arguments.data)
     scales = SCALES if arguments.multiscale else (1.0,)
     files = [*data.database, *data.queries]

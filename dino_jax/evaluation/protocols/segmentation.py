@@ -40,6 +40,7 @@ from dino_jax.evaluation.segmentation_files import (
 from dino_jax.evaluation.sharing import gather_any, gather_sum, own_share
 from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from dino_jax.models.network import Network
+from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 WINDOW, STRIDE = 512, 341  # pixels of a window, and from window to window
@@ -83,6 +84,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     train, val = (open_segmentation(arguments.data, part) for part in ("train", "val"))
     patch_size, scales = model.network.backbone.patch_size, arguments.scales
     side = -(-arguments.side // patch_size) * patch_size
+    check_side(model, side, "--side")
     take = patch_taker(layers, normalize=True, with_cls=False)
     crop = RandomCrop(side, side, SCALES, pad_color(model), IGNORED, LARGEST_SHARE)
     stream = CropStream(len(train.images), train.read, crop, arguments.seed)

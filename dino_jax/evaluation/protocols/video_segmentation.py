@@ -38,6 +38,7 @@ from dino_jax.evaluation.propagation import Propagation, decide, follow_objects,
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
+from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 from dino_jax.workdir.paths import absolute_path
 
@@ -82,6 +83,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       OSError: if the data set is missing.
     """
     how = Propagation(arguments.frames, arguments.top_k, arguments.radius)
+    check_side(model, arguments.short_side, "--short-side")
     videos = list_videos(arguments.data, arguments.split)
     std = REFERENCE_STD if arguments.reference else model.network.std
     reader = FrameReader(model, arguments.short_side, std)
