@@ -2,7 +2,7 @@
 
   add("--threads", type=THREADS, default=8, help="that decode")
 
-  error: argument --threads: must be at least 1 and at most 1024, got -1; see dino-jax embed --help
+  error: argument --threads: must be at least 1, got -1; see dino-jax embed --help
 
 Every number of a command line is a `Number`, and what has to be given at all is `filled`.
 """

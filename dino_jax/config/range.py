@@ -39,13 +39,15 @@ class Range:
     def _expect(self, value: float) -> str:
         if isinstance(value, float) and not math.isfinite(value):
             return "a finite number"
-        within = (
+        if not (
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
-            and (self.at_most is None or value <= self.at_most)
+        ):
+            return str(Range(self.at_least, self.above))  # the other end may be far away
+        if not (
+            (self.at_most is None or value <= self.at_most)
             and (self.below is None or value < self.below)
-        )
-        if not within:
+        ):
             return str(self)
         most = LARGEST if isinstance(value, float) else self.at_most or MOST_INTEGER
         if abs(value) > most:

@@ -71,7 +71,10 @@ def test_explicit_numbers_override_the_named_size():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size": "huge"}, r"network.backbone.size is 'huge'; known: \['base', 'giant'"),
+        (
+            {"size": "huge", "depth": None},
+            r"network.backbone.size is 'huge'; known: \['base', 'giant'",
+        ),
         ({"kind": "swin"}, r"network.backbone.kind is 'swin'; known: \['resnet', 'vit'\]"),
         ({"position_kernel": "linear"}, "known: .'antialiased', 'bicubic'"),
         ({"remat": "some"}, "network.backbone.remat is 'some'"),
@@ -292,3 +295,8 @@ def test_a_head_takes_another_head_and_a_network_can_have_some_of_its_heads():
     assert jax.tree.map(jnp.shape, alone) == jax.tree.map(jnp.shape, {k: params[k] for k in alone})
     with pytest.raises(ValueError, match=r"of \('projector'\) must be one of"):
         init(network.clone(heads={"predictor": network.heads["predictor"]}))
+
+
+def test_the_name_of_a_size_is_not_needed_beside_its_numbers():
+    network = build_network(tiny_config(size="mine", embed_dim=48, depth=2, num_heads=4))
+    assert (network.backbone.embed_dim, network.backbone.depth) == (48, 2)

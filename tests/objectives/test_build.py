@@ -85,7 +85,7 @@ def test_the_teacher_temperature_can_move_at_every_step():
         ),
         (
             dict(dino=dict(student_temperature=0.0)),
-            "dino.student_temperature must be above 0, got 0.0",
+            "dino.student_temperature must be at least 0.001, got 0.0",
         ),
         (dict(dino=dict(min_local_pairs=-1)), "dino.min_local_pairs must be at least 0, got -1"),
         (

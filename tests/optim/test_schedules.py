@@ -201,7 +201,10 @@ def test_a_temperature_warmup_longer_than_the_run_names_both_lengths_and_the_rem
 
 
 def test_a_fractional_temperature_warmup_is_refused():
-    with pytest.raises(ValueError, match=r"whole number, got 1.5; use 1 or 2"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be a whole number, as the temperature moves once per epoch; use 1 or 2",
+    ):
         schedules.build_teacher_temperature(
             0.04, 0.07, warmup_epochs=1.5, total_steps=50, steps_per_epoch=10
         )

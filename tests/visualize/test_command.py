@@ -98,7 +98,7 @@ def test_neighbours_are_shown_as_photographs_with_names(workdir, tmp_path):
     ("what", "options", "message"),
     [
         ("attention", ("--size=4",), "smaller than a patch of 8"),
-        ("attention", ("--mass=0",), "--mass: must be above 0 and at most 1"),
+        ("attention", ("--mass=0",), "--mass: must be above 0, got 0.0"),
         ("similar_patches", (), "needs --point=X,Y in pixels"),
         ("similar_patches", ("--point=1;2",), "got '1;2'"),
         ("similar_patches", ("--point=900,2",), "--point=900,2 is outside of the image"),
