@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
-from dino_jax.commands.command_line import UsageError, add_switch, fail, user_errors
+from dino_jax.commands.command_line import UsageError, add_switch, docstring_of, fail, user_errors
 from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
@@ -193,7 +193,7 @@ def last_line(signal_name: str | None, step: int, recipe: Recipe, folder: epath.
 
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
-    parser = config_parser("train", __doc__)
+    parser = config_parser("train", __doc__ or docstring_of(__file__))
     parser.add_argument("--workdir", help="folder of the run, local or gs://")
     add_switch(parser, "--distributed", "one of several processes, as on a pod")
     return parse_run(parser, argv)

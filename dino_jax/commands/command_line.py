@@ -1,12 +1,15 @@
 """One style of command lines: options with dashes, help, and errors of the user in one line."""
 
 import argparse
+import ast
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
+from dino_jax.commands.jax_switches import ignore_switches
 from dino_jax.foreign.names import for_terminal
 
 PROGRAM = "dino-jax"
@@ -40,6 +43,7 @@ def run_command(work: Callable[[], str]) -> int:
     Returns:
       The exit code; errors of the user end the program with 2.
     """
+    ignore_switches()
     try:
         with user_errors():
             text = work()
@@ -48,6 +52,14 @@ def run_command(work: Callable[[], str]) -> int:
     if text:
         print(for_terminal(text))
     return 0
+
+
+def docstring_of(file: str) -> str:
+    """The docstring of a source file, which python -OO takes away from the module."""
+    try:
+        return ast.get_docstring(ast.parse(Path(file).read_text(encoding="utf-8"))) or ""
+    except (OSError, SyntaxError):  # installed without sources
+        return ""
 
 
 class CommandParser(argparse.ArgumentParser):

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from dino_jax.commands.command_line import CommandParser, UsageError, fail
 from dino_jax.commands.config_file import load_config, shipped_configs
+from dino_jax.commands.jax_switches import ignore_switches
 from dino_jax.commands.overrides import apply_overrides
 from dino_jax.config.range import shorten
 
@@ -91,7 +92,11 @@ def parse_with_config(
 
 
 def start_logging() -> None:
-    """Sends library warnings to stderr, and the stacks of all threads if the process crashes."""
+    """Sends library warnings to stderr, and the stacks of all threads if the process crashes.
+
+    Also ignores the switches of `jax_switches`.
+    """
+    ignore_switches()
     logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # a closed or replaced stderr

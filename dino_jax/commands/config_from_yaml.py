@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dino_jax.commands.arguments import filled, whole
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.commands.official_config import (
     DEFAULTS,
     DROP_PATHS,
@@ -147,7 +147,7 @@ def convert_file(arguments: argparse.Namespace) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("convert", __doc__)
+    parser = CommandParser("convert", __doc__ or docstring_of(__file__))
     parser.add_argument("file", type=filled, help="official DINOv2 YAML")
     parser.add_argument(
         "--out", type=filled, help="config file to write; without it, it is printed"

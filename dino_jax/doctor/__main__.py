@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dino_jax.commands.arguments import NOT_NEGATIVE, real
-from dino_jax.commands.command_line import add_switch
+from dino_jax.commands.command_line import add_switch, docstring_of
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.sources import build_source
 from dino_jax.data.worker_process import start_workers_alone
@@ -135,7 +135,7 @@ def examine_processes() -> Result:
 
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
-    parser = config_parser("doctor", __doc__)
+    parser = config_parser("doctor", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add("--workdir", help="folder of the run, local or gs://")
     add_switch(parser, "--distributed", "one of several processes, as on a pod")

@@ -35,7 +35,7 @@ from jax.sharding import Mesh
 
 from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, SIDE, STEP, THREADS, filled
 from dino_jax.commands.batch_command import run_batch_command
-from dino_jax.commands.command_line import CommandParser
+from dino_jax.commands.command_line import CommandParser, docstring_of
 from dino_jax.commands.progress import show_progress
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
@@ -259,7 +259,7 @@ def options_of(arguments: argparse.Namespace, model: Model) -> Options:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("embed", __doc__)
+    parser = CommandParser("embed", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add(
         "model", type=filled, help="workdir of a run, folder of dino-jax import, or file of weights"

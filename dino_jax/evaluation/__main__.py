@@ -21,7 +21,7 @@ import jax
 
 from dino_jax.commands.arguments import STEP, filled
 from dino_jax.commands.batch_command import run_batch_command
-from dino_jax.commands.command_line import CommandParser
+from dino_jax.commands.command_line import CommandParser, docstring_of
 from dino_jax.evaluation.protocols import (
     copy_detection,
     depth,
@@ -46,6 +46,7 @@ class Protocol(typing.Protocol):
     """A module of `dino_jax.evaluation.protocols`; its docstring is its help."""
 
     __doc__: str | None
+    __file__: str
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Adds the options that this protocol has besides the common ones."""
@@ -75,11 +76,11 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("evaluate", __doc__)
+    parser = CommandParser("evaluate", __doc__ or docstring_of(__file__))
     protocols = parser.add_subparsers(dest="protocol", required=True, metavar="PROTOCOL")
     for name, protocol in PROTOCOLS.items():
-        about = (protocol.__doc__ or "").strip()
-        one = protocols.add_parser(name, help=about.splitlines()[0], description=about)
+        about = (protocol.__doc__ or docstring_of(protocol.__file__)).strip()
+        one = protocols.add_parser(name, help=about.partition("\n")[0], description=about)
         add = one.add_argument
         add(
             "--checkpoint",

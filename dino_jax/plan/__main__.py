@@ -14,7 +14,7 @@ import jax
 from rich.console import Console
 
 from dino_jax.commands.arguments import COUNT
-from dino_jax.commands.command_line import add_switch, run_command
+from dino_jax.commands.command_line import add_switch, docstring_of, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.plan import make_plan
@@ -51,7 +51,7 @@ def plan(given: ConfigArguments) -> str:
 
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
-    parser = config_parser("plan", __doc__)
+    parser = config_parser("plan", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add("--topology", help="TPU slices, such as v5e:4x4,v5p:4x4x4")
     add(

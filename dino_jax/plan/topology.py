@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
+from dino_jax.commands import false_alarms
 from dino_jax.devices.libtpu_lock import find_lock
 
 GIB = 2**30
@@ -144,9 +145,8 @@ def prepare_libtpu() -> None:
         raise OSError(
             "the TPU compiler (libtpu) is not installed: pip install -e '.[tpu]'"
         ) from error
-    quiet = {"TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3", "TPU_SKIP_MDS_QUERY": "1"}
-    machine = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost"}
-    for variable, value in (quiet | machine).items():
+    quiet = {"TPU_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for variable, value in (quiet | false_alarms.NO_TPU).items():
         os.environ.setdefault(variable, value)
 
 

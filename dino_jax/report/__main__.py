@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from dino_jax.commands.arguments import filled
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.report.write import write_report
 from dino_jax.workdir.layout import REPORT_HTML
 
@@ -31,7 +31,7 @@ def report(arguments: argparse.Namespace) -> str:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("report", __doc__)
+    parser = CommandParser("report", __doc__ or docstring_of(__file__))
     parser.add_argument(
         "workdirs",
         type=filled,

@@ -10,7 +10,7 @@ overridden under its name: --config.optimizer.lr=0.01.
 import sys
 from collections.abc import Sequence
 
-from dino_jax.commands.command_line import run_command
+from dino_jax.commands.command_line import docstring_of, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser
 from dino_jax.commands.config_file import describe_shipped, load_config
 from dino_jax.config.describe import describe_config
@@ -30,7 +30,8 @@ def show_config(config: Config, base: str = "") -> str:
 
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
-    parser = config_parser("config", f"{__doc__}\nShipped configs:\n\n{describe_shipped()}\n")
+    about = __doc__ or docstring_of(__file__)
+    parser = config_parser("config", f"{about}\nShipped configs:\n\n{describe_shipped()}\n")
     parser.add_argument("--base", default="", help="config that this one is compared with")
     given = list(sys.argv[1:] if argv is None else argv)
     if given and not given[0].startswith("-"):  # the name alone

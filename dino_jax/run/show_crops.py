@@ -15,7 +15,7 @@ from functools import partial
 from etils import epath
 
 from dino_jax.commands.arguments import whole
-from dino_jax.commands.command_line import run_command
+from dino_jax.commands.command_line import docstring_of, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
 from dino_jax.data.preview import draw_preview
 from dino_jax.run.whole_config import parse_run
@@ -34,7 +34,7 @@ def show(given: ConfigArguments) -> str:
 
 def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
-    parser = config_parser("show", __doc__)
+    parser = config_parser("show", __doc__ or docstring_of(__file__))
     parser.add_argument("--out", help="PNG file to write, local or gs://")
     parser.add_argument("--images", type=whole(1, 1000), default=8, help="how many images")
     example = "dino-jax show --config=quickstart --out=sheet.png"

@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.commands.arguments import STEP, filled, real, whole
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.evaluation.sharing import counted
 from dino_jax.visualize.attention_film import overlay_frames
@@ -167,7 +167,7 @@ def parse_point(text: str) -> tuple[int, int]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("visualize", __doc__)
+    parser = CommandParser("visualize", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add("what", choices=sorted(DRAW))
     add(

@@ -27,7 +27,7 @@ from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
 from dino_jax.commands.arguments import STEP, filled
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
@@ -216,7 +216,7 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("export", __doc__)
+    parser = CommandParser("export", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add("model", type=filled, help="workdir of a run, folder of an import, or file of weights")
     add("--out", type=filled, required=True, help="new file, .safetensors or .pth")

@@ -21,7 +21,7 @@ from typing import Any
 from etils import epath
 
 from dino_jax.commands.arguments import filled, whole
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.weights.state_dict import SUFFIXES
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
 from dino_jax.workdir import checkpointing
@@ -97,7 +97,7 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
-    parser = CommandParser("import", __doc__)
+    parser = CommandParser("import", __doc__ or docstring_of(__file__))
     add = parser.add_argument
     add("file", type=filled, help=f"file of weights: {', '.join(SUFFIXES)}")
     add("--out", type=filled, required=True, help="new folder, local or gs://")

@@ -35,7 +35,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.commands.arguments import COUNT, SHARE, WORKERS, filled, whole
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_plan import PLAN, Options
@@ -233,7 +233,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = CommandParser("build", __doc__)
+    parser = CommandParser("build", __doc__ or docstring_of(__file__))
     add_arguments(parser)
     parser.add_argument("--workers", type=WORKERS, default=8, help="processes; 0: this one only")
     arguments = parser.parse_args(argv)

@@ -32,7 +32,7 @@ import sys
 
 from etils import epath
 
-from dino_jax.commands.command_line import CommandParser, run_command
+from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.data.building.build import add_arguments, options_of
 from dino_jax.data.building.build_plan import PLAN, Options
 from dino_jax.data.building.output_folder import open_folder
@@ -85,7 +85,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    parser = CommandParser("build-beam", __doc__)
+    parser = CommandParser("build-beam", __doc__ or docstring_of(__file__))
     add_arguments(parser)
     arguments, beam_arguments = parser.parse_known_args(argv)
 
