@@ -104,14 +104,16 @@ def find_fault(error: BaseException, folder: epath.Path) -> StorageFaultError | 
 def keep_quiet_about_raised_errors() -> None:
     """Leaves the errors of Orbax's threads to those who catch them: they are raised as well."""
     absl_logging.get_absl_handler().addFilter(_is_not_raised)
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _print_uncaught
+    shown = sys.unraisablehook
 
+    def show(unraisable: Any) -> None:
+        # From TensorStore's threads, whose event loop has given up.
+        if str(unraisable.exc_value) != "Event loop is closed":
+            shown(unraisable)
 
-def _print_uncaught(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
-    """As Python does, but for the calls of TensorStore's threads to a loop that has given up."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, traceback)
+    sys.unraisablehook = show
+    # Shared memory of a killed input worker is freed at the end, which its tracker calls a leak.
+    sys.warnoptions.append("ignore:resource_tracker")
 
 
 def _is_not_raised(record: logging.LogRecord) -> bool:

@@ -3,7 +3,9 @@
 import errno
 import logging
 import resource
+import sys
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import pytest
@@ -131,3 +133,13 @@ def test_errors_that_are_raised_as_well_are_not_logged(path, name, kept):
     assert storage._is_not_raised(record) == kept
     record.exc_info = None
     assert storage._is_not_raised(record)
+
+
+def test_calls_to_a_loop_that_has_given_up_are_not_shown_and_other_errors_are(monkeypatch):
+    shown = []
+    monkeypatch.setattr("sys.unraisablehook", shown.append)
+    monkeypatch.setattr("sys.warnoptions", [])
+    storage.keep_quiet_about_raised_errors()
+    for error in (RuntimeError("Event loop is closed"), ValueError("a bug")):
+        sys.unraisablehook(SimpleNamespace(exc_value=error))
+    assert [str(one.exc_value) for one in shown] == ["a bug"]
