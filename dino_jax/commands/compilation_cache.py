@@ -3,7 +3,8 @@
 JAX names the file of a program by the program, its own version, the flags and the features of the
 processor or accelerator, so that different machines may share a folder. It writes a file in place
 and never again once it exists: one that was torn by a crash would cost a warning and a compilation
-at every start, so such files are removed. On gs:// a write happens as a whole or not at all.
+at every start, so such files are removed, if they are of zlib: jax takes zstandard in its place
+where that package is installed. On gs:// a write happens as a whole or not at all.
 """
 
 import contextlib
@@ -43,26 +44,32 @@ def keep_programs(setting: str = AUTO, workdir: epath.PathLike | None = None) ->
       A line about what is kept where, or why not.
 
     Raises:
-      OSError: if the folder that `setting` names cannot be written.
+      OSError: if the folder that `setting` names cannot be written; that of the environment may be
+        one that others fill.
     """
     reason = _why_not(setting)
     if reason:
         _set_folder(None)
         return f"not kept: {reason}"
-    chosen = _read("jax_compilation_cache_dir") if setting == AUTO else setting
-    if not chosen:
-        found = _usual_folder(workdir)
-        if found is None:
-            return "not kept: neither ~/.cache nor the folder for temporary files can be written"
-        chosen = os.fspath(found)
+    from_environment = _read("jax_compilation_cache_dir") if setting == AUTO else None
+    chosen = from_environment or (setting if setting != AUTO else _usual_folder(workdir))
+    if chosen is None:
+        return "not kept: neither ~/.cache nor the folder for temporary files can be written"
     folder = absolute_path(chosen)
-    _make(folder)
+    fault = _make(folder)
+    if fault and not from_environment:
+        raise OSError(
+            f"the folder of compiled programs {os.fspath(folder)!r} cannot be used: {fault}; "
+            "give runtime.compilation_cache another one, or '' for none"
+        )
     _set_folder(os.fspath(folder))
     # Also programs that compile in less than a second (jax's own bound): a run has dozens of them,
     # and a second start should compile nothing.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     if is_remote(folder):  # XLA writes its own caches for GPUs to local folders only
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+    if fault:  # jax reads what is there, and warns for itself
+        return f"programs read from {folder}, none written: {fault}"
     if jax.process_index() == 0:
         tidy(folder)
     return f"programs in {folder}"
@@ -125,17 +132,15 @@ def _set_folder(folder: str | None) -> None:
         compilation_cache.reset_cache()  # jax reads the option once
 
 
-def _make(folder: epath.Path) -> None:
+def _make(folder: epath.Path) -> OSError | None:
+    """Makes a folder; what prevents programs from being written there, if anything."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not is_remote(folder) and not os.access(folder, os.W_OK):
-            raise PermissionError("it cannot be written")
+            return PermissionError("it cannot be written")
     except OSError as error:
-        raise OSError(
-            f"the folder of compiled programs {os.fspath(folder)!r} cannot be used: {error}; "
-            "give runtime.compilation_cache or JAX_COMPILATION_CACHE_DIR another one, or '' for "
-            "none"
-        ) from error
+        return error
+    return None
 
 
 def _remove_torn(folder: Path) -> None:
@@ -149,7 +154,7 @@ def _remove_torn(folder: Path) -> None:
 
 def _is_torn(data: bytes) -> bool:
     if data and not data.startswith(_ZLIB):
-        return False  # of zstandard; without that package nobody here reads it
+        return False  # of zstandard
     decompress = zlib.decompressobj()
     try:
         decompress.decompress(data)

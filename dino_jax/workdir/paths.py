@@ -25,24 +25,28 @@ def absolute_path(path: epath.PathLike) -> epath.Path:
 def user_cache() -> Path | None:
     """Folder for what this user's programs can make again; None if there is no place for it.
 
-    It is dino_jax in XDG_CACHE_HOME or ~/.cache, or else in the folder for temporary files. It
-    belongs to the user and nobody else may write it, as what lies there is executed.
+    It is dino_jax in XDG_CACHE_HOME or ~/.cache, where it may be a link to another disk, or else in
+    the folder for temporary files. It belongs to the user and nobody else may write it, as what
+    lies there is executed.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
-    places = [Path(tempfile.gettempdir(), f"dino_jax-{os.getuid()}")]
+    own = None
     if Path(given).is_absolute():  # others are to be ignored, says the XDG specification
-        places.insert(0, Path(given, "dino_jax"))
+        own = Path(given, "dino_jax")
     else:
         with suppress(RuntimeError):  # a user without a home
-            places.insert(0, Path.home() / ".cache/dino_jax")
-    return next(filter(_is_private, places), None)
+            own = Path.home() / ".cache/dino_jax"
+    if own is not None and _is_private(own, links=True):
+        return own
+    shared = Path(tempfile.gettempdir(), f"dino_jax-{os.getuid()}")
+    return shared if _is_private(shared, links=False) else None
 
 
-def _is_private(folder: Path) -> bool:
-    """Makes a folder if needed; whether this user alone can write it."""
+def _is_private(folder: Path, *, links: bool) -> bool:
+    """Makes a folder if needed; whether this user alone can write it. Anybody may link in /tmp."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.lstat()
+        found = folder.stat(follow_symlinks=links)
     except OSError:
         return False
     alone = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

@@ -71,6 +71,9 @@ def test_the_users_own_folder_goes_before_ours(tmp_path):
     assert not (tmp_path / "dino_jax").exists()
 
 
+CHANGED = "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_enable_xla_caches"
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder that jax keeps programs in, until the test is over."""
@@ -85,6 +88,21 @@ def test_programs_of_several_cpu_devices_are_not_kept(folder):
     line = keep_programs(str(folder))
     assert line == "not kept: programs of several CPU devices hang when they are read again"
     assert getattr(jax.config, KEPT) is None
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_option_only(folder, monkeypatch):
+    monkeypatch.setattr("dino_jax.commands.compilation_cache._why_not", lambda setting: "")
+    before = jax.config.values.copy()
+    file = folder / "file"
+    file.write_text("")
+    with pytest.raises(OSError, match=r"'.*file' cannot be used: .* runtime.compilation_cache"):
+        keep_programs(str(file))
+    jax.config.update(KEPT, str(file))  # as JAX_COMPILATION_CACHE_DIR does
+    try:
+        assert keep_programs().startswith(f"programs read from {file}, none written: ")
+    finally:
+        for name in CHANGED:
+            jax.config.update(name, before[name])
 
 
 def test_the_user_can_turn_it_off(folder):

@@ -92,7 +92,11 @@ def test_the_users_cache_is_a_private_folder_or_none(tmp_path, monkeypatch):
     assert user_cache() == home / ".cache/dino_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert user_cache() == tmp_path / "xdg/dino_jax"
-    (tmp_path / "xdg/dino_jax").chmod(0o777)  # others could put programs there
+    (tmp_path / "xdg/dino_jax").rmdir()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "xdg/dino_jax").symlink_to(tmp_path / "disk")  # the user's own link
+    assert user_cache() == tmp_path / "xdg/dino_jax"
+    (tmp_path / "disk").chmod(0o777)  # others could put programs there
     other = temporary / f"dino_jax-{os.getuid()}"
     assert user_cache() == other and other.stat().st_mode & 0o777 == 0o700
     other.rmdir()
