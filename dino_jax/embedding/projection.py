@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from dino_jax.foreign.files import read_bytes
 from dino_jax.workdir.paths import written_whole
 
+MAX_BYTES = 1 << 30  # of a projection
 KINDS = ("none", "pca", "random")
 
 
@@ -38,7 +40,7 @@ class Projection(NamedTuple):
 
 def load_projection(path: epath.Path) -> Projection:
     """Reads the file that `Projection.save` has written."""
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(read_bytes(path, MAX_BYTES)), allow_pickle=False) as arrays:
         return Projection(arrays["mean"], arrays["matrix"])
 
 

@@ -11,6 +11,7 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.evaluation.image_files import read_values
+from dino_jax.foreign.files import read_text
 
 RESOLUTION = "480p"
 VOID = 255  # in a mask: pixels that do not count
@@ -43,7 +44,7 @@ def list_videos(folder: str, split: str = "val") -> list[Video]:
             f"{listing} does not exist; --data=FOLDER is the folder DAVIS with ImageSets/2017, "
             f"JPEGImages/{RESOLUTION} and Annotations/{RESOLUTION}"
         )
-    names = listing.read_text().split()
+    names = read_text(listing).split()
     if not names:
         raise ValueError(f"{listing} names no videos")
     return [_list_video(root, name) for name in names]

@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.evaluation.image_files import read_pixels, read_values
+from dino_jax.foreign.files import read_text
 
 MILLIMETRES = 1000.0  # per metre
 NO_DEPTH = "None"  # in a list, for an image without depth (KITTI's lists)
@@ -57,7 +58,7 @@ def open_depth(folder: str, part: str) -> DepthFiles:
             "nyu_train.txt and nyu_test.txt, whose lines are IMAGE DEPTH FOCAL"
         )
     images, depths = [], []
-    for number, line in enumerate(listing.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(listing).splitlines(), 1):
         words = line.split()
         if not words:
             continue

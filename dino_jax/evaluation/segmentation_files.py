@@ -13,6 +13,7 @@ from etils import epath
 
 from dino_jax.evaluation.davis import read_mask
 from dino_jax.evaluation.image_files import read_pixels
+from dino_jax.foreign.files import read_text
 
 IGNORED = 255  # a pixel that does not count
 ADE20K_CLASSES, VOC_CLASSES = 150, 21
@@ -104,7 +105,7 @@ def _stems(folder: epath.Path, suffix: str) -> list[str]:
 def _listed(path: epath.Path) -> list[str]:
     if not path.exists():
         raise FileNotFoundError(f"{path}, the list of images, does not exist")
-    return path.read_text().split()
+    return read_text(path).split()
 
 
 def _check_names(folder: epath.Path, suffix: str, names: Sequence[str]) -> None:

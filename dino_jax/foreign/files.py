@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 MAX_IMAGE_BYTES = 1 << 30  # of one encoded image; 179 million pixels in 8-bit RGB are 537 MB
+MAX_TEXT_BYTES = 1 << 28  # of a text; lists of training images may be longer
 _PIECE_BYTES = 1 << 26
 # What a small image needs while it is decoded, several times over.
 _SMALL_IMAGE_BYTES = 1 << 26
@@ -99,6 +100,19 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     except MemoryError as error:
         require_memory()
         raise OSError(f"{place!r} needs more memory than there is") from error
+
+
+def read_text(path: str | os.PathLike, most: int = MAX_TEXT_BYTES) -> str:
+    """Reads a whole text file in UTF-8.
+
+    Raises:
+      OSError: as `read_bytes`.
+      ValueError: if it is not UTF-8; names it.
+    """
+    try:
+        return read_bytes(path, most).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{os.fspath(path)!r} is not a text in UTF-8: {error}") from error
 
 
 def read_range(descriptor: int, offset: int, size: int) -> bytes:

@@ -12,6 +12,7 @@ from PIL import Image
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.pipeline import read_image, resize_for_evaluation
 from dino_jax.data.sources import ImageSource
+from dino_jax.foreign.files import read_bytes
 from dino_jax.foreign.names import printable
 from dino_jax.visualize.attention import draw_attention, overlay_attention
 from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
@@ -106,7 +107,7 @@ class Album:
         for other in reversed([other for other in drawn_steps(self._workdir) if other < step]):
             path = step_folder(self._workdir, other) / PCA_NPY
             if path.exists():
-                scores = np.load(io.BytesIO(path.read_bytes()))
+                scores = np.load(io.BytesIO(read_bytes(path, 1 << 28)))
                 return scores.astype(np.float32) if scores.shape == shape else None
         return None
 

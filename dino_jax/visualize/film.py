@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from dino_jax.foreign.files import require_regular
+
 SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 QUALITY = "18"  # H.264 constant rate factor; hard to tell from the source
 
@@ -54,6 +56,7 @@ class Film:
         if not Path(path).exists():
             raise FileNotFoundError(f"there is no video {path!r}")
         try:
+            require_regular(path)
             self._container = self._av.open(path)
         except self._av.FFmpegError as error:
             raise ValueError(f"{path} is not a video, or is damaged: {error}") from error

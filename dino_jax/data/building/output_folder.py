@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.sources import ImageSource
+from dino_jax.foreign.json_text import read_json
 from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.paths import written_whole
 
@@ -53,7 +54,7 @@ def check_folder(
     plan = flatten(json.loads(json.dumps(plan)))
     path = epath.Path(out) / plan_name
     if path.exists():
-        _require_same(flatten(json.loads(path.read_text())), plan, out, what)
+        _require_same(flatten(read_json(path, 1 << 24)), plan, out, what)
         return plan
     folder = epath.Path(out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
