@@ -21,8 +21,8 @@ from dino_jax.config.change import change
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import GUARD_COPY_JSON, GUARD_JSON
 from dino_jax.workdir.newest import note_newest
-from dino_jax.workdir.paths import absolute_path, write_atomically
-from dino_jax.workdir.side_files import DamagedFileError, read_side_file
+from dino_jax.workdir.paths import absolute_path, is_remote, write_atomically
+from dino_jax.workdir.side_files import DAMAGE, DamagedFileError, parse_side_file, set_aside
 
 
 class RollBackRequest(Exception):
@@ -75,8 +75,9 @@ def repeat_after_roll_backs(run: Callable[[], int]) -> int:
 def roll_back(request: RollBackRequest) -> int:
     """Makes the last good checkpoint the newest one, and notes the roll-back.
 
-    Checkpoints are removed first, starting with the newest, and the note is written last: if this
-    is interrupted, the run fails the same check again and comes back here.
+    Nothing but the good checkpoint is expected from now on; then the others are removed, starting
+    with the newest, and the roll-back is noted last: if this is interrupted, the run fails the same
+    check again and comes back here.
 
     Returns:
       The step to continue from; 0 for the imported model itself.
@@ -85,9 +86,9 @@ def roll_back(request: RollBackRequest) -> int:
     steps = checkpointing.checkpoint_steps(folder)
     good = max((step for step in steps if step % request.every_steps == 0), default=0)
     if jax.process_index() == 0:
+        note_newest(folder, good)
         for step in sorted((step for step in steps if step > good), reverse=True):
             checkpointing.remove_checkpoint(folder, step)
-        note_newest(folder, good)
         record = read_guard(folder)
         note = {"step": request.step, "value": request.value, "back_to": good}
         write_guard(folder, record | {"roll_backs": [*record["roll_backs"], note]})
@@ -99,25 +100,36 @@ def roll_back(request: RollBackRequest) -> int:
 def read_guard(folder: epath.Path) -> dict[str, Any]:
     """What guard.json of a workdir holds, or its copy if that is damaged or missing.
 
+    A damaged one is set aside if the other is sound; otherwise all stays as it is.
+
     Returns:
       "reference" (None before the start) and "roll_backs".
 
     Raises:
-      ValueError: if both are damaged.
+      ValueError: if one is damaged, and the other is damaged or missing.
     """
     files = [folder / name for name in (GUARD_JSON, GUARD_COPY_JSON)]
-    known = any(file.exists() for file in files)
+    sound, damaged = [], {}
     for file in files:
-        record = read_side_file(file, _parse_record, None, so="its copy is used")
-        if record is not None:
-            return record
-    if known:
+        try:
+            sound.append(parse_side_file(file, _parse_record))
+        except FileNotFoundError:
+            pass
+        except DAMAGE as error:
+            if is_remote(file) and isinstance(error, OSError):  # it may be sound
+                raise
+            damaged[file] = error
+    if damaged and not sound:
+        file, error = next(iter(damaged.items()))
         raise ValueError(
-            f"{files[0]} is damaged, and so is its copy if there is one: it is unknown how good "
-            "the imported model was and which learning rates the run has; start again in a new "
-            "workdir"
+            f"{file} is damaged ({' '.join(str(error).split())[:200]}), and there is no sound "
+            f"copy of it ({files[0].name}, {files[1].name}): it is unknown how good the imported "
+            "model was and which learning rates the run has; put a copy back, or start again in a "
+            "new workdir"
         )
-    return {"reference": None, "roll_backs": []}
+    for file, error in damaged.items():
+        set_aside(file, error, "its copy is used")
+    return sound[0] if sound else {"reference": None, "roll_backs": []}
 
 
 def write_guard(folder: epath.Path, record: dict[str, Any]) -> None:

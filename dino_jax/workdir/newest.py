@@ -32,12 +32,18 @@ class NewestCheckpoint:
         """Reads the note; `manager` is the one that saves."""
         self._path, self._manager = absolute_path(workdir) / NEWEST_CHECKPOINT_JSON, manager
         self._noted = _noted(self._path)
+        self._listed = -1  # the newest step of the manager at the last look
 
     def note(self) -> None:
         """Notes it if there is a new one; call it after every step, and at the end."""
         if jax.process_index() or self._manager.is_saving_in_progress():
             return
-        newest = max(self._manager.all_steps(), default=0)
+        listed = max(self._manager.all_steps(), default=0)
+        if listed == self._listed:
+            return
+        self._listed = listed
+        # The manager lists a step whose save has failed, too.
+        newest = max(checkpoint_steps(self._path.parent), default=0)
         if newest != self._noted:
             note_newest(self._path.parent, newest)
             self._noted = newest

@@ -48,13 +48,23 @@ def read_side_file(
       so: what a damaged file means for the run, the end of a sentence.
     """
     try:
-        require_regular(path)
-        return parse(read_bytes(path, MOST_BYTES).decode())
+        return parse_side_file(path, parse)
     except FileNotFoundError:
         return missing
     except DAMAGE as error:
         set_aside(path, error, so)
         return missing
+
+
+def parse_side_file(path: epath.Path, parse: Callable[[str], Value]) -> Value:
+    """Reads a file and leaves it where it is, whatever it holds.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      Exception: one of `DAMAGE`, if it is damaged.
+    """
+    require_regular(path)
+    return parse(read_bytes(path, MOST_BYTES).decode())
 
 
 def require_regular(path: epath.Path) -> None:

@@ -32,6 +32,7 @@ from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
 from dino_jax.train import train
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.newest import check_history, note_newest
 from dino_jax.workdir.paths import absolute_path
 from tests.run_train import SMALL, checkpoint_steps, read_metrics, read_state
 
@@ -162,6 +163,43 @@ def test_a_damaged_record_is_set_aside_and_its_copy_is_used(tmp_path):
     (folder / "guard.json").write_text('{"reference": {"value": Infinity}, "roll_backs": []}')
     assert read_guard(folder) == record == read_guard(folder)
     assert {path.name for path in folder.iterdir()} == {"guard.json.damaged", "guard_copy.json"}
+
+
+@pytest.mark.parametrize("names", [("guard.json", "guard_copy.json"), ("guard_copy.json",)])
+def test_a_record_without_a_sound_copy_is_refused_every_time_and_stays(names, tmp_path):
+    folder = absolute_path(tmp_path)
+    for name in names:
+        (folder / name).write_text("[")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"{names[0]} is damaged .*there is no sound copy"):
+            read_guard(folder)
+    assert {path.name for path in folder.iterdir()} == set(names)
+
+
+def test_a_roll_back_to_the_start_may_be_killed_at_any_moment(tmp_path, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    folder = absolute_path(tmp_path)
+    for step in (1, 3):
+        (folder / f"checkpoints/{step}/state").mkdir(parents=True)
+        (folder / f"checkpoints/{step}/_CHECKPOINT_METADATA").touch()
+    (folder / "data.json").write_text("{}")
+    note_newest(folder, 3)
+    request = RollBackRequest(folder, 4, 0.2, 2)
+    remove = checkpointing.remove_checkpoint
+    for after in (3, 1):  # the last checkpoint that was removed
+
+        def remove_and_die(folder, step, after=after):
+            remove(folder, step)
+            if step == after:
+                kill()
+
+        monkeypatch.setattr(checkpointing, "remove_checkpoint", remove_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(request)
+        assert check_history(folder) == []
+    assert roll_back(request) == 0
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import errno
 import logging
 import resource
 import sys
+import time
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from dino_jax.commands.command_line import UsageError
 from dino_jax.run import storage
 from dino_jax.run.storage import StorageFaultError, storage_faults
 from dino_jax.workdir import checkpointing
+from dino_jax.workdir.newest import NewestCheckpoint
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +112,8 @@ def test_what_orbax_says_about_a_full_disk_is_understood(tmp_path):
     manager = checkpointing.open_checkpoints(tmp_path, save_every_steps=1, keep=1)
     checkpointing.save(manager, 1, {"x": jnp.ones(4)})
     manager.wait_until_finished()
+    newest = NewestCheckpoint(tmp_path, manager)
+    newest.note()
     with (
         pytest.raises(StorageFaultError, match=r"may not grow.*continues from step 1"),
         storage_faults(epath.Path(tmp_path)),
@@ -117,6 +121,10 @@ def test_what_orbax_says_about_a_full_disk_is_understood(tmp_path):
         checkpointing.closing(manager),
     ):
         checkpointing.save(manager, 2, {"x": jnp.arange(1 << 20)})
+        while manager.is_saving_in_progress():
+            time.sleep(0.01)
+        newest.note()  # the manager lists step 2
+    assert (tmp_path / "newest_checkpoint.json").read_text() == '{"step": 1}\n'
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """A workdir that has had checkpoints is never taken for a new one."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from dino_jax.workdir.newest import check_history, note_newest
+from dino_jax.workdir.newest import NewestCheckpoint, check_history, note_newest
 
 
 @pytest.fixture
@@ -48,6 +49,21 @@ def test_a_newest_checkpoint_that_is_missing_is_said(workdir):
     lose(workdir, 8)
     (line,) = check_history(workdir)
     assert line.startswith("CHECKPOINT 8 WAS SAVED BUT IS NOT THERE; continuing from 4")
+
+
+def test_only_a_checkpoint_that_is_on_disk_is_noted(workdir):
+    listed = [4]
+    manager = SimpleNamespace(all_steps=lambda: listed, is_saving_in_progress=lambda: False)
+    newest = NewestCheckpoint(workdir, manager)
+    for steps, noted in (([4, 8], 8), ([4, 8, 12], 8)):  # the save of 12 has failed
+        listed[:] = steps
+        newest.note()
+        assert json.loads((workdir / "newest_checkpoint.json").read_text()) == {"step": noted}
+    lose(workdir, 4, 8)
+    note_newest(workdir, 0)
+    NewestCheckpoint(workdir, manager).note()
+    (workdir / "data.json").write_text("{}")
+    assert check_history(workdir) == []
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(workdir):
