@@ -1,10 +1,10 @@
 """Pictures that others made: raster formats by name, and one error for whatever goes wrong."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
-import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401, they register formats
 
 from dino_jax.foreign.files import require_memory
@@ -12,8 +12,13 @@ from dino_jax.foreign.files import require_memory
 # Pillow's names of what is opened: pixels only. Others run programs (EPS runs Ghostscript), are
 # documents (PDF, WMF) or containers of a science (FITS, HDF5). JPEG includes MPO.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-MAX_SCANS = 100  # of a JPEG; progressive ones have about 10, and each costs time for all pixels
-_JPEG, _START_OF_SCAN = b"\xff\xd8\xff", 0xDAFF  # FF DA, as a little-endian number
+# Of a JPEG. Progressive ones have about 10 scans, each of which costs 20 ns for every pixel.
+FEW_SCANS, MAX_SCANS = 20, 100  # of any size, and of few pixels
+MAX_SCANNED_PIXELS = 1 << 30  # of all scans together, if they are more than few
+MAX_SEGMENTS = 20_000  # as full as can be, they fill more than any file that is read
+_JPEG, _START, _END, _SCAN = b"\xff\xd8\xff", 0xD8, 0xD9, 0xDA
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU-T T.81, table B.1
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 class UnreadableImageError(ValueError):
@@ -55,15 +60,36 @@ def opened_picture(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 def require_few_scans(data: bytes) -> None:
     """Refuses a JPEG that says so little so often that decoding takes minutes.
 
-    In the data of a scan an FF is followed by 00 or a restart, so all scans, and at most a few
-    thumbnails' besides, are counted.
+    Only the image itself counts: neither thumbnails in its segments nor what lies behind its end,
+    such as the film of a motion photo.
 
     Raises:
-      UnreadableImageError: if it has more than `MAX_SCANS` scans.
+      UnreadableImageError: if it has more scans than an image of its size may have.
     """
     if not data.startswith(_JPEG):
         return
-    pairs = (np.frombuffer(data, "<u2", (len(data) - start) // 2, start) for start in (0, 1))
-    scans = sum(np.count_nonzero(pair == _START_OF_SCAN) for pair in pairs)  # faster than count()
-    if scans > MAX_SCANS:
-        raise UnreadableImageError(f"a JPEG of {scans:,} scans, more than {MAX_SCANS}")
+    segments = scans = pixels = 0
+    for marker, place in _segments(data):
+        if marker in _FRAMES:
+            height, width = data[place + 3 : place + 5], data[place + 5 : place + 7]
+            pixels = int.from_bytes(height, "big") * int.from_bytes(width, "big")
+        segments += 1
+        scans += marker == _SCAN
+        if segments > MAX_SEGMENTS:
+            raise UnreadableImageError(f"a JPEG of more than {MAX_SEGMENTS:,} segments")
+        most = MAX_SCANS if pixels * scans <= MAX_SCANNED_PIXELS else FEW_SCANS
+        if scans > most:
+            raise UnreadableImageError(f"a JPEG of {pixels:,} pixels and more than {most} scans")
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG up to its end, and where their segments' lengths are, as libjpeg reads.
+
+    In the data of a scan an FF is followed by 00 or a restart, which is no marker here.
+    """
+    place = len(b"\xff\xd8")
+    while (found := _MARKER.search(data, place)) and (marker := data[found.end() - 1]) != _END:
+        place = found.end()
+        yield marker, place
+        if marker != _START:
+            place += max(2, int.from_bytes(data[place : place + 2], "big"))

@@ -14,7 +14,7 @@ from PIL import Image
 import dino_jax
 from dino_jax.data.decode import UnreadableImageError, decode_image
 from dino_jax.foreign import files
-from dino_jax.foreign.pictures import FORMATS, opened_picture
+from dino_jax.foreign.pictures import FORMATS, opened_picture, require_few_scans
 
 RGB = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
 LIMIT = 178_956_970
@@ -99,10 +99,35 @@ def test_a_failure_of_any_kind_is_an_unreadable_image():
             raise error
 
 
+def _many_scans(data, times):
+    """The last scan of a JPEG, again and again."""
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * times + data[-2:]
+
+
 def test_a_jpeg_of_a_thousand_scans_is_refused():
     data = _encode("JPEG", progressive=True)
     assert decode_image(data, LIMIT).shape == RGB.shape
-    start = data.rindex(b"\xff\xda")
-    bomb = data[:start] + data[start:-2] * 1000 + data[-2:]
-    with pytest.raises(UnreadableImageError, match=r"1,\d+ scans"):
-        decode_image(bomb, LIMIT)
+    assert decode_image(_many_scans(data, 50), LIMIT).shape == RGB.shape
+    with pytest.raises(UnreadableImageError, match="256 pixels and more than 100 scans"):
+        decode_image(_many_scans(data, 1000), LIMIT)
+    with pytest.raises(UnreadableImageError, match="more than 20,000 segments"):
+        require_few_scans(data[:2] + b"\xff\xfe\0\2" * 20_001 + data[2:])
+
+
+def test_a_large_jpeg_may_have_fewer_scans():
+    data = bytearray(_encode("JPEG", progressive=True))
+    place = data.index(b"\xff\xc2") + 5  # start of frame: marker, length, precision, size
+    data[place : place + 4] = struct.pack(">HH", 8000, 8000)
+    require_few_scans(_many_scans(bytes(data), 8))
+    with pytest.raises(UnreadableImageError, match="64,000,000 pixels and more than 20 scans"):
+        require_few_scans(_many_scans(bytes(data), 50))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_lies_in_segments_and_behind_the_end_of_a_jpeg_is_no_scan(progressive):
+    scans = b"\xff\xda" * 1000
+    thumbnail = b"\xff\xe1" + struct.pack(">H", 2 + len(scans)) + scans
+    data = _encode("JPEG", progressive=progressive)
+    motion_photo = data[:2] + thumbnail + data[2:] + scans
+    np.testing.assert_array_equal(decode_image(motion_photo, LIMIT), decode_image(data, LIMIT))
