@@ -57,7 +57,7 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
     place = os.fspath(path)
     if is_remote(place):
         store, inner = file_system(place)
-        with _remote_errors(place):
+        with remote_errors(place):
             return store.open(inner, "rb")
     return os.fdopen(open_regular_descriptor(place), "rb")
 
@@ -85,11 +85,7 @@ def read_bytes(path: str | os.PathLike, most: int) -> bytes:
     place = os.fspath(path)
     try:
         if is_remote(place):
-            store, inner = file_system(place)
-            with _remote_errors(place):
-                data = store.cat_file(inner, start=0, end=most + 1)
-            _require_size(len(data), most, place)
-            return data
+            return _read_object(place, most)
         descriptor = open_regular_descriptor(place)
         try:
             size = os.fstat(descriptor).st_size
@@ -143,6 +139,17 @@ def require_memory() -> None:
         ) from error
 
 
+@contextmanager
+def remote_errors(place: str) -> Iterator[None]:
+    """Packages of stores have errors of their own; for a reader each is an OSError."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(f"{place} can't be read: {type(error).__name__}: {error}") from error
+
+
 def open_regular_descriptor(place: str) -> int:
     """`open_regular` for a local path, as a descriptor that the caller closes."""
     try:
@@ -158,6 +165,20 @@ def open_regular_descriptor(place: str) -> int:
     return descriptor
 
 
+def _read_object(place: str, most: int) -> bytes:
+    """An object as a whole: a range may not begin beyond its end, and none of an empty one does."""
+    store, inner = file_system(place)
+    with remote_errors(place):
+        status = store.info(inner)
+        if status.get("type") == "directory":
+            raise OSError(f"{place!r} is a folder, not a file")
+        size = status.get("size")  # None where a store can't tell before it reads
+        _require_size(size or 0, most, place)
+        data = b"" if size == 0 else store.cat_file(inner)
+    _require_size(len(data), most, place)
+    return data
+
+
 def _require_regular(mode: int, place: str) -> None:
     if not stat.S_ISREG(mode):
         kind = _KINDS.get(stat.S_IFMT(mode), "something else")
@@ -167,14 +188,3 @@ def _require_regular(mode: int, place: str) -> None:
 def _require_size(size: int, most: int, place: str) -> None:
     if size > most:
         raise OSError(f"{place!r} has {size:,} bytes, more than the {most:,} that are read")
-
-
-@contextmanager
-def _remote_errors(place: str) -> Iterator[None]:
-    """Packages of stores have errors of their own; for a reader each is an OSError."""
-    try:
-        yield
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise OSError(f"{place} can't be read: {type(error).__name__}: {error}") from error

@@ -1,5 +1,6 @@
 """Folders, lists and shards from outside: pipes, circles of links, odd names, headers that lie."""
 
+import errno
 import glob
 import io
 import os
@@ -154,6 +155,30 @@ def test_a_pattern_visits_each_folder_once_and_links_in_circles_end(tmp_path):
     inside = [name.removeprefix(f"{tmp_path}/a/b/") for name in found]
     assert inside == ["1.png", "top/4.png", "top/a/2.png"]
     assert len(GlobSource(f"{tmp_path}/**")) == 3
+
+
+def test_a_circle_of_links_takes_no_image_from_a_pattern(tmp_path):
+    for place in ("a/1.png", "a/2.png", "b/3.png"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    for link, other in (("x", "y"), ("y", "x"), ("z", "nowhere")):
+        (tmp_path / "a" / link).symlink_to(other)
+    assert len(match_files(f"{tmp_path}/**/*.png")) == 3
+
+
+def test_a_folder_that_a_pattern_may_not_list_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "a/closed").mkdir(parents=True)
+    (tmp_path / "a/1.png").touch()
+    scandir = os.scandir
+
+    def closed(path):  # for root, who runs tests in containers, no mode of a file does this
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(PermissionError, match="a/closed"):
+        match_files(f"{tmp_path}/**/*.png")
 
 
 def test_a_pattern_finds_what_the_standard_library_finds(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dino_jax.data.building import build
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, ParquetSource, TarSource
+from dino_jax.data.sources.storage import ByteRanges
 
 
 def _png(level):
@@ -59,6 +60,16 @@ def test_tar_shards_of_a_bucket(cloud):
     expected = [("1.png", _png(1), 1), ("2.png", _png(2), -1)]
     for path in ("gs://bucket/shards", "gs://bucket/shards/a-*.tar", "gs://bucket/shards/a-0.tar"):
         assert _records(TarSource(path)) == expected
+
+
+def test_a_piece_of_an_object_that_was_cut_short_is_an_error_of_the_system(cloud):
+    cloud.pipe("gs://bucket/a.tar", b"12345")
+    ranges = ByteRanges()
+    assert ranges.read("gs://bucket/a.tar", 1, 3) == b"234"
+    assert ranges.read("gs://bucket/a.tar", 5, 0) == b""
+    for offset, reason in [(3, "3 bytes too early"), (5, "HttpError: 416")]:
+        with pytest.raises(OSError, match=reason):
+            ranges.read("gs://bucket/a.tar", offset, 5)
 
 
 def test_parquet_files_of_a_bucket(cloud):

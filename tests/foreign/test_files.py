@@ -63,12 +63,23 @@ def test_any_error_of_a_store_is_an_error_of_the_system(tmp_path, monkeypatch):
     class Store:
         protocol = "gs"
 
-        def cat_file(self, *_, **__):
+        def info(self, *_, **__):
             raise KeyError("token")
 
     monkeypatch.setattr(files, "file_system", lambda path: (Store(), path))
     with pytest.raises(OSError, match="gs://a/b can't be read: KeyError"):
         files.read_bytes("gs://a/b", 10)
+
+
+def test_an_object_of_any_size_is_read_as_a_whole(cloud):
+    for data in (b"", b"12345"):
+        cloud.pipe("gs://bucket/x", data)
+        assert files.read_bytes("gs://bucket/x", files.MAX_IMAGE_BYTES) == data
+    with pytest.raises(OSError, match="has 5 bytes, more than the 4"):
+        files.read_bytes("gs://bucket/x", 4)
+    for name, reason in [("bucket", "is a folder"), ("bucket/y", "bucket/y")]:
+        with pytest.raises(OSError, match=reason):
+            files.read_bytes(f"gs://{name}", 4)
 
 
 def test_no_memory_for_one_file_is_not_no_memory_at_all(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Files on local disks and in object stores (gs://, s3:// and others through fsspec)."""
 
+import errno
 import glob
 import io
 import os
@@ -10,17 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from dino_jax.data.sources.image_files import IMAGE_SUFFIXES
 from dino_jax.foreign.files import (
     MAX_IMAGE_BYTES,
     file_system,
     is_remote,
     open_regular_descriptor,
     read_range,
+    remote_errors,
 )
 
 MAX_OPEN_FILES = 200  # of one source in one process, of the usual 1,024; opening takes 0.1 ms
 _OPENING_THREADS = 16
 _WILDCARDS = frozenset("*?[")
+_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 Handle = TypeVar("Handle")
 Item = TypeVar("Item")
@@ -36,6 +40,9 @@ def match_files(pattern: str) -> list[str]:
     """Sorted paths that match a glob pattern.
 
     `**` spans folders, each once, however many links lead to it; hidden files don't match `*`.
+
+    Raises:
+      OSError: if a folder that `**` spans can't be listed.
     """
     if not is_remote(pattern):
         return sorted(_match_local(pattern))
@@ -131,9 +138,12 @@ class ByteRanges:
         """
         if not 0 <= size <= MAX_IMAGE_BYTES:
             raise OSError(f"{size:,} bytes of {path} are no image: at most {MAX_IMAGE_BYTES:,}")
+        if size == 0:  # no range of bytes is empty: a store would send all, or refuse
+            return b""
         if is_remote(path):
             store, inner = file_system(path)
-            data = store.cat_file(inner, start=offset, end=offset + size)
+            with remote_errors(path):
+                data = store.cat_file(inner, start=offset, end=offset + size)
         else:
             data = read_range(self._files[path].fileno(), offset, size)
         if len(data) != size:
@@ -159,7 +169,11 @@ def _match_local(pattern: str) -> set[str]:
 
 
 def _visible_folders(root: str) -> Iterator[str]:
-    """`root`, "" for the current folder, and the folders below it, links last; each once."""
+    """`root`, "" for the current folder, and the folders below it, links last; each once.
+
+    Raises:
+      OSError: if one can't be listed, such as for lack of permission: its images would be missing.
+    """
     seen: set[tuple[int, int]] = set()
     waiting, links = deque([root.rstrip("/") or root]), deque[str]()
     while waiting or links:
@@ -167,17 +181,29 @@ def _visible_folders(root: str) -> Iterator[str]:
         try:
             status = os.stat(folder or ".")  # noqa: PTH116
             with os.scandir(folder or ".") as found:
-                entries = sorted((x for x in found if x.is_dir()), key=lambda entry: entry.name)
-        except OSError:  # no folder, or not allowed: as glob
-            continue
+                entries = sorted(filter(_is_visible_folder, found), key=lambda entry: entry.name)
+        except OSError as error:
+            if error.errno in _NO_FOLDER:
+                continue
+            raise
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
         yield folder
         prefix = f"{folder.rstrip('/')}/" if folder else ""
         for entry in entries:
-            if not entry.name.startswith("."):
-                (links if entry.is_symlink() else waiting).append(prefix + entry.name)
+            (links if entry.is_symlink() else waiting).append(prefix + entry.name)
+
+
+def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
+    """A link that may lead to a folder is one, so that it is tried; links in a circle are none."""
+    if entry.name.startswith("."):
+        return False
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)  # by its name; it is read later
+        return error.errno not in _NO_FOLDER and not is_image
 
 
 def _open_unbuffered(path: str) -> io.FileIO:
