@@ -68,14 +68,13 @@ def require_few_scans(data: bytes) -> None:
     """
     if not data.startswith(_JPEG):
         return
-    segments = scans = pixels = 0
-    for marker, place in _segments(data):
+    scans = pixels = 0
+    for segments, (marker, place) in enumerate(_segments(data)):
         if marker in _FRAMES:
             height, width = data[place + 3 : place + 5], data[place + 5 : place + 7]
             pixels = int.from_bytes(height, "big") * int.from_bytes(width, "big")
-        segments += 1
         scans += marker == _SCAN
-        if segments > MAX_SEGMENTS:
+        if segments == MAX_SEGMENTS:
             raise UnreadableImageError(f"a JPEG of more than {MAX_SEGMENTS:,} segments")
         most = MAX_SCANS if pixels * scans <= MAX_SCANNED_PIXELS else FEW_SCANS
         if scans > most:
