@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -58,4 +57,4 @@ def _beat(lock: Lock, released: threading.Event, agreement: Agreement) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(line, flush=True)
