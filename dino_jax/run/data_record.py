@@ -10,7 +10,7 @@ from typing import Any
 from etils import epath
 
 from dino_jax.data.sources.base import Contents
-from dino_jax.data.sources.contents import describe_change, digest_of, keep, read_kept
+from dino_jax.data.sources.contents import describe_change, keep, read_kept
 from dino_jax.workdir.layout import DATA_JSON, DATA_NAMES
 from dino_jax.workdir.paths import absolute_path, write_atomically
 from dino_jax.workdir.side_files import DAMAGE, DamagedFileError, read_side_file, require_regular
@@ -54,7 +54,7 @@ class DataRecord:
         self._now |= contents
         lines, damage = [], []
         for where, now in contents.items():
-            digest, known = digest_of(now), self._known.get(where)
+            digest, known = now.digest, self._known.get(where)
             if known is None:
                 if resumes:
                     lines.append(f"data        {where} is noted now for the first time ({digest})")
@@ -78,8 +78,7 @@ class DataRecord:
     def write(self) -> None:
         """Keeps what `check` has seen."""
         plain = {
-            where: {"images": now.images, "digest": digest_of(now)}
-            for where, now in self._now.items()
+            where: {"images": now.images, "digest": now.digest} for where, now in self._now.items()
         }
         for where, now in self._now.items():
             if self._known.get(where, {}).get("digest") != plain[where]["digest"]:
@@ -92,7 +91,8 @@ class DataRecord:
         """A file that is named after its content is written once, whole or damaged."""
         path = _names_file(self._folder, digest)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(gzip.compress(json.dumps(dataclasses.asdict(keep(contents))).encode()))
+        text = json.dumps(dataclasses.asdict(keep(contents)))
+        path.write_bytes(gzip.compress(text.encode(), compresslevel=3))
 
     def _describe(self, where: str, now: Contents) -> str:
         known = self._known[where]

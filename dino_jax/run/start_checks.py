@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.data.sources.contents import contents_of, digest_of
+from dino_jax.data.sources.contents import contents_of
 from dino_jax.processes.agreement import Agreement
 from dino_jax.processes.facts import require_alike
 from dino_jax.run.data_record import DataRecord
@@ -138,7 +138,7 @@ def _describe(contents: Mapping[str, Any]) -> dict[str, Any]:
     facts = {}
     for where, each in contents.items():
         facts[f"images of {where}"] = each.images
-        facts[f"names of the images of {where} (digest)"] = digest_of(each)
+        facts[f"names of the images of {where} (digest)"] = each.digest
     return facts
 
 

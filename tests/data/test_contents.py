@@ -16,7 +16,6 @@ from dino_jax.data.sources.base import Contents, PackedNames
 from dino_jax.data.sources.contents import (
     contents_of,
     describe_change,
-    digest_of,
     keep,
     read_kept,
 )
@@ -44,13 +43,13 @@ NAMES = tuple(f"{i:02d}.jpg" for i in range(20))
     ],
 )
 def test_a_change_of_names_is_described_by_the_first_ones(before, now, said):
-    assert digest_of(holding(*before)) != digest_of(holding(*now))
+    assert holding(*before).digest != holding(*now).digest
     assert describe_change(keep(holding(*before)), holding(*now)).startswith(said)
 
 
 def test_other_details_are_another_content():
     before, now = holding("a", details=[1, (2,)]), holding("a", details=[1, [3]])
-    assert digest_of(before) == digest_of(holding("a", details=(1, [2]))) != digest_of(now)
+    assert before.digest == holding("a", details=(1, [2])).digest != now.digest
     assert describe_change(keep(before), now) == "the same names, but other labels, sizes or shards"
 
 
@@ -84,7 +83,7 @@ def test_what_is_kept_is_read_back_and_checked():
 
 
 def digests(source):
-    return {where: digest_of(each) for where, each in contents_of("config.data", source).items()}
+    return {where: each.digest for where, each in contents_of("config.data", source).items()}
 
 
 def test_files_are_known_by_names_and_labels(tmp_path):

@@ -18,7 +18,7 @@ from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.sources import ArrayRecordSource, ParquetSource, TarSource, build_source
 from dino_jax.data.sources import parquet as parquet_module
-from dino_jax.data.sources.contents import contents_of, digest_of
+from dino_jax.data.sources.contents import contents_of
 from dino_jax.data.sources.record_format import (
     WRITE_OPTIONS,
     Description,
@@ -343,7 +343,7 @@ def test_worker_processes_read_the_same_images_from_all_kinds_of_shards(tmp_path
 
 
 def _digest(source):
-    return digest_of(contents_of("data", source)["data"])
+    return contents_of("data", source)["data"].digest
 
 
 def test_shards_are_known_by_names_sizes_and_labels(tmp_path):

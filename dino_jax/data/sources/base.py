@@ -1,7 +1,9 @@
 """The protocol of image sources: random access to encoded files, with optional labels."""
 
 import bisect
+import functools
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,6 +97,13 @@ class Contents:
     images: int
     names: PackedNames
     details: Any = ()
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """12 hexadecimal digits that tell these contents from others."""
+        names = self.names.digest(0, len(self.names))
+        details = json.dumps([self.images, self.details])
+        return hashlib.blake2b(names + details.encode(), digest_size=6).hexdigest()
 
 
 class Blocks:

@@ -4,8 +4,6 @@ An order of training images follows from their number, and what is image 17 from
 other images in the same place a run that continues is another run.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,13 +48,6 @@ def contents_of(where: str, source: ImageSource) -> dict[str, Contents]:
     every = -(-len(source) // MAX_ASKED)
     asked = PackedNames([source.name(index) for index in range(0, len(source), every or 1)])
     return {where: Contents(len(source), asked)}
-
-
-def digest_of(contents: Contents) -> str:
-    """12 hexadecimal digits that tell contents from others."""
-    details = json.dumps([contents.images, contents.details])
-    names = contents.names.digest(0, len(contents.names))
-    return hashlib.blake2b(names + details.encode(), digest_size=6).hexdigest()
 
 
 def keep(contents: Contents) -> Kept:
