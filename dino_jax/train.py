@@ -115,6 +115,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 lambda: first.init(recipe.init, base_key, shardings),
                 with_sharding(abstract, shardings),
             )
+            checks.compare_weights(frozen if resumed else {**state.networks, **frozen})
             start = int(state.step)
             newest = NewestCheckpoint(folder, checkpoints)
             newest.note()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.contents import contents_of
@@ -16,12 +17,18 @@ from dino_jax.processes.agreement import Agreement
 from dino_jax.processes.facts import require_alike
 from dino_jax.run.data_record import DataRecord
 from dino_jax.run.facts import config_facts
+from dino_jax.workdir.array_sum import sum_array
 from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.newest import check_history
+from dino_jax.workdir.state_layout import flatten_tree
 
 SAME_DATA = (
     "All hosts need the same images in the same order, the same devices, and one workdir that all "
     "of them reach; if the images are copied to each host, copy them again."
+)
+SAME_WEIGHTS = (
+    "All hosts need the same files of weights (config.init_from.path, config.roles.NAME.path); copy "
+    "them again"
 )
 SAME_CHECKPOINT_SECONDS = 60.0  # until a network file system shows a new checkpoint on all hosts
 
@@ -34,6 +41,8 @@ class StartChecks:
         checks.compare(config, sources)
         folder = open_workdir(…)
         checks.write()
+        …read weights…
+        checks.compare_weights(networks)
 
     Attributes:
       lines: lines for the screen.
@@ -103,6 +112,24 @@ class StartChecks:
             facts, "", lambda: self._record.check(contents, resumes=self._resumes)
         )
 
+    def compare_weights(self, networks: Mapping[str, Any]) -> None:
+        """Compares what all processes have read from files that each of them opens by itself.
+
+        Args:
+          networks: variables by role; what is split over processes is not compared.
+
+        Raises:
+          ValueError: if they differ.
+        """
+        if len(self._agreement.hosts) == 1:
+            return
+        facts = {
+            f"weights {path}": sum_array(np.asarray(array.addressable_data(0))).number
+            for path, array in flatten_tree(networks).items()
+            if getattr(array, "is_fully_replicated", False)
+        }
+        self._agreement.confer(facts, lambda said: self._require_alike(said, SAME_WEIGHTS))
+
     def write(self) -> None:
         """Keeps in the workdir, which exists now, which images the run has."""
         if jax.process_index() == 0:
@@ -122,10 +149,13 @@ class StartChecks:
             for process, text in errors.items():
                 raise ValueError(f"process {process} on {self._agreement.hosts[process]}: {text}")
             known = {process: each["facts"] for process, each in said.items()}
-            require_alike(known, self._agreement.hosts, SAME_DATA)
+            self._require_alike(known, SAME_DATA)
             return judge()
 
         return self._agreement.confer({"facts": facts, "error": error}, compare)
+
+    def _require_alike(self, said: Mapping[int, Any], what: str) -> None:
+        require_alike(said, self._agreement.hosts, what)
 
 
 def _devices() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from dino_jax.data.sources import FolderSource
@@ -21,6 +22,8 @@ class Two(Alone):
 
     def confer(self, mine, judge):
         mine = json.loads(json.dumps(mine))
+        if "facts" not in mine:
+            return judge({0: mine, 1: mine})
         return judge({0: mine, 1: {"facts": mine["facts"] | self._facts, "error": self._error}})
 
 
@@ -160,6 +163,18 @@ def test_what_one_process_cannot_open_all_hear(tmp_path, images):
         start(tmp_path / "run", images, Two(error="no such folder"))
     with pytest.raises(ValueError, match=r"^config.data: image folder .* does not exist"):
         start(tmp_path / "run", tmp_path / "none")
+
+
+def test_weights_that_processes_read_differently_are_refused(tmp_path):
+    class Other(Two):
+        def confer(self, mine, judge):
+            return judge({0: mine, 1: mine | {"weights teacher/a/x": 1}})
+
+    networks = {"teacher": {"a": {"x": jnp.ones(3), "y": jnp.ones(2)}}}
+    StartChecks(str(tmp_path), "", Two()).compare_weights({})
+    with pytest.raises(ValueError, match="weights teacher/a/x: process 0 on here has") as caught:
+        StartChecks(str(tmp_path), "", Other()).compare_weights(networks)
+    assert "a/y" not in str(caught.value) and "config.init_from.path" in str(caught.value)
 
 
 def test_a_run_whose_checkpoints_are_gone_is_refused(tmp_path, images):
