@@ -18,6 +18,8 @@ from etils import epath
 from dino_jax.commands.command_line import UsageError, add_switch, docstring_of, fail, user_errors
 from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
+from dino_jax.commands.facts import code_of, facts_of
+from dino_jax.commands.one_writer import one_writer
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.worker_process import start_workers_alone
@@ -37,17 +39,15 @@ from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
 from dino_jax.run.check import check_config
-from dino_jax.run.facts import facts_of
 from dino_jax.run.first_step import FirstStep
 from dino_jax.run.input_stream import InputStream
 from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal
-from dino_jax.run.one_writer import one_writer
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
-from dino_jax.run.start_checks import StartChecks
+from dino_jax.run.start_checks import StartChecks, config_facts
 from dino_jax.run.storage import (
     StorageFaultError,
     keep_quiet_about_raised_errors,
@@ -214,14 +214,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             agreement: Agreement = Alone()
             with user_errors():
                 if options.distributed:
-                    facts = facts_of(config, options.config, options.workdir)
+                    code = code_of(options.config)
+                    facts = facts_of(config_facts(config), options.workdir, code)
                     agreement = stack.enter_context(
                         join_processes(
                             runtime.join_report_seconds, runtime.join_timeout_seconds, facts
                         )
                     )
                 overrides = describe_overrides(default, config)
-                stack.enter_context(one_writer(options.workdir, agreement))
+                stack.enter_context(one_writer(options.workdir, agreement=agreement))
             return repeat_after_roll_backs(
                 lambda: train(config, options.workdir, overrides, agreement)
             )

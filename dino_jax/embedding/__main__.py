@@ -36,12 +36,14 @@ from jax.sharding import Mesh
 from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, SIDE, STEP, THREADS, filled
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser, docstring_of
+from dino_jax.commands.one_writer import one_writer
 from dino_jax.commands.progress import show_progress
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.data.sources.contents import contents_of
 from dino_jax.embedding.embedder import TOKENS, Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
     KINDS,
@@ -54,6 +56,7 @@ from dino_jax.embedding.projection import (
 )
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import FORMATS, Shards, import_pyarrow
+from dino_jax.processes.agreement import Agreement, Alone, require_same
 from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
@@ -91,7 +94,9 @@ class Machine(NamedTuple):
     threads: int
 
 
-def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
+def embed(
+    model: Model, options: Options, out: str, machine: Machine, agreement: Agreement | None = None
+) -> str:
     """Makes the shards that are missing.
 
     Args:
@@ -99,6 +104,7 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
       options: options of the result.
       out: the folder, local or gs://.
       machine: options of the execution.
+      agreement: agreement of all processes, None for a single one.
 
     Returns:
       One line about the finished shards; "" on processes other than 0.
@@ -108,7 +114,7 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
         other options.
       OSError: if files can't be read or written.
     """
-    source, shards = prepare(model, options, out, machine)
+    source, shards = prepare(model, options, out, machine, agreement or Alone())
     projection = open_embedding(model, options, source, out, machine)
     begin, count = jax.process_index(), jax.process_count()
     missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
@@ -125,7 +131,7 @@ def embed(model: Model, options: Options, out: str, machine: Machine) -> str:
 
 
 def prepare(
-    model: Model, options: Options, out: str, machine: Machine
+    model: Model, options: Options, out: str, machine: Machine, agreement: Agreement
 ) -> tuple[ImageSource, Shards]:
     """Checks all options; writes nothing."""
     check_tokens(model.network, options.tokens, options.layers)
@@ -134,6 +140,10 @@ def prepare(
     if options.format == "parquet":
         import_pyarrow()
     source = build_source(options.source, "SOURCE")
+    facts = {"MODEL": options.model, "image size": options.image_size}
+    for where, contents in contents_of("SOURCE", source).items():
+        facts |= {f"images of {where}": contents.images, f"names of {where}": contents.digest}
+    require_same(agreement, facts, "All hosts need the same model and the same images.")
     check_dim(model, options, len(source))
     if jax.process_index() == 0:
         check_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
@@ -287,14 +297,16 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = parse(argv)
 
-    def work() -> str:
+    def work(agreement: Agreement) -> str:
         model = load(arguments.model, arguments.step)
         options = options_of(arguments, model)
         machine = Machine(arguments.batch_size, arguments.threads)
-        return embed(model, options, os.fspath(absolute_path(arguments.out)), machine)
+        out = os.fspath(absolute_path(arguments.out))
+        with one_writer(out, "--out", agreement):
+            return embed(model, options, out, machine, agreement)
 
     when_stopped = "the same command continues where this one stopped"
-    return run_batch_command(work, when_stopped, arguments.distributed)
+    return run_batch_command(work, when_stopped, arguments)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ hosts. Ctrl-C and SIGTERM (exit codes 130 and 75) leave no file.
 import argparse
 import sys
 import typing
+from functools import partial
 
 import jax
 
@@ -39,6 +40,7 @@ from dino_jax.evaluation.result import (
     result_folder,
     write_result,
 )
+from dino_jax.processes.agreement import Agreement, require_same
 from dino_jax.weights.model import Model, load
 
 
@@ -96,7 +98,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def evaluate(arguments: argparse.Namespace) -> str:
+def evaluate(arguments: argparse.Namespace, agreement: Agreement) -> str:
     """Loads, evaluates, writes; returns what to print, "" on processes other than 0.
 
     Raises:
@@ -107,6 +109,7 @@ def evaluate(arguments: argparse.Namespace) -> str:
     step = find_step(checkpoint, arguments.step)
     folder = result_folder(checkpoint, step, arguments.out)
     model = load(checkpoint, step)
+    require_same(agreement, {"--checkpoint": model.title}, "All hosts need the same model.")
     result = PROTOCOLS[name].evaluate(model, arguments)
     if jax.process_index():
         return ""
@@ -118,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = parse(argv)
     when_stopped = "nothing was written; the same command starts over"
-    return run_batch_command(lambda: evaluate(arguments), when_stopped, arguments.distributed)
+    return run_batch_command(partial(evaluate, arguments), when_stopped, arguments)
 
 
 if __name__ == "__main__":

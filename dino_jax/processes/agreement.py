@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Protocol
 
 from dino_jax.processes.conference import Judge
 from dino_jax.processes.ending import end_now
+from dino_jax.processes.facts import Facts, require_alike
 
 
 class Agreement(Protocol):
@@ -152,3 +153,17 @@ class Votes:
             return None
         del self._votes[number]
         return max(votes) + 1
+
+
+def require_same(agreement: Agreement, facts: Facts, advice: str) -> None:
+    """Checks that all processes say the same.
+
+    Args:
+      agreement: agreement of all processes.
+      facts: what this process says, by name.
+      advice: what they must have in common, and how to mend it.
+
+    Raises:
+      ValueError: on all processes, if they do not; it lists all differences.
+    """
+    agreement.confer(facts, lambda said: require_alike(said, agreement.hosts, advice))

@@ -4,6 +4,8 @@ They come before anything is written, compiled or restored; what one process fin
 them, with one message.
 """
 
+import dataclasses
+import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,12 +15,14 @@ import numpy as np
 
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.contents import contents_of
-from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.agreement import Agreement, require_same
 from dino_jax.processes.facts import require_alike
 from dino_jax.run.data_record import DataRecord
-from dino_jax.run.facts import config_facts
+from dino_jax.run.runtime import PER_PROCESS
 from dino_jax.workdir.array_sum import sum_array
 from dino_jax.workdir.checkpointing import checkpoint_steps
+from dino_jax.workdir.config_json import config_to_json
+from dino_jax.workdir.dotted_names import flatten
 from dino_jax.workdir.newest import check_history
 from dino_jax.workdir.state_layout import flatten_tree
 
@@ -27,8 +31,8 @@ SAME_DATA = (
     "of them reach; if the images are copied to each host, copy them again."
 )
 SAME_WEIGHTS = (
-    "All hosts need the same files of weights (config.init_from.path, config.roles.NAME.path); copy "
-    "them again"
+    "All hosts need the same files of weights (config.init_from.path, config.roles.NAME.path): "
+    "copy them again."
 )
 SAME_CHECKPOINT_SECONDS = 60.0  # until a network file system shows a new checkpoint on all hosts
 
@@ -128,7 +132,7 @@ class StartChecks:
             for path, array in flatten_tree(networks).items()
             if getattr(array, "is_fully_replicated", False)
         }
-        self._agreement.confer(facts, lambda said: self._require_alike(said, SAME_WEIGHTS))
+        require_same(self._agreement, facts, SAME_WEIGHTS)
 
     def write(self) -> None:
         """Keeps in the workdir, which exists now, which images the run has."""
@@ -149,13 +153,18 @@ class StartChecks:
             for process, text in errors.items():
                 raise ValueError(f"process {process} on {self._agreement.hosts[process]}: {text}")
             known = {process: each["facts"] for process, each in said.items()}
-            self._require_alike(known, SAME_DATA)
+            require_alike(known, self._agreement.hosts, SAME_DATA)
             return judge()
 
         return self._agreement.confer({"facts": facts, "error": error}, compare)
 
-    def _require_alike(self, said: Mapping[int, Any], what: str) -> None:
-        require_alike(said, self._agreement.hosts, what)
+
+def config_facts(config: Any) -> dict[str, Any]:
+    """The values of a config by dotted name, less those that belong to a process."""
+    plain = json.loads(config_to_json(dataclasses.asdict(config)))
+    for name in PER_PROCESS:
+        del plain["runtime"][name]
+    return flatten(plain, "config")
 
 
 def _devices() -> dict[str, Any]:

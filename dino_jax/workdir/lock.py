@@ -1,16 +1,16 @@
-"""One training at a time writes into a workdir: lock.json says which one.
+"""One command at a time writes into a workdir or another folder: lock.json says which one.
 
-The file names host, process and the time of its start, and while the training runs it is written
+The file names host, process and the time of its start, and while the command runs it is written
 again every `BEAT_SECONDS`. A lock that nobody holds any more is taken over:
 
   on the same machine      at once: the process is gone, or its number belongs to another one
   of another machine, or   after `SILENT_SECONDS` without a new beat, measured by the clock of the
   container                one who waits: clocks of hosts are never compared
 
-Of several trainings that start together one gets the lock. On local file systems that is certain.
+Of several commands that start together one gets the lock. On local file systems that is certain.
 Object stores, and file systems without locks, only let us write, wait `SETTLE_SECONDS` and read
 back who wrote last: two could hold the lock if the write of one took longer than that. Then, and if
-a training that was suspended comes back after it was taken for dead, the next beat tells one of the
+a process that was suspended comes back after it was taken for dead, the next beat tells one of the
 two that the lock is not its own any more, and it ends.
 """
 
@@ -51,7 +51,7 @@ class Holder:
         that is unknown.
       pid: process number there.
       born: start of the process in ticks since the boot, to tell it from another with its number.
-      since: start of the training, UTC, for people.
+      since: start of the command, UTC, for people.
       beat: number of the sign of life.
     """
 
@@ -65,7 +65,7 @@ class Holder:
 
     def __str__(self) -> str:
         if not self.pid:
-            return "a training whose lock cannot be read"
+            return "a command whose lock cannot be read"
         return f"process {self.pid} on {self.host}, since {self.since} UTC"
 
 
@@ -105,22 +105,25 @@ class Lock:
                     folder.rmdir()
 
 
-def take_lock(workdir: epath.PathLike, say: Callable[[str], object]) -> Lock:
-    """Takes the lock of a workdir, which is made if there is none; only process 0 calls it.
+def take_lock(
+    place: epath.PathLike, say: Callable[[str], object], option: str = "--workdir"
+) -> Lock:
+    """Takes the lock of a folder, which is made if there is none; only process 0 calls it.
 
     Args:
-      workdir: local or gs://.
-      say: gets a line if the lock of a dead training is taken over, or it takes time to know.
+      place: local or gs://.
+      say: gets a line if the lock of a dead process is taken over, or it takes time to know.
+      option: option that names the folder, for messages.
 
     Raises:
-      ValueError: if another training holds it.
-      OSError: if the workdir cannot be made or written, or is a file.
+      ValueError: if another process holds it.
+      OSError: if the folder cannot be made or written, or is a file.
     """
-    folder = absolute_path(workdir)
+    folder = absolute_path(place)
     made = [] if is_remote(folder) else _missing(Path(folder))
-    make_writable(folder)
+    make_writable(folder, option)
     path, mine = folder / LOCK_JSON, _this_process()
-    wait = _Wait(folder, say)
+    wait = _Wait(folder, say, option)
     while True:
         with _alone(folder) as alone:
             found = _read(path)
@@ -140,8 +143,8 @@ def take_lock(workdir: epath.PathLike, say: Callable[[str], object]) -> Lock:
 class _Wait:
     """Finds out whether the one who holds a lock is alive."""
 
-    def __init__(self, folder: epath.Path, say: Callable[[str], object]):
-        self._folder, self._say = folder, say
+    def __init__(self, folder: epath.Path, say: Callable[[str], object], option: str):
+        self._folder, self._say, self._option = f"{option.strip('-')} {folder}", say, option
         self._first: Holder | None = None  # as it was at the first look
         self._since = 0.0
 
@@ -156,7 +159,7 @@ class _Wait:
             self._first, self._since = holder, time.monotonic()
             if alive is None:
                 self._say(
-                    f"workdir {self._folder} belongs to {holder}; waiting up to "
+                    f"{self._folder} belongs to {holder}; waiting up to "
                     f"{SILENT_SECONDS:.0f} s for a sign of life ({LOCK_JSON})"
                 )
         if alive is None and holder.beat != self._first.beat:
@@ -165,12 +168,13 @@ class _Wait:
             alive = False
         if alive:
             raise ValueError(
-                f"workdir {self._folder} is in use by {holder}; two trainings in one workdir would "
-                "delete each other's checkpoints. Wait until it has ended, or end it (kill "
-                f"{holder.pid} there), then run the same command again; or use another --workdir"
+                f"{self._folder} is in use by {holder}; two commands that write into one folder "
+                "would destroy each other's files. Wait until it has ended, or end it (kill "
+                f"{holder.pid} there), then run the same command again; or use another "
+                f"{self._option}"
             )
         if alive is False:
-            self._say(f"workdir {self._folder} is free: {holder} has ended without saying so")
+            self._say(f"{self._folder} is free: {holder} has ended without saying so")
         return alive is False
 
 

@@ -53,8 +53,8 @@ def _is_private(folder: Path, *, links: bool) -> bool:
     return alone and not found.st_mode & 0o022 and os.access(folder, os.W_OK | os.X_OK)
 
 
-def make_writable(path: epath.Path) -> None:
-    """Makes a directory and checks that it can be written.
+def make_writable(path: epath.Path, option: str = "--workdir") -> None:
+    """Makes a directory, which an option names, and checks that it can be written.
 
     Raises:
       OSError: if it cannot be written, or is a file.
@@ -68,8 +68,8 @@ def make_writable(path: epath.Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(
-            f"workdir {os.fspath(path)!r} cannot be used: {error}. Give --workdir a directory "
-            "that this user can create and write."
+            f"{option.strip('-')} {os.fspath(path)!r} cannot be used: {error}. Give {option} a "
+            "directory that this user can create and write."
         ) from error
 
 

@@ -101,7 +101,7 @@ def test_a_damaged_lock_blocks_for_a_while_only(text, tmp_path, quick):
     (tmp_path / "lock.json").write_text(text, encoding="latin-1")
     said = []
     take_lock(tmp_path, said.append).release()
-    assert "a training whose lock cannot be read" in said[0]
+    assert "a command whose lock cannot be read" in said[0]
 
 
 @pytest.mark.parametrize("stale", [False, True])

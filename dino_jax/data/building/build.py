@@ -36,6 +36,7 @@ from etils import epath
 
 from dino_jax.commands.arguments import COUNT, SHARE, WORKERS, filled, whole
 from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
+from dino_jax.commands.one_writer import one_writer
 from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
 from dino_jax.data.building.build_plan import PLAN, Options
@@ -239,8 +240,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
 
     def work() -> str:
-        with stop_on_signals():
-            out = os.fspath(absolute_path(arguments.out))
+        out = os.fspath(absolute_path(arguments.out))
+        with stop_on_signals(), one_writer(out, "--out"):
             build(options_of(arguments), out, arguments.workers, arguments.max_unreadable)
         return ""
 

@@ -12,6 +12,7 @@ from etils import epath
 from dino_jax.data.sources import ImageSource
 from dino_jax.foreign.json_text import read_json
 from dino_jax.workdir.dotted_names import flatten
+from dino_jax.workdir.layout import LOCK_JSON
 from dino_jax.workdir.paths import written_whole
 
 _NAMES_COMPARED = 1000
@@ -57,7 +58,7 @@ def check_folder(
         _require_same(flatten(read_json(path, 1 << 24)), plan, out, what)
         return plan
     folder = epath.Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or _holds_something(folder)):
         raise ValueError(f"--out={out} exists, but not as {what} output; choose another folder")
     return plan
 
@@ -66,6 +67,11 @@ def write_text(target: str, text: str) -> None:
     """Writes a whole file or none; names that are not UTF-8 keep their bytes."""
     with written_whole(target) as path:
         Path(path).write_bytes(os.fsencode(text))
+
+
+def _holds_something(folder: epath.Path) -> bool:
+    """Whether there is more in a folder than the lock of this command."""
+    return any(path.name != LOCK_JSON for path in folder.iterdir())
 
 
 def _fingerprint(source: ImageSource) -> str:

@@ -1,11 +1,11 @@
-"""The lock of the workdir, held by all processes of a training as one."""
+"""The lock of a folder that a command writes, held by all its processes as one."""
 
 import contextlib
 import os
 import threading
 from collections.abc import Iterator
 
-from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.agreement import Agreement, Alone
 from dino_jax.processes.ending import at_end
 from dino_jax.workdir.lock import BEAT_SECONDS, Lock, take_lock
 
@@ -13,19 +13,24 @@ LOST = 2  # exit code: somebody has to choose between two trainings
 
 
 @contextlib.contextmanager
-def one_writer(workdir: str | os.PathLike, agreement: Agreement) -> Iterator[None]:
-    """Holds the lock of a workdir during the block; it is free again however the process ends.
+def one_writer(
+    folder: str | os.PathLike, option: str = "--workdir", agreement: Agreement | None = None
+) -> Iterator[None]:
+    """Holds the lock of a folder during the block; it is free again however the process ends.
 
     Args:
-      workdir: local or gs://.
-      agreement: agreement of all processes; process 0 takes the lock for all.
+      folder: local or gs://; made if there is none.
+      option: option that names the folder, for messages.
+      agreement: agreement of all processes, of which process 0 takes the lock; None for a single
+        process.
 
     Raises:
-      ValueError: on all processes, if another training holds it or the workdir cannot be used.
+      ValueError: on all processes, if another command holds it or the folder cannot be used.
       OSError: as the ValueError, with a single process.
     """
+    agreement = agreement or Alone()
     taken: list[Lock] = []
-    agreement.confer(None, lambda _: taken.append(take_lock(workdir, _say)))
+    agreement.confer(None, lambda _: taken.append(take_lock(folder, _say, option)))
     if not taken:
         yield
         return
