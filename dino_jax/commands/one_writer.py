@@ -42,23 +42,23 @@ def one_writer(
 
     with at_end(release):
         beating = threading.Thread(
-            target=_beat, args=(lock, released, agreement), name="lock", daemon=True
+            target=_beat, args=(folder, lock, released, agreement), name="lock", daemon=True
         )
         beating.start()
         yield
 
 
-def _beat(lock: Lock, released: threading.Event, agreement: Agreement) -> None:
+def _beat(
+    folder: str | os.PathLike, lock: Lock, released: threading.Event, agreement: Agreement
+) -> None:
     """The thread: gives signs of life."""
     while not released.wait(BEAT_SECONDS):
         owner = ""
         with contextlib.suppress(Exception):  # the storage cannot be reached: perhaps the next time
             owner = lock.beat()
         if owner:
-            agreement.end(
-                LOST,
-                f"the workdir was taken over by {owner}, as this training gave no sign of life",
-            )
+            why = f"{folder} was taken over by {owner}: this process had given no sign of life"
+            agreement.end(LOST, why)
 
 
 def _say(line: str) -> None:

@@ -21,6 +21,7 @@ from dino_jax.data.building import build as build_module
 from dino_jax.data.building import build_workers
 from dino_jax.data.building.build import main
 from dino_jax.data.sources import ArrayRecordSource, DigitsSource, FolderSource, shard_writer
+from dino_jax.workdir.lock import take_lock
 
 
 def _png(level, side=8):
@@ -320,3 +321,18 @@ def test_wrong_numbers_and_missing_sources_are_one_line(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
+
+
+def test_a_folder_that_another_build_works_on_is_left_alone(tmp_path, capsys):
+    """The lock alone does not make it somebody else's folder."""
+    source = _folder(tmp_path / "in", 2)
+    lock = take_lock(tmp_path / "out", print)
+    with pytest.raises(SystemExit, match="2"):
+        _run(source, tmp_path / "out")
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: out {tmp_path}/out is in use by process ")
+    assert error.endswith("use another --out\n")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["lock.json"]
+    lock.release()
+    assert _run(source, tmp_path / "out") == 0
+    assert not (tmp_path / "out/lock.json").exists()
