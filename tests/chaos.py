@@ -8,18 +8,22 @@ and must be the run that nothing disturbed: every step once, the same losses, th
 import argparse
 import dataclasses
 import json
+import os
 import random
 import re
+import resource
+import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from tests.flipped_bits import flip
 from tests.run_train import (
     QUICKSTART,
     SMALL,
@@ -123,8 +127,8 @@ class Chaos:
         self.workdir, self._rng = workdir, rng
         self._arguments = [QUICKSTART, f"--workdir={workdir}", *overrides(config)]
 
-    def start(self, place: Place) -> Started:
-        return Started(self._arguments, place)
+    def start(self, place: Place, options: Sequence[str] = ()) -> Started:
+        return Started([*self._arguments, *options], place)
 
     def newest(self) -> int:
         """Label of the newest checkpoint, 0 without any."""
@@ -133,7 +137,7 @@ class Chaos:
     def play(self, kind: str, place: Place) -> Round:
         """Plays one round."""
         played = Round(kind, place)
-        with self.start(place) as started:
+        with self.start(place, OPTIONS.get(kind, ())) as started:
             ended = KINDS[kind](self, started, played)
         out = ended.finished[0].out
         played.resumed_at, played.last_step = resumed_step(out), last_step(out)
@@ -205,6 +209,67 @@ class Chaos:
             opened.truncate(size)
         return ended
 
+    def flip_bit(self, started: Started, played: Round) -> Ended:
+        """kill -9, and some bit of the newest checkpoint is another one."""
+        self._advance(started)
+        wait_until(lambda: len(self._saved()) >= 2)
+        ended = self._kill_one(started, played)
+        checkpoint = self.workdir / "checkpoints" / str(self.newest())
+        files = [p for p in sorted(checkpoint.rglob("*")) if p.is_file() and p.stat().st_size]
+        file = self._rng.choices(files, [path.stat().st_size for path in files])[0]
+        bit = self._rng.randrange(8 * file.stat().st_size)
+        flip(file, bit)
+        played.note = f"{file.relative_to(checkpoint)} of {checkpoint.name}: bit {bit} flipped"
+        return ended
+
+    def fill_disk(self, started: Started, played: Round) -> Ended:
+        """No file may grow beyond 64 KB any more: all say so in one line and end with 1."""
+        self._advance(started)
+        begun = time.monotonic()
+        for process in started.processes:
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        ended = Ended(started.finish(), time.monotonic() - begun)
+        self._require_one_line(ended, played, "a file may not grow any more")
+        return ended
+
+    def move_workdir(self, started: Started, played: Round) -> Ended:
+        """The workdir is not there any more, as if unmounted; it comes back for the next start."""
+        self._advance(started)
+        begun, away = time.monotonic(), self.workdir.with_name(f"{self.workdir.name}.away")
+        self.workdir.rename(away)
+        ended = Ended(started.finish(), time.monotonic() - begun)
+        shutil.rmtree(self.workdir, ignore_errors=True)  # what Orbax has made again
+        away.rename(self.workdir)
+        self._require_one_line(ended, played, "has vanished")
+        return ended
+
+    def kill_worker(self, started: Started, played: Round) -> Ended:
+        """kill -9 of an input worker: all save the same step and end with 75."""
+        self._advance(started)
+        begun = time.monotonic()
+        os.kill(self._rng.choice(self._rng.choice(started.processes).workers()), signal.SIGKILL)
+        ended = Ended(started.finish(), time.monotonic() - begun)
+        out = ended.finished[0].out
+        require(all(f.code == 75 for f in ended.finished), played, ended)
+        require(f"a lost input worker: saved step {last_step(out)} of" in out, played, ended)
+        require(any("killed by SIGKILL" in f.err for f in ended.finished), played, ended)
+        return ended
+
+    def start_twice(self, started: Started, played: Round) -> Ended:
+        """A second start on the same workdir ends with 2 and names the first, which goes on."""
+        self._advance(started)
+        with self.start(Place(1, 1, 1)) as second:
+            (refused,) = second.finish()
+        require(refused.code == 2 and str(self.workdir) in refused.err, played, refused)
+        require("Traceback" not in refused.err, played, refused)
+        return self.sigterm(started, played)
+
+    def _require_one_line(self, ended: Ended, played: Round, words: str) -> None:
+        require(all(f.code == 1 for f in ended.finished), played, ended)
+        said = [f.err for f in ended.finished if words in f.err]
+        require(bool(said), played, ended)
+        require(not any("Traceback" in f.err for f in ended.finished), played, ended)
+
     def _advance(self, started: Started) -> None:
         step = self.newest() + self._rng.randint(*ADVANCE)
         started.wait_for_step(min(step, STEPS - ADVANCE[0]))
@@ -220,7 +285,14 @@ KINDS: dict[str, Callable[[Chaos, Started, Round], Ended]] = {
     "SIGTERM": Chaos.sigterm,
     "kill -9 while saving": Chaos.kill_while_saving,
     "SIGTERM at the start": Chaos.sigterm_at_start,
+    "flip a bit": Chaos.flip_bit,
+    "no room": Chaos.fill_disk,
+    "workdir gone": Chaos.move_workdir,
+    "kill -9 a worker": Chaos.kill_worker,
+    "start twice": Chaos.start_twice,
 }
+OPTIONS = {"kill -9 a worker": ["--config.runtime.workers=2"]}  # more than others have
+SAVED = ("SIGTERM", "kill -9 a worker", "start twice")  # kinds that lose no step
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -232,7 +304,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
         time.sleep(0.0005)
 
 
-def require(holds: bool, played: Round, ended: Ended) -> None:
+def require(holds: bool, played: Round, ended: Ended | Finished) -> None:
     """Raises with all that is known."""
     if not holds:
         raise AssertionError(f"{played}\n{ended}")
@@ -251,9 +323,8 @@ def note_losses(rounds: list[Round], resumed_at: int) -> None:
         if played.last_step is not None and played.lost_steps is None:
             played.lost_steps = max(played.last_step - resumed_at, 0)
             # The newest checkpoint may be torn or damaged, and steps after it are not saved yet.
-            limit = (3 if "bytes left" in played.note else 2) * SAVE_EVERY
-            if played.kind == "SIGTERM":
-                limit = 0
+            damaged = played.kind in ("truncate the newest", "flip a bit")
+            limit = 0 if played.kind in SAVED else (3 if damaged else 2) * SAVE_EVERY
             if played.lost_steps > limit:
                 raise AssertionError(f"lost more than {limit} steps: {played}")
             return
@@ -284,9 +355,14 @@ def compare(workdir: Path, whole: Path) -> Deviation:
 
 
 def play(
-    rounds: int, seed: int, folder: Path, say: Callable[[str], object]
+    rounds: int,
+    seed: int,
+    folder: Path,
+    say: Callable[[str], object],
+    kinds_to_play: Sequence[str] = (),
 ) -> tuple[list[Round], list[Deviation]]:
     """Plays `rounds` rounds in runs of a few each; raises AssertionError if anything is wrong."""
+    kinds_to_play = list(kinds_to_play or KINDS)
     rng, cache = random.Random(seed), folder / "compiled"
     whole = Chaos(folder / "whole", cache, rng)
     with whole.start(Place(1, 1, 1)) as started:
@@ -297,7 +373,9 @@ def play(
     while len(all_rounds) < rounds:
         chaos = Chaos(folder / f"run{len(deviations)}", cache, rng)
         played: list[Round] = []
-        kinds = rng.sample(list(KINDS), len(KINDS))[: rounds - len(all_rounds)]
+        kinds = rng.sample(kinds_to_play, min(ROUNDS_PER_RUN, len(kinds_to_play)))[
+            : rounds - len(all_rounds)
+        ]
         for kind in kinds:
             played.append(chaos.play(kind, next(where)))
             if played[-1].resumed_at is not None:

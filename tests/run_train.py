@@ -80,6 +80,14 @@ class Train:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def workers(self) -> list[int]:
+        """Processes of the input that this process has started."""
+        return [pid for pid in _children(self.pid) if "spawn_main" in _command(pid)]
+
     def wait_for(self, text: str) -> None:
         """Reads until a line starts with `text`."""
         for line in self._process.stdout:
@@ -241,3 +249,16 @@ def _living(group: int) -> list[str]:
         except OSError:  # it has just ended
             continue
     return living
+
+
+def _children(parent: int) -> list[int]:
+    """The processes that a process has started and that still live."""
+    listed = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for path in listed for pid in path.read_text().split()]
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:  # it has just ended
+        return ""
