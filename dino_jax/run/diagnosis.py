@@ -15,6 +15,7 @@ Record = Mapping[str, Any]
 Severity = Literal["ok", "warning", "failure"]
 
 WINDOW = 4  # newest log lines that have to agree
+LEAST = 2  # of them at the end of a run that has no more
 INFORMATION = 0.05  # nats that a target carries about its image; at most ln of a batch's targets
 UNIFORM = 0.9  # entropy of a target as a share of ln K
 ONE_DIMENSION = 1.5  # effective rank
@@ -53,6 +54,7 @@ class History:
       count: number of all lines.
       largest_update: largest update of all lines, relative to the backbone's parameters; 0 if
         unknown.
+      window: newest lines that have to agree.
     """
 
     def __init__(self, grace_steps: int):
@@ -64,7 +66,7 @@ class History:
         self.first_step: int | None = None
         self.lines: deque[Record] = deque(maxlen=WINDOW + 1)
         self.count, self.grace_steps = 0, grace_steps
-        self.largest_update = 0.0
+        self.largest_update, self.window = 0.0, WINDOW
         self._momenta = 0.0  # sum over all lines; NaN once it is missing
         self._settled: deque[Record] = deque(maxlen=WINDOW)
 
@@ -84,22 +86,32 @@ class History:
         if update and param:
             self.largest_update = max(self.largest_update, update / param)
 
+    def end(self) -> None:
+        """Takes it that no more lines come: a short run is judged by those that it has."""
+        self.window = max(LEAST, len(self._settled))
+
     def newest(self, name: str) -> list[float]:
-        """A metric of the newest `WINDOW` lines; [] if one of them does not have it."""
-        return _column(list(self.lines)[-WINDOW:], name)
+        """A metric of the newest `window` lines; [] if one of them does not have it."""
+        return self._column(list(self.lines)[-self.window :], name)
 
     def settled(self, name: str) -> list[float]:
         """The same of lines after the first `grace_steps` only."""
-        return _column(self._settled, name)
+        return self._column(self._settled, name)
 
     def mean_momentum(self) -> float | None:
         """Mean momentum of the teacher; None if a line does not have it, or there are too few."""
-        known = self.count >= WINDOW and math.isfinite(self._momenta)
+        known = self.count >= self.window and math.isfinite(self._momenta)
         return self._momenta / self.count if known else None
 
     def is_short(self) -> bool:
         """Whether there are too few lines for a verdict."""
-        return len(self._settled) < WINDOW
+        return len(self._settled) < self.window
+
+    def _column(self, lines: Collection[Record], name: str) -> list[float]:
+        """A metric of all lines; [] if there are fewer than `window`, or one is missing."""
+        values = [line.get(name) for line in lines]
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        return finite if len(finite) == len(values) >= self.window else []
 
     def objectives(self) -> list[str]:
         """Names of the objectives with targets, such as ["dino", "ibot"]."""
@@ -135,7 +147,7 @@ def diagnose(history: History) -> Diagnosis:
             if evidence:
                 return Diagnosis(rule.state, rule.title, evidence, rule.advice, rule.severity)
     if history.is_short():
-        needed = f"a verdict needs {WINDOW} after step {history.grace_steps}"
+        needed = f"a verdict needs {history.window} after step {history.grace_steps}"
         seen = f"{history.count} log lines; {needed}"
         return Diagnosis("too_early", "Too early to say", seen, "", "ok")
     return Diagnosis("healthy", "Healthy", _summary(history), "", "ok")
@@ -321,13 +333,6 @@ def _log_prototypes(history: History, name: str) -> float:
     newest = history.lines[-1]
     entropy, share = (newest.get(f"{name}/{x}teacher_entropy") for x in ("", "relative_"))
     return entropy / share if entropy and share else math.inf
-
-
-def _column(lines: Collection[Record], name: str) -> list[float]:
-    """A metric of all lines; [] if there are fewer than `WINDOW`, or one is missing."""
-    values = [line.get(name) for line in lines]
-    finite = [value for value in values if value is not None and math.isfinite(value)]
-    return finite if len(finite) == len(values) >= WINDOW else []
 
 
 def _range(values: Sequence[float]) -> str:

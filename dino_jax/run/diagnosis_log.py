@@ -34,6 +34,7 @@ class DiagnosisLog:
         progress: Progress,
         *,
         grace_steps: int,
+        total_steps: int,
         stop_on_collapse: bool,
     ):
         """Continues from the verdicts up to `start_step`.
@@ -44,6 +45,8 @@ class DiagnosisLog:
           history: records of metrics.jsonl up to `start_step`.
           progress: the screen.
           grace_steps: see `History`.
+          total_steps: updates of the whole run; after the last one there is a verdict, if only of
+            the lines that there are.
           stop_on_collapse: whether a failure ends the run.
         """
         path = folder / DIAGNOSIS_JSONL
@@ -53,7 +56,7 @@ class DiagnosisLog:
         self._history, self._step = History(grace_steps), start_step
         for record in history:
             self._history.add(record)
-        self._progress = progress
+        self._progress, self._total_steps = progress, total_steps
         self._stop_on_collapse = stop_on_collapse
 
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -65,9 +68,12 @@ class DiagnosisLog:
         self._history.add({"step": step, **metrics})
         self._step = step
         diagnosis = diagnose(self._history)
+        if step == self._total_steps and "loss" in metrics and diagnosis.state == "too_early":
+            self._history.end()
+            diagnosis = diagnose(self._history)
         if diagnosis.state != self._state:
             self._note(diagnosis)
-        if self._stop_on_collapse and diagnosis.severity == "failure":
+        if self._stop_on_collapse and diagnosis.severity == "failure" and step < self._total_steps:
             raise CollapsedRunError(
                 f"{diagnosis.title} at step {step} (config.runtime.stop_on_collapse): "
                 f"{diagnosis.evidence}. {diagnosis.advice}"

@@ -107,6 +107,7 @@ class Journal:
                     history,
                     self.progress,
                     grace_steps=recipe.grace_steps,
+                    total_steps=recipe.total_steps,
                     stop_on_collapse=config.runtime.stop_on_collapse,
                 )
             )

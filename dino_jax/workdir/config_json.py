@@ -147,7 +147,18 @@ def _require_same_config(existing: dict[str, Any], ours: dict[str, Any], path: e
             + "\n".join(lines)
             + "\nUse a new --workdir for this "
             "config, or give the values of the workdir to resume it."
+            + _go_on_hint({name for name, _, _ in differences}, path)
         )
+
+
+def _go_on_hint(differing: set[str], path: epath.Path) -> str:
+    """How to train further than a run was meant to, if that is what differs; else ""."""
+    if not differing <= {"config.epochs", "config.steps_per_epoch"}:
+        return ""
+    return (
+        " The length is part of the schedules, so a longer run is another one: to train on from "
+        f"its weights, a new --workdir with --config.init_from.path={path}."
+    )
 
 
 def _differences(theirs: dict[str, Any], ours: dict[str, Any]) -> list[tuple[str, str, str]]:

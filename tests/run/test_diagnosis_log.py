@@ -21,9 +21,9 @@ def screen():
 
 @pytest.fixture
 def open_log(tmp_path, screen):
-    def open_log(start_step=0, history=(), stop_on_collapse=False):
+    def open_log(start_step=0, history=(), stop_on_collapse=False, total_steps=1000):
         progress = Progress(start_step, 1000, 4, stream=screen)
-        options = dict(grace_steps=0, stop_on_collapse=stop_on_collapse)
+        options = dict(grace_steps=0, total_steps=total_steps, stop_on_collapse=stop_on_collapse)
         return DiagnosisLog(epath.Path(tmp_path), start_step, history, progress, **options)
 
     return open_log
@@ -84,3 +84,22 @@ def test_why_a_run_was_given_up_is_kept(open_log, tmp_path):
     (entry,) = entries(tmp_path)
     assert (entry["step"], entry["state"], entry["severity"]) == (20, "given_up", "failure")
     assert entry["evidence"] == "10 steps in a row were not finite"
+
+
+@pytest.mark.parametrize(("lines", "states"), [(1, []), (2, ["healthy"]), (3, ["healthy"])])
+def test_a_short_run_ends_with_a_verdict_from_the_lines_that_it_has(
+    open_log, tmp_path, lines, states
+):
+    records = run_of(lines)
+    with open_log(total_steps=records[-1]["step"]) as log:
+        add(log, records)
+    written = (tmp_path / "diagnosis.jsonl").exists()
+    assert [entry["state"] for entry in entries(tmp_path)] == states if written else not states
+
+
+def test_a_short_run_that_ends_collapsed_is_told_but_not_stopped(open_log, tmp_path):
+    records = [line(step, **COLLAPSED) for step in (40, 80, 120)]
+    with open_log(total_steps=120, stop_on_collapse=True) as log:
+        add(log, records)
+    (entry,) = entries(tmp_path)
+    assert (entry["step"], entry["state"]) == (120, "dimensional_collapse")

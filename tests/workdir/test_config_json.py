@@ -164,3 +164,14 @@ def test_overrides_are_described_with_both_values():
         "config.optimizer.lr = 0.001 (command line; file has 0.0005)",
     ]
     assert wd.describe_overrides(make_config(), make_config()) == []
+
+
+def test_more_epochs_are_refused_with_the_way_to_train_on(tmp_path):
+    wd.open_workdir(tmp_path, make_config(epochs=3.0))
+    with pytest.raises(
+        ValueError, match=f"a new --workdir with --config.init_from.path={tmp_path}"
+    ):
+        wd.open_workdir(tmp_path, make_config(epochs=6.0))
+    with pytest.raises(ValueError) as other:
+        wd.open_workdir(tmp_path, make_config(**{"epochs": 6.0, "seed": 3}))
+    assert "init_from" not in str(other.value)
