@@ -68,12 +68,13 @@ class DiagnosisLog:
         self._history.add({"step": step, **metrics})
         self._step = step
         diagnosis = diagnose(self._history)
-        if step == self._total_steps and "loss" in metrics and diagnosis.state == "too_early":
+        short = step == self._total_steps and "loss" in metrics and diagnosis.state == "too_early"
+        if short:
             self._history.end()
             diagnosis = diagnose(self._history)
         if diagnosis.state != self._state:
             self._note(diagnosis)
-        if self._stop_on_collapse and diagnosis.severity == "failure" and step < self._total_steps:
+        if self._stop_on_collapse and diagnosis.severity == "failure" and not short:
             raise CollapsedRunError(
                 f"{diagnosis.title} at step {step} (config.runtime.stop_on_collapse): "
                 f"{diagnosis.evidence}. {diagnosis.advice}"
