@@ -24,8 +24,10 @@ from dino_jax.commands.official_config import (
     WITHOUT_COUNTERPART,
     Sections,
     Values,
+    range_of,
     translate,
 )
+from dino_jax.config.range import shorten
 from dino_jax.foreign.files import read_bytes
 from dino_jax.foreign.names import printable
 from dino_jax.foreign.yaml_text import MAX_BYTES, parse_yaml
@@ -175,6 +177,15 @@ def _flatten(tree: Any, prefix: str = "") -> Values:
 
 
 def _checked(key: str, value: Any) -> Any:
+    """The value in the type of the default, if its numbers are in their range."""
+    converted = _converted(key, value)
+    for number in converted if isinstance(converted, list) else [converted]:
+        if type(number) in (int, float) and (wrong := range_of(key).object_to(number)):
+            raise ValueError(f"{key} {wrong}")
+    return converted
+
+
+def _converted(key: str, value: Any) -> Any:
     """The value in the type of the default; "1e-6", which YAML reads as text, is a number."""
     default = DEFAULTS[key]
     try:
@@ -185,9 +196,9 @@ def _checked(key: str, value: Any) -> Any:
             return value
         elif isinstance(default, float) and type(value) in (int, str):  # a bool is an int too
             return float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         pass
-    raise ValueError(f"{key} is {value!r}; expected something like {default!r}")
+    raise ValueError(f"{key} is {shorten(value)}; expected something like {default!r}")
 
 
 def _suggest(key: str, known: list[str]) -> str:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from dino_jax.config.range import Range
+
 Values = dict[str, Any]
 Sections = dict[str, dict[str, Any]]
 
@@ -67,6 +69,38 @@ DEFAULTS: Values = {
     "crops.local_crops_size": 96,
     "evaluation.eval_period_iterations": 12500,
 }
+
+# Ranges of numbers; any other integer is at least 1, and any other number at least 0.
+_ZERO, _POSITIVE = Range(at_least=0), Range(above=0)
+_SHARE, _BELOW_1 = Range(at_least=0, at_most=1), Range(at_least=0, below=1)
+RANGES = {
+    "train.seed": _ZERO,
+    "train.num_workers": _ZERO,
+    "student.num_register_tokens": _ZERO,
+    "crops.local_crops_number": _ZERO,
+    "teacher.warmup_teacher_temp_epochs": _ZERO,
+    "evaluation.eval_period_iterations": _ZERO,
+    "optim.epochs": _POSITIVE,
+    "optim.layerwise_decay": _POSITIVE,
+    "optim.patch_embed_lr_mult": _POSITIVE,
+    "teacher.teacher_temp": _POSITIVE,
+    "teacher.warmup_teacher_temp": _POSITIVE,
+    "teacher.momentum_teacher": _SHARE,
+    "teacher.final_momentum_teacher": _SHARE,
+    "optim.adamw_beta1": _BELOW_1,
+    "optim.adamw_beta2": _BELOW_1,
+    "student.drop_path_rate": _BELOW_1,
+    "ibot.mask_sample_probability": _SHARE,
+    "ibot.mask_ratio_min_max": _SHARE,
+    "crops.global_crops_scale": _SHARE,
+    "crops.local_crops_scale": _SHARE,
+}
+
+
+def range_of(key: str) -> Range:
+    """The range of a number under a key of `DEFAULTS`."""
+    return RANGES.get(key, Range(at_least=1) if type(DEFAULTS[key]) is int else _ZERO)
+
 
 _MEMORY = "how arrays are split follows from --config.runtime.fsdp, which changes no result"
 _PRECISION = "activations have network.dtype; parameters, gradients and losses are float32"

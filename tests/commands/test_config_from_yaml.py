@@ -257,3 +257,31 @@ def test_a_yaml_file_is_small_and_shallow_and_has_no_aliases():
             read_yaml(text.encode())
     with pytest.raises(ValueError, match="utf-8"):
         read_yaml(b"a: \xff")
+
+
+def test_the_defaults_are_in_their_ranges():
+    assert read_yaml(b"")[0] == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("train", "batch_size_per_gpu", "-8"),
+        ("train", "batch_size_per_gpu", "0"),
+        ("train", "OFFICIAL_EPOCH_LENGTH", "9" * 30),
+        ("train", "seed", "-1"),
+        ("optim", "base_lr", ".nan"),
+        ("optim", "base_lr", ".inf"),
+        ("optim", "base_lr", "-1.0"),
+        ("optim", "epochs", "0"),
+        ("optim", "epochs", "9" * 400),
+        ("student", "patch_size", "0"),
+        ("student", "drop_path_rate", "1.0"),
+        ("teacher", "momentum_teacher", "1.5"),
+        ("ibot", "mask_ratio_min_max", "[0.1, 2.0]"),
+        ("crops", "local_crops_number", "-1"),
+    ],
+)
+def test_numbers_out_of_range_are_named(section, key, value):
+    with pytest.raises(ValueError, match=rf"{section}\.{key} (must be|is 9)"):
+        read_yaml(f"{section}:\n  {key}: {value}\n".encode())
