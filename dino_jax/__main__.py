@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import dino_jax
 from dino_jax.commands.command_line import PROGRAM, fail
+from dino_jax.commands.console import prepare_console
 
 
 class Command(NamedTuple):
@@ -98,6 +99,7 @@ def describe() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that the command line names; returns the exit code."""
+    prepare_console()
     name, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help", "help"):
         print(describe())

@@ -47,6 +47,7 @@ WITHOUT_JAX = (
     "__main__",
     "commands.command_line",
     "commands.config_file",
+    "commands.console",
     "commands.progress",
     "commands.signals",
     "config",

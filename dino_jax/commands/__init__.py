@@ -3,7 +3,8 @@
 command_line.py     parsers, and errors that are the user's to fix
 config_command.py   --config=NAME_OR_FILE --config.a.b=value; config_file.py finds the file,
                     overrides.py reads the values
-arguments.py        kinds of arguments with their ranges
+arguments.py        kinds of arguments with their ranges; console.py any encoding, gone readers
+jax_switches.py     switches of JAX that commands ignore
 batch_command.py    commands that go through many images, on one machine or a pod
 compilation_cache.py where compiled programs are kept; false_alarms.py hides what XLA says then
 hidden_packages.py  imports without what a package takes along

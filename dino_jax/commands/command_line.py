@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dino_jax.commands.console import prepare_console
 from dino_jax.commands.jax_switches import ignore_switches
 from dino_jax.foreign.names import for_terminal
 
@@ -100,6 +101,7 @@ class CommandParser(argparse.ArgumentParser):
     def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, args: Any = None, namespace: Any = None
     ) -> Any:
+        prepare_console()  # here every command begins
         arguments = sys.argv[1:] if args is None else args
         return super().parse_known_args([self._spell(x) for x in arguments], namespace)
 
