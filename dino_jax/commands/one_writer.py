@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import Iterator
 
 from dino_jax.processes.agreement import Agreement, Alone
 from dino_jax.processes.ending import at_end
+from dino_jax.workdir.layout import LOCK_JSON
 from dino_jax.workdir.lock import BEAT_SECONDS, Lock, take_lock
 
 LOST = 2  # exit code: somebody has to choose between two trainings
@@ -38,7 +40,13 @@ def one_writer(
 
     def release() -> None:
         released.set()
-        lock.release()
+        try:
+            lock.release()
+        except Exception as error:  # of any store; what the command wrote is whole
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            line = f"{LOCK_JSON} stays in {folder} ({reason}); the next start takes it over"
+            with contextlib.suppress(Exception):  # nobody reads stderr any more
+                print(line, file=sys.stderr, flush=True)
 
     with at_end(release):
         beating = threading.Thread(

@@ -49,7 +49,7 @@ class DataRecord:
           Lines for the screen.
 
         Raises:
-          ValueError: if they have changed, and `accept` does not name them.
+          ValueError: if the run resumes, they have changed, and `accept` does not name them.
         """
         self._now |= contents
         lines, damage = [], []
@@ -60,7 +60,12 @@ class DataRecord:
                     lines.append(f"data        {where} is noted now for the first time ({digest})")
             elif known["digest"] != digest:
                 change = self._describe(where, now)
-                if digest in self._accept.split("+"):
+                if not resumes:
+                    lines.append(
+                        f"data        {change}; there is no checkpoint yet, so the run begins with "
+                        f"them ({digest})"
+                    )
+                elif digest in self._accept.split("+"):
                     lines.append(f"DATA CHANGED {change}; {OPTION} lets the run go on")
                 else:
                     damage.append((digest, change))

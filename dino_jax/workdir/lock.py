@@ -38,6 +38,7 @@ BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 SETTLE_SECONDS = 3.0
 LOOK_SECONDS = 1.0  # between two looks at the lock of another machine
+ALONE_SECONDS = 5.0  # for a lock of the file system, which a launcher (`flock WORKDIR`) may hold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Lock:
             if self._released:
                 return ""
             found = _read(self._path)
-            if found is not None and _parse(found).token != self._holder.token:
+            if found is not None and not self._is_ours(found):
                 return str(_parse(found))
             self._holder = dataclasses.replace(self._holder, beat=self._holder.beat + 1)
             _write(self._path, self._holder)
@@ -98,11 +99,15 @@ class Lock:
         with self._turn:
             self._released = True
             found = _read(self._path)
-            if found is not None and _parse(found).token == self._holder.token:
+            if found is not None and self._is_ours(found):
                 self._path.unlink()
             with contextlib.suppress(OSError):  # not empty: the training has written into it
                 for folder in self._made:
                     folder.rmdir()
+
+    def _is_ours(self, found: str) -> bool:
+        """Whether nobody else has written the lock; a damaged one names nobody."""
+        return _parse(found).token in ("", self._holder.token)
 
 
 def take_lock(
@@ -189,7 +194,10 @@ def _is_alive(holder: Holder) -> bool | None:
         return False
     except OSError:  # of another user, so that /proc may hide it
         return None
-    return _born(holder.pid) == holder.born != 0
+    born = _born(holder.pid)
+    if born is None:
+        return False
+    return born == holder.born if born and holder.born else None
 
 
 def _this_process() -> Holder:
@@ -199,7 +207,7 @@ def _this_process() -> Holder:
         host=socket.gethostname(),
         machine=_machine(),
         pid=os.getpid(),
-        born=_born(os.getpid()),
+        born=_born(os.getpid()) or 0,
         since=now.isoformat(" ", "seconds"),
     )
 
@@ -215,11 +223,17 @@ def _machine() -> str:
         return ""
 
 
-def _born(pid: int) -> int:
-    """Start of a process in ticks since the boot; 0 if there is none, or only a zombie."""
+def _born(pid: int) -> int | None:
+    """Start of a process in ticks since the boot.
+
+    Returns:
+      0 where the system does not say; None if there is no such process, or only a zombie.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # proc(5)
-        return 0 if fields[0] in "ZX" else int(fields[19])
+        return None if fields[0] in "ZX" else int(fields[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
     except (OSError, ValueError, IndexError):
         return 0
 
@@ -236,7 +250,15 @@ def _alone(folder: epath.Path) -> Iterator[bool]:
         try:
             descriptor = os.open(folder, os.O_RDONLY)
             stack.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            until = time.monotonic() + ALONE_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise
+                time.sleep(0.02)
         except OSError:
             yield False
             return

@@ -1,5 +1,6 @@
 """The lock of a folder is free again however its process ends, and a process that lost it ends."""
 
+import errno
 import json
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from dino_jax.commands.one_writer import one_writer
+from dino_jax.workdir.lock import Lock
 from dino_jax.workdir.paths import write_atomically
 
 ROOT = Path(__file__).parents[2]
@@ -30,6 +32,23 @@ def test_the_lock_is_released_after_an_error(tmp_path):
         assert (tmp_path / "run/lock.json").exists()
         raise RuntimeError
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_cannot_be_removed_is_one_line(tmp_path, monkeypatch, capsys):
+    class HttpError(Exception):
+        """As that of a store, which is no OSError."""
+
+    for error in (OSError(errno.ESTALE, "Stale file handle"), HttpError("503\nagain")):
+
+        def fail(lock, error=error):
+            raise error
+
+        monkeypatch.setattr(Lock, "release", fail)
+        with one_writer(tmp_path):
+            pass
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"lock.json stays in {tmp_path} (")
+        (tmp_path / "lock.json").unlink()
 
 
 @pytest.mark.parametrize("how", ["signal", "lost"])

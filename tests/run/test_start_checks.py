@@ -78,6 +78,19 @@ def test_images_that_changed_are_an_error_that_says_how_and_how_to_go_on(tmp_pat
         start(workdir, images, accept=digest)
 
 
+def test_images_that_were_corrected_before_the_first_checkpoint_are_noted(tmp_path, images):
+    workdir = tmp_path / "run"
+    start(workdir, images)
+    (images / "03.png").unlink()
+    (line,) = start(workdir, images)
+    assert "20 images then, 19 now; 1 gone: '03.png'; there is no checkpoint yet" in line
+    assert start(workdir, images) == []
+    resume(workdir)
+    (images / "04.png").unlink()
+    with pytest.raises(ValueError, match="19 images then, 18 now"):
+        start(workdir, images)
+
+
 def test_a_run_of_an_earlier_version_notes_its_images_at_the_first_resume(tmp_path, images):
     workdir = tmp_path / "run"
     resume(workdir)
@@ -101,6 +114,7 @@ def test_a_damaged_record_is_said_and_written_again(text, tmp_path, images):
 def test_without_its_names_a_change_is_told_by_its_count(tmp_path, images):
     workdir = tmp_path / "run"
     start(workdir, images)
+    resume(workdir)
     (images / "03.png").unlink()
     (names,) = (workdir / "data_names").iterdir()
     for damaged in (b"x", names.read_bytes()[:-9], names.read_bytes()[:10] + b"x" * 30):
@@ -125,6 +139,7 @@ def test_images_of_evaluations_are_known_as_well(tmp_path, images):
     (test / "a.png").touch()
     (tmp_path / "run").mkdir()
     check("")
+    resume(tmp_path / "run")
     (test / "b.png").touch()
     (images / "00.png").unlink()
     with pytest.raises(ValueError, match=r"config.data: 20 images then") as caught:

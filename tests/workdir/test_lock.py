@@ -1,7 +1,9 @@
 """One training at a time writes into a workdir."""
 
 import dataclasses
+import fcntl
 import json
+import os
 import subprocess
 import sys
 import time
@@ -102,6 +104,52 @@ def test_a_damaged_lock_blocks_for_a_while_only(text, tmp_path, quick):
     said = []
     take_lock(tmp_path, said.append).release()
     assert "a command whose lock cannot be read" in said[0]
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pid": "x"}'])
+def test_a_lock_that_is_damaged_while_a_training_holds_it_is_written_again(text, tmp_path):
+    held = take_lock(tmp_path, print)
+    (tmp_path / "lock.json").write_text(text)
+    assert held.beat() == ""
+    assert json.loads((tmp_path / "lock.json").read_text())["token"] == held._holder.token
+    (tmp_path / "lock.json").write_text(text)
+    held.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_whose_start_is_unknown_may_live_and_one_that_is_gone_does_not(
+    tmp_path, monkeypatch
+):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # a zombie from now on
+    born = module._born(os.getpid())
+    assert born and module._born(ended.pid) is None
+    mine = module._this_process()
+    zombie = dataclasses.replace(mine, pid=ended.pid, born=0)
+    assert module._is_alive(zombie) is False
+    ended.wait()
+    assert module._born(ended.pid) is None and module._is_alive(zombie) is False
+    assert module._is_alive(mine) is True
+    assert module._is_alive(dataclasses.replace(mine, born=0)) is None
+    monkeypatch.setattr(module, "_born", lambda pid: 0)  # /proc does not say
+    assert module._is_alive(mine) is None
+
+
+def test_a_launcher_that_has_locked_the_folder_does_not_block_the_training(
+    tmp_path, quick, monkeypatch
+):
+    """`flock WORKDIR dino-jax train --workdir=WORKDIR`: the parent holds it until we end."""
+    monkeypatch.setattr(module, "ALONE_SECONDS", 0.1)
+    monkeypatch.setattr(module, "SETTLE_SECONDS", 0.1)
+    launcher = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(launcher, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take_lock, tmp_path, print)
+        try:
+            held = taken.result(timeout=30)
+        finally:
+            os.close(launcher)  # so that a thread that waits for it ends
+    assert held.beat() == ""
 
 
 @pytest.mark.parametrize("stale", [False, True])
