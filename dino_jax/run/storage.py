@@ -42,6 +42,12 @@ _OF_THE_WORKDIR = {
 }
 _NUMBERS = re.compile(r"os_error_code='(\d+)'|\[Errno (\d+)\]|\[OS error (\d+)")
 
+# Packages of stores, whose errors need not be OSErrors.
+_STORES = (
+    *("gcsfs.", "fsspec.", "s3fs.", "adlfs.", "aiohttp.", "aiobotocore.", "botocore.", "requests."),
+    *("azure.", "google.api_core.", "google.auth.", "google.cloud.", "google.resumable_media."),
+)
+
 
 class StorageFaultError(Exception):
     """The workdir can no longer be written: the message says why and what to do.
@@ -87,15 +93,13 @@ def find_fault(error: BaseException, folder: epath.Path) -> StorageFaultError | 
         known = _FAULTS.get(number)
         if known is None and str(folder) in str(one):
             known = _OF_THE_WORKDIR.get(number)
-        if known is None and is_remote(folder) and isinstance(one, OSError):
+        if known is None and is_remote(folder) and _is_of_a_store(one):
             known = ("its store does not answer", "see whether it can be reached", AGAIN)
         if known is not None:
             what, remedy, code = known
-            steps = checkpoint_steps(folder)
-            start = f"continues from step {steps[0]}" if steps else "begins again"
             return StorageFaultError(
                 f"workdir {folder}: {what}. To go on, {remedy} and run the same command again; it "
-                f"{start}",
+                f"{_next_start(folder)}",
                 code,
             )
     return None
@@ -133,6 +137,20 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         if isinstance(one, BaseExceptionGroup):
             waiting += one.exceptions
         waiting += [other for other in (one.__cause__, one.__context__) if other is not None]
+
+
+def _is_of_a_store(error: BaseException) -> bool:
+    """Whether an error comes from a file system or the package of a store, which has its own."""
+    kinds = [f"{kind.__module__}." for kind in type(error).__mro__]
+    return isinstance(error, OSError) or any(kind.startswith(_STORES) for kind in kinds)
+
+
+def _next_start(folder: epath.Path) -> str:
+    try:
+        steps = checkpoint_steps(folder)
+    except Exception:  # a store that does not answer
+        return "continues from its newest checkpoint"
+    return f"continues from step {steps[0]}" if steps else "begins again"
 
 
 def _error_number(error: BaseException) -> int:

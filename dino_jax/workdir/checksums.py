@@ -14,7 +14,9 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from dino_jax.foreign.files import read_bytes
 from dino_jax.workdir.array_sum import MODULUS, Sum, sum_array, sum_part
+from dino_jax.workdir.side_files import MOST_BYTES
 from dino_jax.workdir.state_layout import describe_tree, flatten_tree
 
 CHECKSUMS = "checksums"  # an item of a checkpoint
@@ -59,7 +61,7 @@ def read_checksums(folder: epath.Path) -> Checksums | None:
     if not file.parent.exists():
         return None
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(read_bytes(file, MOST_BYTES).decode())
         for kind, digits in found.values():
             if not isinstance(kind, str) or not isinstance(digits, str):
                 raise ValueError(f"{[kind, digits]!r}")

@@ -95,6 +95,22 @@ def test_a_store_that_does_not_answer_is_tried_again(monkeypatch):
     assert caught.value.exit_code == 75
 
 
+@pytest.mark.parametrize("package", ["gcsfs.retry", "aiohttp.client", "google.auth.exceptions"])
+def test_a_store_has_errors_of_its_own_and_may_not_even_list_its_checkpoints(package, monkeypatch):
+    error = type("HttpError", (Exception,), {"__module__": package})("503")
+
+    def refuse(folder):
+        raise error
+
+    monkeypatch.setattr(storage, "checkpoint_steps", refuse)
+    with pytest.raises(StorageFaultError, match=r"does not answer.*its newest check") as caught:
+        fail(error, epath.Path("gs://bucket/run"))
+    assert caught.value.exit_code == 75
+    bug = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        fail(bug, epath.Path("gs://bucket/run"))
+
+
 @contextmanager
 def largest_file(size):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -2,7 +2,9 @@
 
 import dataclasses
 import logging as python_logging
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,10 +16,12 @@ import numpy as np
 import optax
 import pytest
 from absl import logging
+from etils import epath
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.checkpoint_reading import _stored_tree
+from dino_jax.workdir.checksums import DamagedCheckpointError, read_checksums
 
 # Orbax leaves coroutines behind when it meets a damaged file; they complain when collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -363,6 +367,18 @@ def test_damaged_checksums_are_damage_and_a_chosen_step_that_is_damaged_is_an_er
     with pytest.raises(OSError, match=r"none of the checkpoints(.|\n)* 4: (.|\n)*is damaged"):
         checkpointing.read_network(run, step=4)
     assert checkpointing.read_network(run)[1] == 2
+
+
+def test_checksums_that_are_a_pipe_are_damage_and_nobody_waits_for_it(tmp_path):
+    (tmp_path / "checksums").mkdir()
+    os.mkfifo(tmp_path / "checksums/metadata")
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(read_checksums, epath.Path(tmp_path))
+        try:
+            with pytest.raises(DamagedCheckpointError, match="is a pipe, not a file"):
+                found.result(timeout=30)
+        finally:  # so that a thread that waits for a writer ends
+            os.close(os.open(tmp_path / "checksums/metadata", os.O_RDWR | os.O_NONBLOCK))
 
 
 def test_a_checkpoint_without_checksums_is_restored_and_said_to_be_unverified(run, warnings):
