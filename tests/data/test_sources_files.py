@@ -133,6 +133,13 @@ def test_class_indices_out_of_range_are_refused():
         index_labels(["10000000000"])
 
 
+def test_what_only_looks_like_an_index_is_a_name():
+    long = "1" * 5000
+    assert index_labels(["--5", long])[0] == ("--5", long)
+    with pytest.raises(ValueError, match="got 9999999999999999999 to 9999999999999999999"):
+        index_labels(["9" * 19])
+
+
 def test_blocks_find_every_index_and_no_other():
     blocks = Blocks([2, 0, 3])
     assert [blocks.locate(index) for index in range(5)] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]

@@ -219,6 +219,33 @@ def test_parquet_rows_without_bytes_and_damaged_pages_are_os_errors(tmp_path):
         ParquetSource(str(tmp_path), "image", "")[0]
 
 
+def test_what_many_parquet_rows_share_is_in_memory_once(tmp_path):
+    image, label, rows = b"x" * 500_000, "y" * 500_000, 200  # 100 MB each, as rows
+    images = [{"bytes": image, "path": label}] * rows
+    _write_parquet(tmp_path / "a.parquet", images, rows, label=[label] * rows)
+    assert (tmp_path / "a.parquet").stat().st_size < 2_000_000
+    before = pa.total_allocated_bytes()
+    source = ParquetSource(str(tmp_path), "image", "label")
+    assert source[rows - 1] == {"image": image, "label": 0, "name": label}
+    assert pa.total_allocated_bytes() - before < 20_000_000
+    _, labels = parquet_module._read_contents(source._shards[0], "image.bytes", "label")
+    assert len(labels) == rows
+    assert len(set(map(id, labels))) == 1
+
+
+def test_parquet_labels_have_a_bound_and_a_type(tmp_path, monkeypatch):
+    _write_parquet(tmp_path / "a.parquet", [_png(1)], label=["cat"], other=[[1]])
+    with pytest.raises(ValueError, match=r"'other' of .*class indices or names, got list"):
+        ParquetSource(str(tmp_path), "image", "other")
+    monkeypatch.setattr(parquet_module, "MAX_LABEL_BYTES", 10)
+    with pytest.raises(ValueError, match=r"'label' of .* bytes, more than the 10"):
+        ParquetSource(str(tmp_path), "image", "label")
+    encoding = dict(use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"})
+    pq.write_table(pa.table({"image": [_png(1)]}), tmp_path / "a.parquet", **encoding)
+    with pytest.raises(ValueError, match=r"'image' of .* DELTA_BYTE_ARRAY, which is not read"):
+        ParquetSource(str(tmp_path), "image", "")
+
+
 def test_wrong_parquet_columns_are_named_with_the_known_ones(tmp_path):
     _write_parquet(tmp_path / "a.parquet", [_png(1)], mask=[b"x"], label=[1])
     with pytest.raises(ValueError, match=r"\['image', 'mask'\].*image_column"):

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypedDict
@@ -13,6 +14,7 @@ import numpy as np
 
 UNLABELED = -1
 MAX_CLASSES = 1_000_000
+_INDEX = re.compile(r"-?\d{1,19}")  # longer numbers, such as those of hashes, are names
 
 
 class Record(TypedDict):
@@ -152,15 +154,15 @@ def index_labels(values: Sequence[int | str | None]) -> tuple[tuple[str, ...], n
     texts = [texts[place] for place in places]
     if not texts:
         return (), labels
-    if all(text.lstrip("-").isdecimal() for text in texts):
-        indices = np.array([int(text) for text in texts])
-        if indices.min() < 0 or indices.max() >= MAX_CLASSES:
+    if all(map(_INDEX.fullmatch, texts)):
+        indices = [int(text) for text in texts]
+        if min(indices) < 0 or max(indices) >= MAX_CLASSES:
             raise ValueError(
-                f"class indices must be 0 to {MAX_CLASSES - 1}, got {indices.min()} to "
-                f"{indices.max()}; leave the label out where there is none"
+                f"class indices must be 0 to {MAX_CLASSES - 1}, got {min(indices)} to "
+                f"{max(indices)}; leave the label out where there is none"
             )
         labels[places] = indices
-        return tuple(str(index) for index in range(int(indices.max()) + 1)), labels
+        return tuple(str(index) for index in range(max(indices) + 1)), labels
     class_names, labels[places] = _number(texts)
     return class_names, labels
 

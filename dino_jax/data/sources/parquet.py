@@ -1,6 +1,6 @@
 """Images in a column of Parquet files, as Hugging Face stores them; needs pyarrow."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,7 @@ from dino_jax.foreign.json_text import parse_json
 from dino_jax.foreign.names import printable
 
 MAX_ROW_GROUP_BYTES = 1 << 30
+MAX_LABEL_BYTES = 1 << 30  # of the label column of one file
 MAX_ROW_GROUP_ROWS = 1_000_000
 _OPEN_FILES = 64  # each holds its footer
 _ROW_GROUPS_KEPT = 2
@@ -127,9 +128,20 @@ def _open_parquet(shard: str) -> Any:
         ) from error
     file = open_regular(shard)
     with _damage(ValueError, f"{shard} is not a Parquet file, or is damaged"):
-        opened = pq.ParquetFile(file, pre_buffer=False)
-        _ = opened.schema_arrow  # types that Arrow lacks
-        return opened
+        plain = pq.ParquetFile(file, pre_buffer=False)
+        _ = plain.schema_arrow  # types that Arrow lacks
+        # What many rows share stays one value: a megabyte in the file can be gigabytes of rows.
+        columns = [plain.schema.column(place) for place in range(len(plain.schema))]
+        texts = [column.path for column in columns if _may_be_shared(column)]
+        return pq.ParquetFile(
+            file, metadata=plain.metadata, read_dictionary=texts, pre_buffer=False
+        )
+
+
+def _may_be_shared(column: Any) -> bool:
+    """Whether a leaf of Parquet's schema holds bytes or text, once in each row."""
+    plain = column.logical_type.type in ("NONE", "STRING", "JSON", "ENUM", "BSON")
+    return plain and column.physical_type == "BYTE_ARRAY" and column.max_repetition_level == 0
 
 
 @contextmanager
@@ -160,8 +172,15 @@ def _read_contents(
     file = _open_parquet(shard)
     metadata = file.metadata
     groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    bytes_of_labels = 0
     for group in groups:
         columns = [group.column(column) for column in range(group.num_columns)]
+        _require_encodings(shard, columns, (image_leaf, label_column))
+        bytes_of_labels += sum(
+            abs(column.total_uncompressed_size)
+            for column in columns
+            if column.path_in_schema == label_column
+        )
         bytes_of_images = sum(
             column.total_uncompressed_size
             for column in columns
@@ -181,13 +200,48 @@ def _read_contents(
         raise ValueError(
             f"{shard} has no column {label_column!r}; its columns are {file.schema_arrow.names}"
         )
+    _require_label_type(shard, label_column, file.schema_arrow.field(label_column).type)
+    if bytes_of_labels > MAX_LABEL_BYTES:
+        raise ValueError(
+            f"the column {label_column!r} of {shard} has {bytes_of_labels:,} bytes, more than the "
+            f"{MAX_LABEL_BYTES:,} that are read as labels; write several files"
+        )
     with _damage(ValueError, f"the column {label_column!r} of {shard} can't be read"):
         labels = file.read(columns=[label_column]).column(0)
         labels.validate()
-        values = labels.to_pylist()
+        values = [value for chunk in labels.chunks for value in _label_values(chunk)]
     if len(values) != sum(sizes):
         raise ValueError(f"{shard} has {len(values):,} labels for {sum(sizes):,} rows")
     return sizes, values
+
+
+def _label_values(chunk: Any) -> list[int | str | None]:
+    """The labels of an Arrow array; rows with one text share it."""
+    if not hasattr(chunk, "dictionary"):
+        return chunk.to_pylist()
+    texts = chunk.dictionary.to_pylist()
+    texts = [None if text is None else str(text).strip() for text in texts]
+    return [None if place is None else texts[place] for place in chunk.indices.to_pylist()]
+
+
+def _require_label_type(shard: str, column: str, kind: Any) -> None:
+    import pyarrow as pa
+
+    if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+        raise ValueError(
+            f"column {column!r} of {shard} must hold class indices or names, got {kind}"
+        )
+
+
+def _require_encodings(shard: str, columns: Sequence[Any], leaves: Sequence[str]) -> None:
+    """Of bytes, pyarrow reads these encodings only with all rows' values in memory."""
+    for column in columns:
+        deltas = [name for name in column.encodings if name.startswith("DELTA")]
+        if deltas and column.path_in_schema in leaves and column.physical_type == "BYTE_ARRAY":
+            raise ValueError(
+                f"the column {column.path_in_schema!r} of {shard} is stored as {deltas[0]}, which "
+                "is not read; write the file again in PLAIN or dictionary encoding"
+            )
 
 
 def _require_rows(shard: str, file: Any, sizes: list[int]) -> None:
@@ -207,6 +261,7 @@ def _require_rows(shard: str, file: Any, sizes: list[int]) -> None:
 def _is_bytes(kind: Any) -> bool:
     import pyarrow as pa
 
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
