@@ -153,7 +153,7 @@ def test_rates_of_drop_path_that_grow_are_noted():
     [
         ("optim: {epochs: many}", "optim.epochs is 'many'; expected something like 100.0"),
         ("train: {seed: 1.5}", "train.seed is 1.5; expected something like 0"),
-        (f"optim: {{base_lr: {'9' * 400}}}", "optim.base_lr is 9+; expected something like"),
+        (f"optim: {{base_lr: {'9' * 400}}}", "optim.base_lr is .*99.*; expected something"),
         ("ibot: {separate_head: 1}", "ibot.separate_head is 1; expected something like False"),
         ("crops: {local_crops_scale: [0.1]}", r"crops.local_crops_scale is \[0.1\]; expected"),
         ("optim: {clip_grad: true}", "optim.clip_grad is True; expected something like 3.0"),
