@@ -76,6 +76,11 @@ def test_a_workdir_of_version_0_1_resumes_with_its_numbers(name: str, tmp_path: 
         assert wanted.keys() <= line.keys()
         for metric, value in wanted.items():
             # Another CPU than the recording's rounds otherwise; the same one gives the same bits.
+            # Adam divides gradients that are nothing but rounding by their own size: the norm of an
+            # update is not comparable between CPUs, also of version 0.1; the next losses are.
+            if metric.endswith("/update"):
+                assert line[metric] > 0
+                continue
             np.testing.assert_allclose(
                 line[metric], value, rtol=1e-3, atol=1e-5, err_msg=f"{metric} of {line['step']}"
             )
