@@ -13,6 +13,7 @@ from PIL import Image
 
 from dino_jax.data.decode import decode_image
 from dino_jax.data.sources import DigitsSource, FolderSource, TfdsSource, build_source, folder
+from dino_jax.data.sources import tfds as tfds_module
 
 
 def _png(level):
@@ -204,6 +205,16 @@ def test_tfds_records_are_the_encoded_images_with_labels(tmp_path):
     assert [record["label"] for record in records] == [level % 2 for level in levels]
     assert pickle.loads(pickle.dumps(source))[2] == records[2]
     assert len(TfdsSource("tiny_pictures", "train[:2]", str(tmp_path))) == 2
+
+
+def test_an_unreadable_rest_of_another_version_of_tfds_data_stops_nobody(tmp_path):
+    folder = tmp_path / "pictures/0.9.0"
+    folder.mkdir(parents=True)
+    (folder / "features.json").symlink_to("features.json")
+    tfds_module._require_files("pictures", str(tmp_path))
+    os.mkfifo(folder / "dataset_info.json")
+    with pytest.raises(OSError, match=r"dataset_info\.json' is a pipe"):
+        tfds_module._require_files("pictures", str(tmp_path))
 
 
 def test_tfds_data_without_a_class_label_has_no_labels(tmp_path):

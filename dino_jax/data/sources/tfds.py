@@ -1,6 +1,7 @@
 """A data set that TensorFlow Datasets has prepared, read without TensorFlow."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,9 @@ class TfdsSource:
                 f"TFDS data set {name!r} in {data_dir!r} can't be opened: "
                 f"{type(error).__name__}: {error}"
             ) from error
+        if not is_remote(builder.data_dir):
+            for path in _files_below(Path(builder.data_dir)):
+                require_regular(path)
         self._image_key = _only_image_feature(name, features, tfds.features.Image)
         self._label_key, self.class_names = _label_feature(features, tfds.features.ClassLabel)
         try:
@@ -88,15 +92,25 @@ class TfdsSource:
 
 
 def _require_files(name: str, data_dir: str | None) -> None:
-    """Checks that TFDS, which opens whatever has the right name, will find regular files.
+    """Checks that TFDS, which opens whatever has the right name, will wait for no pipe or device.
+
+    What can't be opened at all stops nobody: it may belong to a version that is not read.
 
     Raises:
-      OSError: names the first that is something else.
+      OSError: names the first.
     """
     if data_dir and not is_remote(data_dir):
-        for folder, _, files in os.walk(Path(data_dir, name.partition(":")[0])):
-            for file in files:
-                require_regular(Path(folder, file))
+        for path in _files_below(Path(data_dir, name.partition(":")[0])):
+            try:
+                require_regular(path)
+            except OSError as error:
+                if error.errno is None:  # not the system's: it is no file
+                    raise
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    for folder, _, files in os.walk(root):
+        yield from (Path(folder, file) for file in files)
 
 
 def _only_image_feature(name: str, features: Any, image_type: type) -> str:
