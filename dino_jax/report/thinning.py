@@ -13,7 +13,7 @@ from dino_jax.workdir.pieces import read_lines
 
 MOST = 4000  # lines with the same number of metrics; a chart has 240 points
 # A line as our runs write it: its step can be told without reading the rest.
-_WRITTEN = re.compile(rb'\{"step": (\d+)[,}]')
+_WRITTEN = re.compile(rb'\{"step": (\d{1,18})[,}]')
 
 
 class Thinned(NamedTuple):

@@ -9,6 +9,7 @@ metrics.jsonl.000000000065536, and is a part of the text if all before it ends t
 left over from a crash, as pieces are written before those that they replace are removed.
 """
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -94,6 +95,10 @@ def _pieces(path: epath.Path) -> list[epath.Path]:
         if start == end:
             pieces.append(piece)
             end += piece.stat().length
+    if end > MOST:
+        raise OSError(
+            f"{os.fspath(path)!r} has {end:,} bytes, more than the {MOST:,} that are read"
+        )
     return pieces
 
 

@@ -81,6 +81,21 @@ def test_metrics_that_are_no_file_are_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.endswith("is a pipe, not a file\n")
 
 
+def test_metrics_of_terabytes_are_not_read(tmp_path, capsys):
+    folder = write_run(tmp_path / "run")
+    os.truncate(folder / "metrics.jsonl", 1 << 40)  # sparse
+    with pytest.raises(SystemExit, match="2"):
+        main([str(folder)])
+    assert capsys.readouterr().err.endswith("more than the 1,073,741,824 that are read\n")
+
+
+def test_a_step_of_thousands_of_digits_is_a_torn_line(tmp_path):
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": ' + "9" * 5000 + ', "loss": 1}\n')
+    assert "torn lines left out: 31" in _report(folder)
+
+
 def test_deep_lines_of_metrics_are_torn_lines(tmp_path):
     folder = write_run(tmp_path / "run")
     with (folder / "metrics.jsonl").open("a") as file:
