@@ -80,7 +80,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, nyu, tmp_path, capsys
 
     assert "nyu_train.txt does not exist" in fails(data=tmp_path)
     assert "--layers=4: it must be 1, or 4 if there are at least 4 blocks" in fails("--layers=4")
-    assert "--max-depth (0.0)" in fails("--max-depth=0")
+    assert "argument --max-depth: must be above 0" in fails("--max-depth=0")
     assert "45 x 52 pixels, the Eigen crop is for 480 x 640" in fails()
     for path in (nyu / "room_0").glob("depth*"):
         Image.fromarray(np.full((9, 9), 1000, np.uint16)).save(path)

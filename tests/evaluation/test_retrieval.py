@@ -126,7 +126,7 @@ def test_a_data_set_that_is_not_there_is_named(workdir, oxford, tmp_path, capsys
     (oxford / "jpg/church_000003.jpg").unlink()
     error = fails(capsys, workdir, oxford)
     assert "lacks 1 of the 12 images" in error and "church_000003.jpg" in error
-    assert "--imsize (0)" in fails(capsys, workdir, oxford, "--imsize=0")
+    assert "argument --imsize: must be at least 1" in fails(capsys, workdir, oxford, "--imsize=0")
 
 
 def test_a_ground_truth_that_calls_a_program_is_refused(workdir, oxford, tmp_path, capsys):
@@ -149,4 +149,6 @@ def test_a_ground_truth_of_another_kind_is_refused(workdir, oxford, capsys):
 
 
 def test_images_smaller_than_a_patch_are_named(workdir, oxford, capsys):
-    assert "smaller than a patch of 8" in fails(capsys, workdir, oxford, "--imsize=3")
+    assert "--imsize=3 is smaller than one patch of 8 pixels" in fails(
+        capsys, workdir, oxford, "--imsize=3"
+    )

@@ -122,7 +122,7 @@ def test_what_is_missing_or_does_not_fit_is_named(workdir, ade, voc, tmp_path, c
     assert "has neither annotations/ (ADE20K)" in fails(tmp_path)
     assert "--batch-size=3 must be a multiple" in fails(ade, "--batch-size=3")
     assert "--layers=3" in fails(ade, "--layers=3")
-    assert "--lr (0.0) positive" in fails(ade, "--lr=0")
+    assert "argument --lr: must be above 0" in fails(ade, "--lr=0")
     assert "--scales: must be at least 1" in fails(ade, "--scales", "0.5")
     masks = ade / "annotations/training"
     Image.fromarray(np.full((9, 9), 1, np.uint8)).save(masks / "ADE_tra_0003.png")
