@@ -143,7 +143,7 @@ def test_files_that_do_not_belong_together_are_named(workdir, copydays, tmp_path
 
     assert "holds 0 originals and 0 copies" in fails(tmp_path)
     folder = copy_of(copydays, tmp_path)
-    assert "--imsize is smaller than one patch" in fails(folder, "--imsize=3")
+    assert "--imsize=3 is smaller than one patch" in fails(folder, "--imsize=3")
     assert "/nowhere" in fails(folder, "--distractors=/nowhere")
     (folder / "jpegqual/3/200001.jpg").unlink()
     assert "jpegqual/3 has 5 images for 6 originals" in fails(folder)
