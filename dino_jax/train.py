@@ -141,7 +141,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
 
         # 3. The loop: data, step, journal, checkpoint.
         with (
-            storage_faults(folder),
+            storage_faults(folder, agreement),
             checkpointing.closing(checkpoints),
             contextlib.closing(stream),
             journal,

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 from absl import logging as absl_logging
 from etils import epath
 
+from dino_jax.processes.agreement import Agreement
 from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import is_remote
@@ -62,8 +64,16 @@ class StorageFaultError(Exception):
 
 
 @contextmanager
-def storage_faults(folder: epath.Path) -> Iterator[None]:
-    """Turns an error of the storage of a workdir into a StorageFaultError; others pass."""
+def storage_faults(folder: epath.Path, agreement: Agreement) -> Iterator[None]:
+    """Turns an error of the storage of a workdir into a StorageFaultError; others pass.
+
+    Of several processes perhaps only one meets it, while the others wait for it in a step: all end
+    at once with the same line and code.
+
+    Args:
+      folder: workdir.
+      agreement: agreement of all processes.
+    """
     try:
         yield
     except Exception as error:
@@ -72,6 +82,8 @@ def storage_faults(folder: epath.Path) -> Iterator[None]:
             raise
         # Orbax leaves coroutines behind, which complain when Python ends.
         sys.unraisablehook = lambda _: None
+        if jax.process_count() > 1:
+            agreement.end(fault.exit_code, str(fault))
         raise fault from error
 
 

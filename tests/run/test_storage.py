@@ -13,6 +13,7 @@ import pytest
 from etils import epath
 
 from dino_jax.commands.command_line import UsageError
+from dino_jax.processes.agreement import Alone
 from dino_jax.run import storage
 from dino_jax.run.storage import StorageFaultError, storage_faults
 from dino_jax.workdir import checkpointing
@@ -32,7 +33,7 @@ def folder(tmp_path):
 
 
 def fail(error, folder):
-    with storage_faults(folder):
+    with storage_faults(folder, Alone()):
         raise error
 
 
@@ -60,11 +61,24 @@ def test_what_is_wrong_is_said_in_one_line_with_a_fitting_code(form, number, wha
 
 
 def test_the_error_behind_other_errors_is_found(folder):
-    with pytest.raises(StorageFaultError, match="no space is left"), storage_faults(folder):
+    with (
+        pytest.raises(StorageFaultError, match="no space is left"),
+        storage_faults(folder, Alone()),
+    ):
         try:
             raise of_tensorstore(errno.ENOSPC)
         finally:
             raise RuntimeError("while closing")
+
+
+def test_a_fault_of_one_process_ends_all(folder, monkeypatch):
+    ended, together = [], Alone()
+    monkeypatch.setattr(together, "end", lambda code, why: ended.append((code, why)))
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(StorageFaultError), storage_faults(folder, together):
+        raise OSError(errno.ENOSPC, "x")
+    ((code, why),) = ended
+    assert code == 1 and "no space is left" in why
 
 
 def test_files_of_the_workdir_that_are_missing_are_a_fault_and_others_are_not(folder):
@@ -132,7 +146,7 @@ def test_what_orbax_says_about_a_full_disk_is_understood(tmp_path):
     newest.note()
     with (
         pytest.raises(StorageFaultError, match=r"may not grow.*continues from step 1"),
-        storage_faults(epath.Path(tmp_path)),
+        storage_faults(epath.Path(tmp_path), Alone()),
         largest_file(1 << 16),
         checkpointing.closing(manager),
     ):
