@@ -191,9 +191,9 @@ def test_crops_that_do_not_fit_together_are_named(changes, message):
     [
         ("flip", 1.5, "at least 0 and at most 1"),
         ("scale", (0.0, 1.0), "above 0"),
-        ("ratio", (0.0, 1.0), "above 0"),
+        ("ratio", (0.0, 1.0), "at least 0.01"),
         ("hue", 0.6, "at most 0.5"),
-        ("size", (0, 4), "above 0"),
+        ("size", (0, 4), "at least 1"),
         ("count", -1, "at least 0"),
         ("brightness", -0.1, "at least 0"),
         ("blur_radius", (-1.0, 2.0), "at least 0"),

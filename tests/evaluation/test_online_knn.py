@@ -87,7 +87,7 @@ def test_images_smaller_than_a_patch_are_an_error_of_the_option_that_says_so(con
     ("changes", "message"),
     [
         (dict(k=(0, 10)), r"knn\.k\[0\] must be at least 1"),
-        (dict(temperature=0.0), r"knn\.temperature must be above 0"),
+        (dict(temperature=0.0), r"knn\.temperature must be at least 0.001"),
         (dict(max_test_images=0), r"knn\.max_test_images must be at least 1"),
         (dict(measure="proxies"), r"config\.evaluations\.knn has no 'measure'"),
     ],

@@ -19,7 +19,7 @@ from tests.recorded_draws import recorded_subsets
 
 def tiny_config(**backbone):
     config = quickstart.get_config().network
-    config.backbone.update(depth=2, **backbone)
+    config.backbone.update({"depth": 2, **backbone})
     config.heads.dino.update(out_dim=32)
     return config
 

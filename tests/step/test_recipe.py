@@ -172,7 +172,7 @@ OFFICIAL = {"vitl16_short": ("", 32), "vitl14": (VITL14, 96), "vitg14": (VITG14,
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_a_dinov2_config_is_the_official_one_converted(name, tmp_path):
     text, gpus = OFFICIAL[name]
-    (tmp_path / "converted.py").write_text(convert(text, name, gpus)[0])
+    (tmp_path / "converted.py").write_text(convert(text.encode(), name, gpus)[0])
     converted = runpy.run_path(str(tmp_path / "converted.py"))["get_config"]()
     ours = load(name)
     ours.runtime = converted.runtime  # how, not what
@@ -266,7 +266,6 @@ def test_a_config_says_where_it_is_from_and_how_to_run_it(name):
             r"\(2000\) is larger than the data set",
         ),
         (lambda c: c.update(epochs=0.0), r"config.epochs \(0.0\) gives no steps"),
-        (lambda c: c.update(seed=-1), "config.seed must be at least 0, got -1"),
         (lambda c: c.roles.teacher.update(momentum=1.5), "must be at least 0 and at most 1"),
         (lambda c: c.augment.crops.local.update(size=(16, 4)), "less than one patch of 8 pixels"),
         (
