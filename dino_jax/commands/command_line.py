@@ -15,6 +15,7 @@ from dino_jax.foreign.names import for_terminal
 
 PROGRAM = "dino-jax"
 WRONG_USAGE = 2  # exit code, as argparse's
+BOOLS = {"true": True, "1": True, "false": False, "0": False}  # texts of a switch
 
 
 class UsageError(Exception):
@@ -153,7 +154,6 @@ def add_switch(
 
 def parse_bool(text: str) -> bool:
     """The type of a switch."""
-    values = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in values:
+    if text.lower() not in BOOLS:
         raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
-    return values[text.lower()]
+    return BOOLS[text.lower()]

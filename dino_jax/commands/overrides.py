@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from dino_jax.commands.command_line import BOOLS
 from dino_jax.config.range import shorten
 from dino_jax.config.section import describe_type, suggest
 from dino_jax.config.upgrade import rename_hint
@@ -15,7 +16,6 @@ from dino_jax.config.upgrade import rename_hint
 _ARGUMENT = re.compile(
     r"--?(?P<no>no)?(?P<place>config\.[^=]*)(?P<given>=(?P<text>.*))?", re.DOTALL
 )
-_BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def apply_overrides(config: ConfigDict, argv: Sequence[str]) -> list[str]:
@@ -94,7 +94,7 @@ def parse_value(place: str, text: str, kind: type) -> Any:
         return None
     try:
         if kind is bool:
-            return _BOOLS[text.lower()]
+            return BOOLS[text.lower()]
         return _parse_tuple(text) if kind is tuple else kind(text)
     except (KeyError, ValueError):
         expected = describe_type(kind)

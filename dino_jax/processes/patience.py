@@ -5,6 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from dino_jax.processes.ending import AGAIN
+
 
 @dataclasses.dataclass(frozen=True)
 class Place:
@@ -36,7 +38,7 @@ class Place:
 class MissingProcessesError(Exception):
     """Some processes did not come in time; a new start may succeed."""
 
-    exit_code = 75  # EX_TEMPFAIL of sysexits.h
+    exit_code = AGAIN
 
 
 class Patience:

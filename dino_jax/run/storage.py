@@ -18,11 +18,12 @@ from absl import logging as absl_logging
 from etils import epath
 
 from dino_jax.processes.agreement import Agreement
+from dino_jax.processes.ending import AGAIN
 from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import is_remote
 
-GIVEN_UP, AGAIN = 1, 75  # exit codes; 75 is EX_TEMPFAIL of sysexits.h
+GIVEN_UP = 1  # exit code
 
 # Error numbers whatever the file: what is wrong, what to do, exit code.
 _FAULTS = {

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,16 @@ def read_history(
     Raises:
       OSError: as `read_pieces`.
     """
+    return _join(_parse_lines(read_pieces(path), valid))
+
+
+def _join(
+    lines: Iterable[tuple[int, dict[str, Any] | None]],
+) -> tuple[list[dict[str, Any]], list[int]]:
+    """See `read_history`."""
     records: list[dict[str, Any]] = []
     unreadable = []
-    for number, record in _parse_lines(path, valid):
+    for number, record in lines:
         if record is None:
             unreadable.append(number)
             continue
@@ -120,14 +127,15 @@ def _recover(path: epath.Path, start_step: int, valid: Valid) -> list[dict[str, 
         require_regular(path)
         if start_step == 0:
             return []
-        kept = read_json_lines(path, start_step, valid)
-        lines = dict(_parse_lines(path, valid))
+        content = read_pieces(path)
+        lines = dict(_parse_lines(content, valid))
+        records, _ = _join(lines.items())
     except FileNotFoundError:
         return []
     except DAMAGE as error:
         set_aside(path, error, f"its {start_step} steps are not in the history of this run")
         return []
-    content = read_pieces(path)
+    kept = [record for record in records if record["step"] <= start_step]
     if not content.endswith(b"\n"):  # torn by a crash
         lines = {n: record for n, record in lines.items() if record or n <= content.count(b"\n")}
     damaged = [number for number, record in lines.items() if record is None]
@@ -140,9 +148,9 @@ def _recover(path: epath.Path, start_step: int, valid: Valid) -> list[dict[str, 
     return kept
 
 
-def _parse_lines(path: epath.Path, valid: Valid) -> Iterator[tuple[int, dict[str, Any] | None]]:
+def _parse_lines(text: bytes, valid: Valid) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Numbers of all lines that are not empty, with their records; None for damaged ones."""
-    for number, line in enumerate(read_pieces(path).split(b"\n"), start=1):
+    for number, line in enumerate(text.split(b"\n"), start=1):
         if line.strip():
             record = parse_line(line.decode()) if line.isascii() else None
             yield number, record if record is not None and valid(record) else None

@@ -108,7 +108,7 @@ def _older_history(folder: epath.Path) -> str:
         return ""
     config = read_config_json(folder)
     if config is None:
-        return f"a run of {last} steps (and {CONFIG_JSON} is missing, too)" if last else ""
+        return f"a run of {last} steps (and {CONFIG_JSON} is missing, too)"
     runtime = config.get("runtime")
     every = runtime.get("save_every_steps") if isinstance(runtime, dict) else None
     due = isinstance(every, int) and last >= every

@@ -44,7 +44,8 @@ def resume_metrics(folder: epath.Path) -> None:
 
 def resume_diagnosis(folder: epath.Path) -> None:
     progress: Any = None  # silent while nothing is added
-    DiagnosisLog(folder, STEPS, [], progress, grace_steps=0, stop_on_collapse=False)
+    rules: Any = {"grace_steps": 0, "total_steps": 2 * STEPS, "stop_on_collapse": False}
+    DiagnosisLog(folder, STEPS, [], progress, **rules)
 
 
 def resume_guard(folder: epath.Path) -> None:
