@@ -275,7 +275,8 @@ def test_a_run_with_a_folder_of_images_alone_starts_and_shows_them(small, tmp_pa
 
 def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
     # The update of step 1 makes all parameters huge; no loss after it is finite.
-    lost = {"optimizer.lr": 1e30, "optimizer.warmup_epochs": 0.0, "max_skipped_in_a_row": 3}
+    lost = {"optimizer.lr": 1e4, "optimizer.reference_batch": 1}
+    lost |= {"optimizer.warmup_epochs": 0.0, "max_skipped_in_a_row": 3}
     arguments = small(tmp_path, **lost, **{"runtime.keep_checkpoints": STEPS})
     code, out, err = run(*arguments)
     assert code == 1 and "Traceback" not in err
