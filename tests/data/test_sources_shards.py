@@ -27,6 +27,7 @@ from dino_jax.data.sources.record_format import (
     shard_name,
     write_description,
 )
+from tests.fuzz import samples
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -240,10 +241,53 @@ def test_parquet_labels_have_a_bound_and_a_type(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_module, "MAX_LABEL_BYTES", 10)
     with pytest.raises(ValueError, match=r"'label' of .* bytes, more than the 10"):
         ParquetSource(str(tmp_path), "image", "label")
-    encoding = dict(use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"})
-    pq.write_table(pa.table({"image": [_png(1)]}), tmp_path / "a.parquet", **encoding)
-    with pytest.raises(ValueError, match=r"'image' of .* DELTA_BYTE_ARRAY, which is not read"):
-        ParquetSource(str(tmp_path), "image", "")
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_parquet_bytes_stored_as_differences_are_read_within_the_same_bounds(
+    tmp_path, monkeypatch, encoding
+):
+    images = [_png(level) for level in (1, 2, 2, 3)]
+    table = pa.table({"image": images, "label": ["cat", "dog", None, "cat"]})
+    options = {"row_group_size": 2, "use_dictionary": False}
+    options |= {"column_encoding": {"image": encoding, "label": encoding}}
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    source = ParquetSource(str(tmp_path), "image", "label")
+    assert [record["image"] for record in _records(source)] == images
+    assert [record["label"] for record in _records(source)] == [0, 1, -1, 0]
+    monkeypatch.setattr(parquet_module, "MAX_ROW_GROUP_BYTES", len(images[0]) + 50)
+    monkeypatch.setattr(parquet_module, "_require_sizes", lambda *_: [2, 2])
+    with pytest.raises(OSError, match=r"row group 0 of .* more than .* smaller row groups"):
+        ParquetSource(str(tmp_path), "image", "")[0]
+
+
+def test_differences_that_grow_to_gigabytes_are_refused_in_little_memory(tmp_path):
+    table = pa.table({"image": [b"x" * 5_000_000] * 1000})  # 5 GB of rows
+    options = {"use_dictionary": False, "column_encoding": {"image": "DELTA_BYTE_ARRAY"}}
+    pq.write_table(table, tmp_path / "a.parquet", write_statistics=False, **options)
+    assert (tmp_path / "a.parquet").stat().st_size < 10_000_000
+    source = ParquetSource(str(tmp_path), "image", "")
+    with pytest.raises(OSError, match="more than 1,073,741,824 bytes"):
+        source[0]
+
+
+def test_a_parquet_footer_of_which_pyarrow_would_die_is_an_error(tmp_path):
+    """Its functions for the metadata of row groups let exceptions of C++ end the process."""
+    valid = samples.parquets()[0]
+    footer = samples.parquet_footer(valid)
+    optional = b"\x35\x02\x18\x05image"  # a column that is always there has fewer levels
+    assert optional in footer
+    required = footer.replace(optional, b"\x35\x00\x18\x05image")
+    (tmp_path / "a.parquet").write_bytes(samples.with_footer(valid, required))
+    source = ParquetSource(str(tmp_path), "image", "label")
+    with pytest.raises(OSError, match=r"row group 0 of .*a\.parquet can't be read: .*histogram"):
+        source[0]
+    encodings = b"\x15\x0c\x19"  # of the first column, behind its type
+    for damage in (b"\x15\x0c\x19\x05", b"\x15\x0c\x1c", b"\x15\x0c\x19\xff"):
+        broken = footer.replace(encodings + footer[footer.index(encodings) + 3 :][:1], damage, 1)
+        (tmp_path / "a.parquet").write_bytes(samples.with_footer(valid, broken))
+        with pytest.raises(ValueError, match=r"a\.parquet is not a Parquet file, or is damaged"):
+            ParquetSource(str(tmp_path), "image", "label")
 
 
 def test_wrong_parquet_columns_are_named_with_the_known_ones(tmp_path):

@@ -145,6 +145,17 @@ def _with_checksums(data: bytes) -> bytes:
     return bytes(changed)
 
 
+def _make_parquet(folder: Path, rng: np.random.Generator) -> None:
+    valid = samples.parquets()
+    data = valid[rng.integers(len(valid))]
+    if rng.random() < 0.5:
+        _put(folder / "x.parquet", data, valid, rng)
+        return
+    footers = [samples.parquet_footer(each) for each in valid]
+    footer = mutate(samples.parquet_footer(data), footers, rng)
+    (folder / "x.parquet").write_bytes(samples.with_footer(data, footer))
+
+
 def _make_records(folder: Path, rng: np.random.Generator) -> None:
     shard, description, one = samples.records()
     name = "images-00000-of-00001.arrayrecord"
@@ -268,9 +279,7 @@ READERS: dict[str, Reader] = {
     "image": Reader(_make_image, _read_image, (_unreadable(),), 3),
     "folder": Reader(_make_folder, _read_folder, BOTH),
     "tar": Reader(_make_tar, functools.partial(_read_all, "tar"), BOTH, 2),
-    "parquet": Reader(
-        _files(x__parquet=samples.parquets), functools.partial(_read_all, "parquet"), BOTH, 2
-    ),
+    "parquet": Reader(_make_parquet, functools.partial(_read_all, "parquet"), BOTH, 2),
     "arrayrecord": Reader(_make_records, functools.partial(_read_all, "arrayrecord"), BOTH),
     "list": Reader(_make_list, functools.partial(_read_all, "list"), BOTH),
     "json": Reader(_files(x__json=_one(samples.probes)), _read_json, BOTH),

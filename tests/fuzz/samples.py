@@ -79,7 +79,24 @@ def parquets() -> tuple[bytes, ...]:
             buffer = io.BytesIO()
             pq.write_table(table, buffer, row_group_size=2, compression=compression)
             made.append(buffer.getvalue())
+        table = table.set_column(1, "label", pa.array(["cat", "dog", "dog"]))
+        for encoding in ("DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"):
+            buffer = io.BytesIO()
+            columns = ("image", "image.bytes", "image.path", "label")
+            options = {"use_dictionary": False, "column_encoding": dict.fromkeys(columns, encoding)}
+            pq.write_table(table, buffer, row_group_size=2, **options)
+            made.append(buffer.getvalue())
     return tuple(made)
+
+
+def parquet_footer(data: bytes) -> bytes:
+    return data[-8 - int.from_bytes(data[-8:-4], "little") : -8]
+
+
+def with_footer(data: bytes, footer: bytes) -> bytes:
+    """A Parquet file with another footer, whose length is right."""
+    pages = data[: -8 - len(parquet_footer(data))]
+    return pages + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Images in a column of Parquet files, as Hugging Face stores them; needs pyarrow."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from dino_jax.data.sources.base import (
     digest_labels,
     index_labels,
 )
+from dino_jax.data.sources.parquet_footer import Footer, read_footer
 from dino_jax.data.sources.storage import (
     HandleCache,
     file_sizes,
@@ -58,7 +59,7 @@ class ParquetSource:
         self._shards = find_shards(path, ".parquet")
         self._files = HandleCache(_open_parquet, _OPEN_FILES)
         self._row_groups = HandleCache(self._read_row_group, _ROW_GROUPS_KEPT)
-        schema = self._files[self._shards[0]].schema_arrow
+        schema = self._files[self._shards[0]].file.schema_arrow
         self._image_column = image_column or _find_image_column(schema, self._shards[0])
         self._leaves = _image_leaves(schema, self._image_column, self._shards[0])
         contents = map_in_threads(
@@ -111,15 +112,36 @@ class ParquetSource:
 
     def _read_row_group(self, place: tuple[str, int]) -> Any:
         shard, group = place
+        opened = self._files[shard]
         with _damage(OSError, f"row group {group} of {shard} can't be read"):
-            table = self._files[shard].read_row_group(
-                group, columns=self._leaves, use_threads=False
-            )
+            if opened.deltas.isdisjoint(self._leaves):
+                table = opened.file.read_row_group(group, columns=self._leaves, use_threads=False)
+            else:
+                table = _table_of(
+                    _rows_one_by_one(opened, group, self._leaves, MAX_ROW_GROUP_BYTES)
+                )
             table.validate()
             return table
 
 
-def _open_parquet(shard: str) -> Any:
+class _Opened(NamedTuple):
+    """An open file.
+
+    Attributes:
+      file: of pyarrow.
+      footer: what its row groups hold.
+      leaves: dotted names of the columns of values.
+      deltas: those of them that may hold bytes as differences from the row before, of which a
+        megabyte in the file can be gigabytes of rows.
+    """
+
+    file: Any
+    footer: Footer
+    leaves: tuple[str, ...]
+    deltas: frozenset[str]
+
+
+def _open_parquet(shard: str) -> _Opened:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -130,12 +152,50 @@ def _open_parquet(shard: str) -> Any:
     with _damage(ValueError, f"{shard} is not a Parquet file, or is damaged"):
         plain = pq.ParquetFile(file, pre_buffer=False)
         _ = plain.schema_arrow  # types that Arrow lacks
-        # What many rows share stays one value: a megabyte in the file can be gigabytes of rows.
         columns = [plain.schema.column(place) for place in range(len(plain.schema))]
-        texts = [column.path for column in columns if _may_be_shared(column)]
-        return pq.ParquetFile(
+        leaves = tuple(column.path for column in columns)
+        footer = read_footer(file, len(leaves))
+        has_deltas = [
+            any(group.chunks[place].has_deltas for group in footer.groups)
+            for place in range(len(leaves))
+        ]
+        deltas = frozenset(leaf for leaf, has in zip(leaves, has_deltas, strict=True) if has)
+        # What many rows share stays one value: a megabyte in the file can be gigabytes of rows.
+        # pyarrow can't do that with differences.
+        texts = [
+            column.path
+            for column in columns
+            if _may_be_shared(column) and column.path not in deltas
+        ]
+        opened = pq.ParquetFile(
             file, metadata=plain.metadata, read_dictionary=texts, pre_buffer=False
         )
+    return _Opened(opened, footer, leaves, deltas)
+
+
+def _rows_one_by_one(
+    opened: _Opened, group: int, leaves: Sequence[str], most: int
+) -> Iterator[Any]:
+    """Batches of one row each of a row group; a row never has more bytes than a page of the file.
+
+    Raises:
+      ValueError: if they have more than `most` bytes together.
+    """
+    total = 0
+    batches = opened.file.iter_batches(
+        batch_size=1, row_groups=[group], columns=leaves, use_threads=False
+    )
+    for batch in batches:
+        total += batch.nbytes
+        if total > most:
+            raise ValueError(f"its rows have more than {most:,} bytes; write smaller row groups")
+        yield batch
+
+
+def _table_of(batches: Iterable[Any]) -> Any:
+    import pyarrow as pa
+
+    return pa.Table.from_batches(list(batches))
 
 
 def _may_be_shared(column: Any) -> bool:
@@ -169,50 +229,44 @@ def _read_contents(
     shard: str, image_leaf: str, label_column: str
 ) -> tuple[list[int], list[int | str | None]]:
     """Rows of each row group, and the label of each row ([] without a label column)."""
-    file = _open_parquet(shard)
-    metadata = file.metadata
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    bytes_of_labels = 0
-    for group in groups:
-        columns = [group.column(column) for column in range(group.num_columns)]
-        _require_encodings(shard, columns, (image_leaf, label_column))
-        bytes_of_labels += sum(
-            abs(column.total_uncompressed_size)
-            for column in columns
-            if column.path_in_schema == label_column
-        )
-        bytes_of_images = sum(
-            column.total_uncompressed_size
-            for column in columns
-            if column.path_in_schema == image_leaf
-        )
-        if not 0 <= bytes_of_images <= MAX_ROW_GROUP_BYTES:
-            raise ValueError(
-                f"{shard} has a row group of {bytes_of_images:,} bytes, more than "
-                f"{MAX_ROW_GROUP_BYTES:,}; each image would be read with all of it. Write the file "
-                "again with row_group_size=100"
-            )
-    _require_rows(shard, file, [group.num_rows for group in groups])
-    sizes = [group.num_rows for group in groups]
+    opened = _open_parquet(shard)
+    sizes = _require_sizes(shard, opened, image_leaf)
     if not label_column:
         return sizes, []
-    if label_column not in file.schema_arrow.names:
-        raise ValueError(
-            f"{shard} has no column {label_column!r}; its columns are {file.schema_arrow.names}"
-        )
-    _require_label_type(shard, label_column, file.schema_arrow.field(label_column).type)
+    schema = opened.file.schema_arrow
+    if label_column not in schema.names:
+        raise ValueError(f"{shard} has no column {label_column!r}; its columns are {schema.names}")
+    _require_label_type(shard, label_column, schema.field(label_column).type)
+    bytes_of_labels = sum(_bytes_of(opened, label_column))
     if bytes_of_labels > MAX_LABEL_BYTES:
         raise ValueError(
             f"the column {label_column!r} of {shard} has {bytes_of_labels:,} bytes, more than the "
             f"{MAX_LABEL_BYTES:,} that are read as labels; write several files"
         )
     with _damage(ValueError, f"the column {label_column!r} of {shard} can't be read"):
-        labels = file.read(columns=[label_column]).column(0)
-        labels.validate()
-        values = [value for chunk in labels.chunks for value in _label_values(chunk)]
+        values = [value for chunk in _label_chunks(opened, label_column) for value in chunk]
     if len(values) != sum(sizes):
         raise ValueError(f"{shard} has {len(values):,} labels for {sum(sizes):,} rows")
     return sizes, values
+
+
+def _label_chunks(opened: _Opened, column: str) -> Iterator[list[int | str | None]]:
+    if column in opened.deltas:
+        left = MAX_LABEL_BYTES
+        for group in range(len(opened.footer.groups)):
+            for batch in _rows_one_by_one(opened, group, [column], left):
+                left -= batch.nbytes
+                yield _label_values(batch.column(0))
+        return
+    labels = opened.file.read(columns=[column]).column(0)
+    labels.validate()
+    yield from map(_label_values, labels.chunks)
+
+
+def _bytes_of(opened: _Opened, leaf: str) -> list[int]:
+    """Bytes of a leaf in each row group, as the file says; of all leaves with this name."""
+    places = [place for place, name in enumerate(opened.leaves) if name == leaf]
+    return [sum(group.chunks[i].bytes for i in places) for group in opened.footer.groups]
 
 
 def _label_values(chunk: Any) -> list[int | str | None]:
@@ -233,29 +287,26 @@ def _require_label_type(shard: str, column: str, kind: Any) -> None:
         )
 
 
-def _require_encodings(shard: str, columns: Sequence[Any], leaves: Sequence[str]) -> None:
-    """Of bytes, pyarrow reads these encodings only with all rows' values in memory."""
-    for column in columns:
-        deltas = [name for name in column.encodings if name.startswith("DELTA")]
-        if deltas and column.path_in_schema in leaves and column.physical_type == "BYTE_ARRAY":
-            raise ValueError(
-                f"the column {column.path_in_schema!r} of {shard} is stored as {deltas[0]}, which "
-                "is not read; write the file again in PLAIN or dictionary encoding"
-            )
-
-
-def _require_rows(shard: str, file: Any, sizes: list[int]) -> None:
-    """Checks the numbers of rows against each other: all memory for labels follows from them."""
-    if any(not 0 <= rows <= MAX_ROW_GROUP_ROWS for rows in sizes):
+def _require_sizes(shard: str, opened: _Opened, image_leaf: str) -> list[int]:
+    """Rows of each row group; all memory for labels follows from them."""
+    largest = max(_bytes_of(opened, image_leaf), default=0)
+    if largest > MAX_ROW_GROUP_BYTES:
         raise ValueError(
-            f"{shard} has row groups of {min(sizes):,} to {max(sizes):,} rows; at most "
-            f"{MAX_ROW_GROUP_ROWS:,} are read. Write the file again with row_group_size=100"
+            f"{shard} has a row group of {largest:,} bytes, more than {MAX_ROW_GROUP_BYTES:,}; "
+            "each image would be read with all of it. Write the file again with row_group_size=100"
         )
-    if sum(sizes) != file.metadata.num_rows:
+    sizes = [group.rows for group in opened.footer.groups]
+    if max(sizes, default=0) > MAX_ROW_GROUP_ROWS:
         raise ValueError(
-            f"{shard} is damaged: its {file.metadata.num_rows:,} rows are {sum(sizes):,} in its "
-            "row groups"
+            f"{shard} has a row group of {max(sizes):,} rows; at most {MAX_ROW_GROUP_ROWS:,} are "
+            "read. Write the file again with row_group_size=100"
         )
+    if sum(sizes) != opened.footer.rows:
+        raise ValueError(
+            f"{shard} is damaged: its {opened.footer.rows:,} rows are {sum(sizes):,} in its row "
+            "groups"
+        )
+    return sizes
 
 
 def _is_bytes(kind: Any) -> bool:
