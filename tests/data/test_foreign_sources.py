@@ -1,6 +1,7 @@
 """Folders, lists and shards from outside: pipes, circles of links, odd names, headers that lie."""
 
 import errno
+import functools
 import glob
 import io
 import os
@@ -18,7 +19,7 @@ from dino_jax.data.pipeline import build_eval_stream, read_image, read_readable
 from dino_jax.data.preview import draw_preview
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, TarSource
 from dino_jax.data.sources.base import index_labels
-from dino_jax.data.sources.storage import match_files
+from dino_jax.data.sources.patterns import match_files
 from dino_jax.foreign.names import printable
 
 MAX_PIXELS = 10_000
@@ -166,19 +167,50 @@ def test_a_circle_of_links_takes_no_image_from_a_pattern(tmp_path):
     assert len(match_files(f"{tmp_path}/**/*.png")) == 3
 
 
-def test_a_folder_that_a_pattern_may_not_list_is_an_error(tmp_path, monkeypatch):
+def _close(monkeypatch, name):
+    """For root, who runs tests in containers, no mode of a folder does this."""
+    scandir, lstat = os.scandir, os.lstat
+
+    def refuse(call, path):
+        if os.fspath(path).rstrip("/").endswith(name) or f"/{name}/" in os.fspath(path):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return call(path)
+
+    monkeypatch.setattr(os, "scandir", functools.partial(refuse, scandir))
+    monkeypatch.setattr(os, "lstat", functools.partial(refuse, lstat))
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "**", "a/*/*.png", "a/*/1.png", "*/*/*/1.png"])
+def test_a_folder_that_a_pattern_may_not_list_is_an_error(tmp_path, monkeypatch, pattern):
     (tmp_path / "a/closed").mkdir(parents=True)
     (tmp_path / "a/1.png").touch()
-    scandir = os.scandir
+    _close(monkeypatch, "closed")
+    with pytest.raises(PermissionError, match=r"'[^']*a/closed.*' can't be listed.*pattern or a "):
+        match_files(f"{tmp_path}/{pattern}")
 
-    def closed(path):  # for root, who runs tests in containers, no mode of a file does this
-        if os.fspath(path).endswith("closed"):
-            raise PermissionError(errno.EACCES, "Permission denied", path)
-        return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", closed)
-    with pytest.raises(PermissionError, match="a/closed"):
-        match_files(f"{tmp_path}/**/*.png")
+def test_a_folder_of_images_in_which_one_may_not_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "a/closed").mkdir(parents=True)
+    (tmp_path / "a/1.png").touch()
+    _close(monkeypatch, "closed")
+    with pytest.raises(PermissionError, match=r"'[^']*a/closed' can't be listed"):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "*/*.png", "*/1.png", ""])
+def test_the_system_folder_of_a_disk_is_passed_over_with_a_line(
+    tmp_path, monkeypatch, capsys, pattern
+):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "a/1.png").touch()
+    _close(monkeypatch, "lost+found")
+    source = GlobSource(f"{tmp_path}/{pattern}") if pattern else FolderSource(tmp_path)
+    assert [source.path(index) for index in range(len(source))] == [f"{tmp_path}/a/1.png"]
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert "lost+found" in said[0]
+    assert said[0].endswith("is passed over: it may not be listed")
 
 
 def test_a_pattern_finds_what_the_standard_library_finds(tmp_path, monkeypatch):
@@ -197,6 +229,19 @@ def test_a_pattern_finds_what_the_standard_library_finds(tmp_path, monkeypatch):
         "*/**/*.png",
         "**/c/*",
         "no/**/*.png",
+        "*.png",
+        "*",
+        "*/",
+        ".*",
+        "?/[a-b]/*.png",
+        "*/b/1.png",
+        "*/3.jpg",
+        "link/*",
+        "l*/7.png",
+        "5.png",
+        "no/*",
+        "5.png/*",
+        "*/b/../3.jpg",
     ):
         for root in ("", f"{tmp_path}/"):
             expected = sorted(set(glob.glob(root + pattern, recursive=True)))  # noqa: PTH207

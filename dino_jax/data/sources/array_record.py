@@ -3,13 +3,13 @@
 from typing import Any
 
 from dino_jax.data.sources.base import Blocks, Contents, PackedNames, Record
+from dino_jax.data.sources.patterns import is_pattern
 from dino_jax.data.sources.record_format import SHARD_SUFFIX, decode_record, read_description
 from dino_jax.data.sources.storage import (
     MAX_OPEN_FILES,
     HandleCache,
     file_sizes,
     find_shards,
-    is_pattern,
 )
 from dino_jax.foreign.files import require_regular
 from dino_jax.foreign.names import printable

@@ -8,6 +8,7 @@ from etils import epath
 
 from dino_jax.data.sources.base import label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
+from dino_jax.data.sources.patterns import pass_over
 from dino_jax.foreign.files import is_remote
 
 
@@ -24,6 +25,7 @@ class FolderSource(ImageFiles):
 
         Raises:
           FileNotFoundError: if there is no such folder.
+          OSError: if a folder in it can't be listed.
           ValueError: if it holds no images.
         """
         root = epath.Path(path).expanduser()
@@ -47,7 +49,7 @@ class FolderSource(ImageFiles):
 def _list_local(root: str) -> Iterator[str]:
     """Relative paths, with "/", of all visible files whose real place is inside `root`."""
     inside = _real(Path(root))
-    for folder, folders, files in os.walk(root, onerror=_raise):
+    for folder, folders, files in os.walk(root, onerror=pass_over):
         folders[:] = [name for name in folders if not name.startswith(".")]
         relative = Path(folder).relative_to(root).as_posix()
         prefix = "" if relative == "." else f"{relative}/"
@@ -63,10 +65,6 @@ def _list_local(root: str) -> Iterator[str]:
 def _real(path: Path) -> Path:
     """Without links; links in a circle stay, and can't be read. Path.resolve raises for them."""
     return Path(os.path.realpath(path))
-
-
-def _raise(error: OSError):
-    raise error
 
 
 def _list_remote(root: epath.Path, prefix: str = "") -> Iterator[str]:

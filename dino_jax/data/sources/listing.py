@@ -8,7 +8,7 @@ from etils import epath
 
 from dino_jax.data.sources.base import index_labels, label_by_folder
 from dino_jax.data.sources.image_files import IMAGE_SUFFIXES, ImageFiles
-from dino_jax.data.sources.storage import is_pattern, match_files
+from dino_jax.data.sources.patterns import is_pattern, match_files
 from dino_jax.foreign.files import STORES, is_remote, read_bytes
 
 MAX_LIST_BYTES = 1 << 30  # of a text file of paths; some ten million lines
@@ -69,6 +69,7 @@ class GlobSource(ImageFiles):
 
         Raises:
           FileNotFoundError: if no file matches.
+          OSError: if a folder can't be listed.
         """
         if not is_remote(pattern):
             pattern = str(Path(pattern).expanduser())

@@ -1,17 +1,16 @@
 """Files on local disks and in object stores (gs://, s3:// and others through fsspec)."""
 
-import errno
 import glob
 import io
 import os
 import threading
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from dino_jax.data.sources.image_files import IMAGE_SUFFIXES
+from dino_jax.data.sources.patterns import match_files
 from dino_jax.foreign.files import (
     MAX_IMAGE_BYTES,
     file_system,
@@ -23,32 +22,10 @@ from dino_jax.foreign.files import (
 
 MAX_OPEN_FILES = 200  # of one source in one process, of the usual 1,024; opening takes 0.1 ms
 _OPENING_THREADS = 16
-_WILDCARDS = frozenset("*?[")
-_NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 Handle = TypeVar("Handle")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def is_pattern(path: str) -> bool:
-    """Whether `path` has a wildcard: *, ? or [."""
-    return not _WILDCARDS.isdisjoint(path)
-
-
-def match_files(pattern: str) -> list[str]:
-    """Sorted paths that match a glob pattern.
-
-    `**` spans folders, each once, however many links lead to it; hidden files don't match `*`.
-
-    Raises:
-      OSError: if a folder that `**` spans can't be listed.
-    """
-    if not is_remote(pattern):
-        return sorted(_match_local(pattern))
-    store, inner = file_system(pattern)
-    scheme = pattern.partition("://")[0]
-    return sorted(f"{scheme}://{name.lstrip('/')}" for name in store.glob(inner))
 
 
 def find_shards(path: str, suffix: str) -> list[str]:
@@ -149,61 +126,6 @@ class ByteRanges:
         if len(data) != size:
             raise OSError(f"{path} ends {size - len(data)} bytes too early")
         return data
-
-
-def _match_local(pattern: str) -> set[str]:
-    """As `glob.glob(recursive=True)`, which follows links that lead in circles 40 times each."""
-    parts = pattern.split("/")
-    if "**" not in parts:
-        return set(glob.glob(pattern))  # noqa: PTH207, pathlib shows hidden files
-    place = parts.index("**")
-    head = "/".join(parts[:place]) or ("/" if place else "")
-    tail = "/".join(parts[place + 1 :]) or "*"
-    roots = glob.glob(head) if is_pattern(head) else [head]  # noqa: PTH207
-    folders = {folder for root in roots for folder in _visible_folders(root)}
-    return {
-        name
-        for folder in folders
-        for name in _match_local(f"{glob.escape(folder)}/{tail}" if folder else tail)
-    }
-
-
-def _visible_folders(root: str) -> Iterator[str]:
-    """`root`, "" for the current folder, and the folders below it, links last; each once.
-
-    Raises:
-      OSError: if one can't be listed, such as for lack of permission: its images would be missing.
-    """
-    seen: set[tuple[int, int]] = set()
-    waiting, links = deque([root.rstrip("/") or root]), deque[str]()
-    while waiting or links:
-        folder = waiting.popleft() if waiting else links.popleft()
-        try:
-            status = os.stat(folder or ".")  # noqa: PTH116
-            with os.scandir(folder or ".") as found:
-                entries = sorted(filter(_is_visible_folder, found), key=lambda entry: entry.name)
-        except OSError as error:
-            if error.errno in _NO_FOLDER:
-                continue
-            raise
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        yield folder
-        prefix = f"{folder.rstrip('/')}/" if folder else ""
-        for entry in entries:
-            (links if entry.is_symlink() else waiting).append(prefix + entry.name)
-
-
-def _is_visible_folder(entry: os.DirEntry[str]) -> bool:
-    """A link that may lead to a folder is one, so that it is tried; links in a circle are none."""
-    if entry.name.startswith("."):
-        return False
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        is_image = entry.name.lower().endswith(IMAGE_SUFFIXES)  # by its name; it is read later
-        return error.errno not in _NO_FOLDER and not is_image
 
 
 def _open_unbuffered(path: str) -> io.FileIO:
