@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -152,13 +153,20 @@ def slurm_of(processes: int) -> dict[str, str]:
 class Job:
     """A command as one or more processes that train together; a context manager.
 
-    Several are started as Slurm does it.
+    Several are started as Slurm does it; `last_alone` are arguments of the last one only.
 
     Attributes:
       processes: in the order of their numbers.
     """
 
-    def __init__(self, *arguments: str, processes: int, devices: int, **options):
+    def __init__(
+        self,
+        *arguments: str,
+        processes: int,
+        devices: int,
+        last_alone: Sequence[str] = (),
+        **options,
+    ):
         distributed, environment = [], {}
         if processes > 1:
             distributed, environment = ["--distributed"], slurm_of(processes)
@@ -168,6 +176,7 @@ class Job:
                 Train(
                     *arguments,
                     *distributed,
+                    *(last_alone if number == processes - 1 else ()),
                     devices=devices,
                     environment=environment | {"SLURM_PROCID": str(number)},
                     **options,

@@ -1,6 +1,7 @@
 """A short version of `python -m tests.chaos`: a run that is killed, torn, shrunk and grown."""
 
-from tests.chaos import SAVE_EVERY, play
+from tests.chaos.faults import SAVE_EVERY
+from tests.chaos.play import play
 
 # Steps that may be lost: the newest checkpoint may be torn or damaged, and newer steps unsaved.
 MOST_LOST = {

@@ -1,47 +1,27 @@
-"""Trainings that are killed, torn, shrunk and grown at random: python -m tests.chaos --rounds=20.
+"""The bad things that happen to a training: each starts it, lets it train and does one of them."""
 
-A round starts the real command on some number of processes and devices, lets it train for some
-steps and then does something bad to it. After every few rounds the run is left alone until its end
-and must be the run that nothing disturbed: every step once, the same losses, the same teacher.
-"""
-
-import argparse
-import dataclasses
-import json
 import os
 import random
-import re
 import resource
 import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from tests.chaos.start import Ended, Place, Round, Started, last_step, resumed_step
 from tests.flipped_bits import flip
-from tests.run_train import (
-    QUICKSTART,
-    SMALL,
-    Finished,
-    Job,
-    checkpoint_steps,
-    overrides,
-    read_metrics,
-    read_state,
-)
+from tests.run_train import QUICKSTART, SMALL, Finished, checkpoint_steps, overrides
 
 STEPS = 96  # of a whole run
 ADVANCE = (3, 10)  # steps that a round trains, at least and at most
 SAVE_EVERY = 4
-ROUNDS_PER_RUN = 5
-LOSS_TOLERANCE = 1e-3  # relative
-TEACHER_TOLERANCE = 1e-3  # absolute; parameters are of the order of 0.02 to 1
+IMAGES = 48
 CONFIG = SMALL | {
+    "data.kind": "folder",
     "epochs": STEPS / 2,
     "runtime.save_every_steps": SAVE_EVERY,
     "runtime.keep_checkpoints": 3,
@@ -50,85 +30,18 @@ CONFIG = SMALL | {
 }
 
 
-class Place(NamedTuple):
-    """Where a start runs."""
-
-    processes: int
-    devices: int  # of each process
-    fsdp: int
-
-
-class Ended(NamedTuple):
-    """How the processes of a start ended, and how long that took."""
-
-    finished: list[Finished]
-    seconds: float
-
-
-@dataclasses.dataclass
-class Round:
-    """What happened in a round."""
-
-    kind: str
-    place: Place
-    resumed_at: int | None = None  # step; None: it ended before
-    last_step: int | None = None
-    codes: list[int] = dataclasses.field(default_factory=list)
-    seconds_to_end: float = 0.0
-    note: str = ""
-    lost_steps: int | None = None  # known when the next start resumes
-
-
-class Started(Job):
-    """The processes of one start; a context manager."""
-
-    def __init__(self, arguments: list[str], place: Place):
-        fsdp = f"--config.runtime.fsdp={place.fsdp}"
-        super().__init__(*arguments, fsdp, processes=place.processes, devices=place.devices)
-        self.place = place
-
-    def wait_for_step(self, step: int) -> None:
-        self.processes[0].wait_for(f"step {step:2d}/")
-
-    def send(self, number: signal.Signals, victims: list[int]) -> Ended:
-        """Sends a signal to some of the processes and waits for the end of all."""
-        begun = time.monotonic()
-        for victim in victims:
-            self.processes[victim].send(number)
-        finished = self.finish()
-        return Ended(finished, time.monotonic() - begun)
-
-
-def places(rng: random.Random) -> Iterator[Place]:
-    """2 x 2, 1 x 4, 1 x 1, 2 x 1 and so on, each with some fsdp degree."""
-    while True:
-        for processes, devices in ((2, 2), (1, 4), (1, 1), (2, 1)):
-            total = processes * devices
-            yield Place(processes, devices, rng.choice([n for n in (1, 2, 4) if total % n == 0]))
-
-
-def resumed_step(out: str) -> int | None:
-    """The step that a start began at, from what it printed."""
-    found = re.search(r"^workdir .*, (?:new run|resumed at step (\d+))$", out, re.MULTILINE)
-    return int(found[1] or 0) if found else None
-
-
-def last_step(out: str) -> int | None:
-    """The newest step that a start printed."""
-    steps = re.findall(r"^step +(\d+)/", out, re.MULTILINE)
-    return int(steps[-1]) if steps else None
-
-
 class Chaos:
     """The rounds of one run in `workdir`."""
 
-    def __init__(self, workdir: Path, cache: Path, rng: random.Random):
-        config = CONFIG | {"runtime.compilation_cache": cache}
-        self.workdir, self._rng = workdir, rng
+    def __init__(self, workdir: Path, images: Path, cache: Path, rng: random.Random):
+        config = CONFIG | {"data.path": images, "runtime.compilation_cache": cache}
+        self.workdir, self._images, self._rng = workdir, images, rng
         self._arguments = [QUICKSTART, f"--workdir={workdir}", *overrides(config)]
 
-    def start(self, place: Place, options: Sequence[str] = ()) -> Started:
-        return Started([*self._arguments, *options], place)
+    def start(
+        self, place: Place, options: Sequence[str] = (), last_alone: Sequence[str] = ()
+    ) -> Started:
+        return Started([*self._arguments, *options], place, last_alone)
 
     def newest(self) -> int:
         """Label of the newest checkpoint, 0 without any."""
@@ -264,6 +177,48 @@ class Chaos:
         require("Traceback" not in refused.err, played, refused)
         return self.sigterm(started, played)
 
+    def change_data(self, started: Started, played: Round) -> Ended:
+        """Images are lost, added or renamed between two starts: the second one says which."""
+        ended = self.sigterm(started, played)
+        victim = self._rng.choice(sorted(self._images.iterdir()))
+        away = self._images.with_name(victim.name)
+        change = self._rng.choice(("gone", "new", "renamed"))
+        if change == "new":
+            changed = self._images / f"copy_of_{victim.name}"
+            shutil.copy(victim, changed)
+        elif change == "renamed":
+            changed = victim.rename(self._images / f"renamed_{victim.name}")
+        else:
+            changed = victim.rename(away)
+        self._require_refused(started.place, played, changed.name)
+        if change == "new":
+            changed.unlink()
+        else:
+            changed.rename(victim)
+        played.note = f"{changed.name} {change}"
+        return ended
+
+    def differ(self, started: Started, played: Round) -> Ended:
+        """A start whose last process has another option than the others ends on all of them."""
+        ended = self.sigterm(started, played)
+        option, value = self._rng.choice(DIFFERENT)
+        two = Place(2, self._rng.choice((1, 2)), 1)
+        self._require_refused(two, played, option, [f"--{option}={value}"])
+        played.note = f"{option} of the last of 2 processes"
+        return ended
+
+    def _require_refused(
+        self, place: Place, played: Round, word: str, last_alone: Sequence[str] = ()
+    ) -> None:
+        """A start ends with 2 on all processes, names a word, and leaves the workdir as it was."""
+        before = _listed(self.workdir)
+        with self.start(place, last_alone=last_alone) as second:
+            refused = second.finish()
+        for each in refused:
+            require(each.code == 2 and "Traceback" not in each.err, played, each)
+        require(any(word in each.err for each in refused), played, refused[0])
+        require(_listed(self.workdir) == before, played, refused[0])
+
     def _require_one_line(self, ended: Ended, played: Round, words: str) -> None:
         require(all(f.code == 1 for f in ended.finished), played, ended)
         said = [f.err for f in ended.finished if words in f.err]
@@ -290,9 +245,38 @@ KINDS: dict[str, Callable[[Chaos, Started, Round], Ended]] = {
     "workdir gone": Chaos.move_workdir,
     "kill -9 a worker": Chaos.kill_worker,
     "start twice": Chaos.start_twice,
+    "data changed": Chaos.change_data,
+    "processes differ": Chaos.differ,
 }
 OPTIONS = {"kill -9 a worker": ["--config.runtime.workers=2"]}  # more than others have
-SAVED = ("SIGTERM", "kill -9 a worker", "start twice")  # kinds that lose no step
+SAVED = (  # kinds that lose no step
+    "SIGTERM",
+    "kill -9 a worker",
+    "start twice",
+    "data changed",
+    "processes differ",
+)
+DIFFERENT = (  # what the last of some processes has otherwise
+    ("config.seed", 7),
+    ("config.optimizer.lr", 0.002),
+    ("config.batch_size", 12),
+    ("config.runtime.log_every_steps", 3),
+    ("config.augment.crops.local.count", 3),
+)
+
+
+def write_images(folder: Path) -> None:
+    """Images of noise, the same ones each time."""
+    folder.mkdir()
+    for index in range(IMAGES):
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index:02d}.png")
+
+
+def _listed(workdir: Path) -> list[tuple[str, int]]:
+    """The files of a workdir and their sizes."""
+    files = (path for path in sorted(workdir.rglob("*")) if path.is_file())
+    return [(str(path.relative_to(workdir)), path.stat().st_size) for path in files]
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
@@ -308,107 +292,3 @@ def require(holds: bool, played: Round, ended: Ended | Finished) -> None:
     """Raises with all that is known."""
     if not holds:
         raise AssertionError(f"{played}\n{ended}")
-
-
-def check_finished(finished: list[Finished]) -> None:
-    """All processes went well, and the run is done."""
-    done = f"done: step {STEPS} of {STEPS}" in finished[0].out
-    if not done or any(each.code for each in finished):
-        raise AssertionError(f"the run was not finished: {finished}")
-
-
-def note_losses(rounds: list[Round], resumed_at: int) -> None:
-    """Completes the last round with a step, now that it is known where the next start resumed."""
-    for played in reversed(rounds):
-        if played.last_step is not None and played.lost_steps is None:
-            played.lost_steps = max(played.last_step - resumed_at, 0)
-            # The newest checkpoint may be torn or damaged, and steps after it are not saved yet.
-            damaged = played.kind in ("truncate the newest", "flip a bit")
-            limit = 0 if played.kind in SAVED else (3 if damaged else 2) * SAVE_EVERY
-            if played.lost_steps > limit:
-                raise AssertionError(f"lost more than {limit} steps: {played}")
-            return
-
-
-class Deviation(NamedTuple):
-    """Of a disturbed run from the undisturbed one."""
-
-    loss: float  # relative, largest over all steps
-    teacher: float  # absolute, largest over all parameters
-
-
-def compare(workdir: Path, whole: Path) -> Deviation:
-    """How far two finished runs are from each other; both have every step once."""
-    ours, theirs = read_metrics(workdir), read_metrics(whole)
-    steps = list(range(1, STEPS + 1))
-    for name, records in (("disturbed", ours), ("undisturbed", theirs)):
-        found = [record["step"] for record in records]
-        if found != steps:
-            raise AssertionError(f"steps of the {name} run: {found}")
-    losses = [(a["loss"], b["loss"]) for a, b in zip(ours, theirs, strict=True)]
-    mine, other = read_state(workdir), read_state(whole)
-    names = [name for name in other if name.startswith("teacher/")]
-    return Deviation(
-        max(abs(a - b) / abs(b) for a, b in losses),
-        max(float(np.max(np.abs(mine[name] - other[name]))) for name in names),
-    )
-
-
-def play(
-    rounds: int,
-    seed: int,
-    folder: Path,
-    say: Callable[[str], object],
-    kinds_to_play: Sequence[str] = (),
-) -> tuple[list[Round], list[Deviation]]:
-    """Plays `rounds` rounds in runs of a few each; raises AssertionError if anything is wrong."""
-    kinds_to_play = list(kinds_to_play or KINDS)
-    rng, cache = random.Random(seed), folder / "compiled"
-    whole = Chaos(folder / "whole", cache, rng)
-    with whole.start(Place(1, 1, 1)) as started:
-        check_finished(started.finish())
-    all_rounds: list[Round] = []
-    deviations: list[Deviation] = []
-    where = places(rng)
-    while len(all_rounds) < rounds:
-        chaos = Chaos(folder / f"run{len(deviations)}", cache, rng)
-        played: list[Round] = []
-        kinds = rng.sample(kinds_to_play, min(ROUNDS_PER_RUN, len(kinds_to_play)))[
-            : rounds - len(all_rounds)
-        ]
-        for kind in kinds:
-            played.append(chaos.play(kind, next(where)))
-            if played[-1].resumed_at is not None:
-                note_losses(played[:-1], played[-1].resumed_at)
-            say(json.dumps(dataclasses.asdict(played[-1])))
-        with chaos.start(next(where)) as started:
-            finished = started.finish()
-        check_finished(finished)
-        note_losses(played, resumed_step(finished[0].out) or 0)
-        deviations.append(compare(chaos.workdir, whole.workdir))
-        all_rounds += played
-        say(f"finished on {started.place}, lost {[r.lost_steps for r in played]}: {deviations[-1]}")
-        if deviations[-1].loss > LOSS_TOLERANCE or deviations[-1].teacher > TEACHER_TOLERANCE:
-            raise AssertionError(f"another run than the undisturbed one: {deviations[-1]}")
-    return all_rounds, deviations
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rounds, deviations = play(
-            options.rounds, options.seed, Path(folder), partial(print, flush=True)
-        )
-    for kind in KINDS:
-        ours = [played for played in rounds if played.kind == kind]
-        lost = [played.lost_steps for played in ours if played.lost_steps is not None]
-        print(f"{kind:22} {len(ours)} rounds, steps lost {lost}")
-    print(f"largest deviation: loss {max(d.loss for d in deviations):.1e} relative, ", end="")
-    print(f"teacher {max(d.teacher for d in deviations):.1e} absolute")
-
-
-if __name__ == "__main__":
-    main()

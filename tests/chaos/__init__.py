@@ -1,0 +1,5 @@
+"""Trainings that are disturbed at random; a checkpoint is compared on the CPU."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
