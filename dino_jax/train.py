@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import jax
 from etils import epath
 
+from dino_jax.commands.all_processes import told_to_all
 from dino_jax.commands.command_line import UsageError, add_switch, docstring_of, fail, user_errors
 from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
@@ -202,7 +203,8 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    options, config, default = parse(argv)
+    with told_to_all(argv):
+        options, config, default = parse(argv)
     start_logging()
     keep_quiet_about_raised_errors()
     end_on_sigterm()

@@ -68,6 +68,30 @@ def test_processes_that_differ_all_end_with_2_before_anything_is_built(tmp_path)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_a_wrong_command_line_of_one_process_ends_all_with_2(wrong, tmp_path):
+    both, mine = [QUICKSTART, f"--workdir={tmp_path}/run", "--distributed"], "--config.sead=1"
+    slurm = slurm_of(2)
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                Train(
+                    *both,
+                    *([mine] if number == wrong else []),
+                    environment=slurm | {"SLURM_PROCID": str(number)},
+                )
+            )
+            for number in range(2)
+        ]
+        ends = [process.finish() for process in processes]
+    assert [(end.code, end.out) for end in ends] == [(2, "")] * 2
+    assert ends[wrong].err.startswith("error: ") and "seed" in ends[wrong].err
+    (reason,) = ends[wrong].err.removeprefix("error: ").splitlines()
+    assert ends[1 - wrong].err.startswith(f"error: process {wrong} on ")
+    assert ends[1 - wrong].err.endswith(f" cannot start: {reason}\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_training_on_a_workdir_is_refused_on_all_its_processes(tmp_path):
     lock = take_lock(tmp_path, print)
     before = (tmp_path / "lock.json").read_text()

@@ -24,6 +24,18 @@ class UsageError(Exception):
     exit_code = WRONG_USAGE
 
 
+class WrongUsageExit(SystemExit):
+    """The end of a command that cannot start.
+
+    Attributes:
+      message: the line that was printed.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(WRONG_USAGE)
+        self.message = message
+
+
 @contextmanager
 def user_errors() -> Iterator[None]:
     """Turns ValueError and OSError into UsageError: the input is at fault, not the code."""
@@ -35,8 +47,9 @@ def user_errors() -> Iterator[None]:
 
 def fail(message: object) -> NoReturn:
     """Exits with code 2 and one line, without a traceback."""
-    print(f"error: {for_terminal(str(message))}", file=sys.stderr)
-    sys.exit(WRONG_USAGE)
+    line = for_terminal(str(message))
+    print(f"error: {line}", file=sys.stderr, flush=True)
+    raise WrongUsageExit(line)
 
 
 def run_command(work: Callable[[], str]) -> int:

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dino_jax.commands.all_processes import told_to_all
 from dino_jax.commands.arguments import NOT_NEGATIVE, real
 from dino_jax.commands.command_line import add_switch, docstring_of
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
@@ -152,7 +153,8 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    given = parse(argv)
+    with told_to_all(argv):
+        given = parse(argv)
     start_logging()
     start_workers_alone()
     results = begin(given.options.platform or machine.expect_platform(), given.options.distributed)

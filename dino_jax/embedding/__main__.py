@@ -33,6 +33,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dino_jax.commands.all_processes import told_to_all
 from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, SIDE, STEP, THREADS, filled
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser, docstring_of
@@ -295,7 +296,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    arguments = parse(argv)
+    with told_to_all(argv):
+        arguments = parse(argv)
 
     def work(agreement: Agreement) -> str:
         model = load(arguments.model, arguments.step)

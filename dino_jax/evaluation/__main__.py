@@ -20,6 +20,7 @@ from functools import partial
 
 import jax
 
+from dino_jax.commands.all_processes import told_to_all
 from dino_jax.commands.arguments import STEP, filled
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.command_line import CommandParser, docstring_of
@@ -119,7 +120,8 @@ def evaluate(arguments: argparse.Namespace, agreement: Agreement) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
-    arguments = parse(argv)
+    with told_to_all(argv):
+        arguments = parse(argv)
     when_stopped = "nothing was written; the same command starts over"
     return run_batch_command(partial(evaluate, arguments), when_stopped, arguments)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 MAX_LINES = 10  # differences that are shown
 MAX_NAMES = 3  # processes that are named for a value
+ERROR = "error"  # the fact of a process that cannot start: why
 
 Facts = Mapping[str, Any]  # by name, the most telling ones first; values as JSON holds them
 
@@ -41,8 +42,15 @@ def require_alike(facts: Mapping[int, Facts], hosts: Mapping[int, str], what: st
       what: what they must have in common, and how to mend it.
 
     Raises:
-      ValueError: if they do not; it lists all differences.
+      ValueError: if one has an error, or they do not; it lists all errors, or all differences.
     """
+    errors: dict[str, list[int]] = {}
+    for process in sorted(facts):
+        if ERROR in facts[process]:
+            errors.setdefault(str(facts[process][ERROR]), []).append(process)
+    if errors:
+        who = (f"{_name(holders, hosts)} cannot start: {text}" for text, holders in errors.items())
+        raise ValueError("\n".join(who))
     if differences := describe_differences(facts, hosts):
         raise ValueError(f"the {len(facts)} processes of this run differ:\n{differences}\n{what}")
 

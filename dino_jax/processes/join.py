@@ -1,18 +1,20 @@
 """Joins the processes of a TPU pod, or of another job, into one training."""
 
+import contextlib
 import os
 import time
 
 import jax
 from jax._src import clusters  # how jax itself finds out; there is no public name for it
 
-from dino_jax.processes.facts import Facts
+from dino_jax.processes.facts import ERROR, Facts
 from dino_jax.processes.lifeline import Lifeline
-from dino_jax.processes.patience import Patience, Place
+from dino_jax.processes.patience import MissingProcessesError, Patience, Place
 from dino_jax.processes.roll_call import call_the_roll
 
 REPORT_SECONDS = 60.0
 TIMEOUT_SECONDS = 600.0
+TELL_SECONDS = 60.0  # for processes that start at the same time
 JAX_START_SECONDS = 120  # for jax, once all processes are there
 
 
@@ -51,6 +53,17 @@ def join_processes(
         initialization_timeout=JAX_START_SECONDS,
     )
     return lifeline
+
+
+def tell_of_error(error: str) -> None:
+    """Meets the other processes only to say why this one cannot start: all of them end with it.
+
+    Args:
+      error: for the user.
+    """
+    patience = Patience(2 * TELL_SECONDS, TELL_SECONDS)
+    with contextlib.suppress(ValueError, MissingProcessesError):  # that is how it ends
+        call_the_roll(find_place(patience), patience, {ERROR: error})
 
 
 def find_place(patience: Patience) -> Place:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dino_jax.processes.facts import describe_differences, require_alike
+from dino_jax.processes.facts import ERROR, describe_differences, require_alike
 
 HOSTS = dict(enumerate("abcdef"))
 
@@ -33,3 +33,13 @@ def test_the_first_differences_are_shown():
     _, *lines, more, mend = str(caught.value).splitlines()
     assert lines[0] == "  x0: process 0 on a has 0, process 1 on b has nothing"
     assert (len(lines), more, mend) == (10, "  … and 15 more", "Mend it.")
+
+
+def test_a_process_that_cannot_start_ends_all_with_its_reason():
+    facts = [{"seed": 0}, {ERROR: "no file my.py"}, {ERROR: "no file my.py"}, {ERROR: "no TPU"}]
+    with pytest.raises(ValueError) as caught:
+        require_alike(dict(enumerate(facts)), dict(enumerate("abcd")), "the same")
+    assert str(caught.value).splitlines() == [
+        "process 1 on b, 2 on c cannot start: no file my.py",
+        "process 3 on d cannot start: no TPU",
+    ]
