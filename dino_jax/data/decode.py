@@ -7,12 +7,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
+from dino_jax.config.range import MAX_PIXELS
 from dino_jax.foreign.files import MAX_IMAGE_BYTES, read_bytes
 from dino_jax.foreign.pictures import UnreadableImageError, opened_picture, require_few_scans
 
 __all__ = ["MAX_PIXELS", "UnreadableImageError", "decode_image", "read_image_file"]
 
-MAX_PIXELS = 178_956_970  # Pillow's own limit; the default of config.max_pixels
 _JPEG = b"\xff\xd8\xff"
 _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
 

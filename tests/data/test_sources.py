@@ -4,6 +4,7 @@ import hashlib
 import os
 import pickle
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -70,6 +71,63 @@ def test_a_link_to_the_folder_itself_is_followed(tmp_path):
     _write(tmp_path / "root", "1.png")
     (tmp_path / "link").symlink_to(tmp_path / "root")
     assert len(FolderSource(tmp_path / "link")) == 1
+
+
+def plain_listing(root: Path) -> list[str]:
+    """What a folder holds by its rules, with a look at each file; links to folders are no files."""
+    inside, found = os.path.realpath(root), []
+    for place, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(place, name) for name in files if not name.startswith(".")):
+            if not path.is_symlink() or f"{os.path.realpath(path)}/".startswith(f"{inside}/"):
+                found.append(path.relative_to(root).as_posix())
+    return sorted(found)
+
+
+def test_links_pipes_and_circles_are_listed_as_a_look_at_each_would(tmp_path):
+    root = tmp_path / "root"
+    _write(root, "a.png", "b/c/d.png", "b/.e.png", "b/c/f.PNG")
+    _write(tmp_path / "outside", "o.png")
+    links = {"in": "a.png", "broken": "none", "circle": "circle", "b/up": "..", "b/same": "c/d.png"}
+    links |= {"out": "../outside/o.png", "gone": "../none", "folder": "b/c", "far": "../outside"}
+    for name, target in links.items():
+        (root / f"{name}.png").symlink_to(target)
+    os.mkfifo(root / "pipe.png")
+    listed = sorted(folder._list_local(str(root)))
+    assert listed == plain_listing(root)
+    assert {"in.png", "broken.png", "circle.png", "b/same.png", "pipe.png"} < set(listed)
+    assert not {"out.png", "gone.png", "folder.png", "far.png", "b/up.png"} & set(listed)
+
+
+def test_a_listing_asks_the_storage_about_folders_and_not_about_files(tmp_path, monkeypatch):
+    def count(files: int) -> int:
+        root = tmp_path / str(files)
+        for number in range(files):
+            (root / "a").mkdir(parents=True, exist_ok=True)
+            (root / "a" / f"{number}.png").touch()
+        asked = []
+        with monkeypatch.context() as patch:
+            for name in ("stat", "lstat", "readlink", "scandir"):
+                real = getattr(os, name)
+                patch.setattr(os, name, lambda *a, real=real, **k: asked.append(a) or real(*a, **k))
+            assert len(FolderSource(root)) == files
+        return len(asked)
+
+    assert count(100) == count(2)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    _write(tmp_path, "a/1.png", "b/2.png")
+    real = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError):
+        FolderSource(tmp_path)
 
 
 def test_names_in_any_script_and_encoding_are_found_again(tmp_path):

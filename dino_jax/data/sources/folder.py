@@ -47,22 +47,42 @@ class FolderSource(ImageFiles):
 
 
 def _list_local(root: str) -> Iterator[str]:
-    """Relative paths, with "/", of all visible files whose real place is inside `root`."""
-    inside = _real(Path(root))
-    for folder, folders, files in os.walk(root, onerror=pass_over):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(folder).relative_to(root).as_posix()
-        prefix = "" if relative == "." else f"{relative}/"
-        for name in files:
-            if name.startswith("."):
+    """Relative paths, with "/", of all visible files whose real place is inside `root`.
+
+    What an entry is stands in its folder: a million files are not asked one by one.
+    """
+    inside, waiting = _real(root), [(root, "")]
+    while waiting:
+        folder, prefix = waiting.pop()
+        for entry in _entries(folder):
+            name = entry.name
+            if name[0] == ".":
                 continue
-            path = Path(folder, name)
-            if path.is_symlink() and not _real(path).is_relative_to(inside):
-                continue
-            yield f"{prefix}{name}"
+            if _is_folder(entry):
+                if not entry.is_symlink():
+                    waiting.append((entry.path, f"{prefix}{name}/"))
+            elif not entry.is_symlink() or _real(entry.path).is_relative_to(inside):
+                yield prefix + name
 
 
-def _real(path: Path) -> Path:
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        pass_over(error)
+        return []
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; what cannot be looked at is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _real(path: str) -> Path:
     """Without links; links in a circle stay, and can't be read. Path.resolve raises for them."""
     return Path(os.path.realpath(path))
 
