@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dino_jax.__main__ import COMMANDS
+from dino_jax.evaluation.__main__ import PROTOCOLS
 
 ROOT = Path(__file__).parent.parent
 # Packages that nothing but the one line which uses them may load, wherever they are installed.
@@ -24,6 +27,27 @@ STRANGERS = {
 }
 STRANGERS |= {"wandb", "mlflow", "pyarrow", "IPython", "apache_beam", "tensorflow_datasets"}
 TRAINER = {"jax", "jaxlib", "flax", "optax", "orbax", "tensorstore"}
+
+
+# What a command line needs none of to be explained or refused; seconds of imports, most of them.
+ONLY_FOR_THE_WORK = STRANGERS | TRAINER | {"numba", "scipy", "grain", "array_record", "rich"}
+ONLY_FOR_THE_WORK |= {"PIL", "simplejpeg", "safetensors", "tensorboardX", "chex", "ml_dtypes"}
+READS_PICTURES = ("build", "build-beam", "report")  # these import Pillow for it: 0.1 s
+LINES = [[name] for name in COMMANDS]
+LINES += [["evaluate", name] for name in PROTOCOLS] + [["doctor", "--config=quickstart"]]
+SPEAK = """
+import contextlib, io, json, sys
+from dino_jax.__main__ import main
+found = []
+for line in json.loads(sys.argv[1]):
+    before = set(sys.modules)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(line)
+    except SystemExit as stopped:
+        found.append([line, stopped.code, sorted(sys.modules.keys() - before)])
+print(json.dumps(found))
+"""
 
 
 def imported_by(code: str, *arguments: str, cwd: Path = ROOT) -> set[str]:
@@ -49,6 +73,30 @@ def test_no_command_imports_torch_or_other_strangers():
     )
     modules = [command.module for command in COMMANDS.values()]
     assert not imported_by(code, *modules) & STRANGERS
+
+
+@pytest.mark.parametrize(("option", "exit_code"), [("--help", 0), ("--no-such-option", 2)])
+def test_a_command_line_is_explained_or_refused_without_what_the_work_needs(option, exit_code):
+    lines = [[*line, option] for line in sorted(LINES, key=lambda line: line[0] in READS_PICTURES)]
+    done = subprocess.run(
+        [sys.executable, "-c", SPEAK, json.dumps(lines)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert [(line, code) for line, code, _ in found] == [(line, exit_code) for line in lines]
+    pictures = {"PIL", "simplejpeg"}
+    surplus = {
+        " ".join(line): new
+        for line, _, modules in found
+        if (
+            new := ONLY_FOR_THE_WORK
+            & set(modules) - (pictures if line[0] in READS_PICTURES else set())
+        )
+    }
+    assert not surplus
 
 
 def test_the_writer_of_every_run_imports_no_strangers(tmp_path):

@@ -45,15 +45,29 @@ LOOSE = {"__init__", "__main__", "train"}  # files beside the rooms
 WITHOUT_JAX = (
     "__init__",
     "__main__",
+    "commands.arguments",
     "commands.command_line",
+    "commands.config_command",
     "commands.config_file",
     "commands.console",
     "commands.progress",
     "commands.signals",
     "config",
     "data",
+    "embedding.__main__",
+    "doctor.__main__",
+    "evaluation.__main__",
+    "evaluation.options",
     "foreign",
+    "plan.__main__",
     "report",
+    "run.arguments",
+    "run.show_config",
+    "run.show_crops",
+    "train",
+    "visualize.__main__",
+    "weights.export_weights",
+    "weights.import_weights",
     "workdir.paths",
 )
 JAX = {"jax", "jaxlib", "flax", "optax", "orbax"}
@@ -170,7 +184,7 @@ def test_some_rooms_know_even_less():
     assert not strangers, "not to be known there:\n" + "\n".join(strangers)
 
 
-def test_only_the_story_of_a_training_lies_beside_the_rooms():
+def test_only_the_command_of_a_training_lies_beside_the_rooms():
     assert {path.stem for path in PACKAGE.glob("*.py")} == LOOSE
 
 

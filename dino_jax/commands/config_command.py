@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import faulthandler
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 from dino_jax.commands.command_line import CommandParser, UsageError, fail
 from dino_jax.commands.config_file import load_config, shipped_configs
 from dino_jax.commands.jax_switches import ignore_switches
-from dino_jax.commands.overrides import apply_overrides
+from dino_jax.commands.overrides import apply_overrides, is_override
 from dino_jax.config.range import shorten
 
 EXAMPLE = "dino-jax train --config=quickstart --workdir=runs/quickstart"
@@ -75,6 +76,8 @@ def parse_with_config(
         fail(f"missing {' and '.join(missing)}; a command looks like {example}")
     if not options.config:
         _refuse_overrides(rest)
+    if unknown := [x for x in rest if _is_unknown(x)]:  # before `complete`, which may take seconds
+        parser.refuse(unknown)
     try:
         config = complete(load_config(options.config)) if options.config else None
         default = config.copy_and_resolve_references() if config is not None else None
@@ -101,6 +104,17 @@ def start_logging() -> None:
     logging.set_verbosity(logging.WARNING)
     with contextlib.suppress(RuntimeError, ValueError, OSError):  # a closed or replaced stderr
         faulthandler.enable()
+
+
+def _is_unknown(argument: str) -> bool:
+    """Whether an argument is surely wrong: neither an override nor an option of absl.
+
+    Packages that are not imported yet may define options of absl, whose names have underscores.
+    """
+    if not re.match("--.", argument) or is_override(argument):  # a value may begin with one dash
+        return False
+    name = argument.removeprefix("--").partition("=")[0]
+    return "_" not in name and not {name, name.removeprefix("no")} & set(flags.FLAGS)
 
 
 def _refuse_overrides(argv: Sequence[str]) -> None:

@@ -51,6 +51,11 @@ def apply_overrides(config: ConfigDict, argv: Sequence[str]) -> list[str]:
     return others
 
 
+def is_override(argument: str) -> bool:
+    """Whether an argument has the form of an override."""
+    return bool(_ARGUMENT.fullmatch(argument))
+
+
 def find_option(config: ConfigDict, place: str) -> tuple[ConfigDict, str]:
     """The section of an option, and its name there.
 

@@ -10,6 +10,7 @@ LARGEST, SMALLEST = 3.4e38, 1.2e-38  # magnitudes that float32 holds; smaller on
 MOST_EPOCHS = 1_000_000
 MOST_IMAGES = 1 << 20  # in a batch
 MOST_SIDE = 1 << 14  # of an image, in pixels
+MAX_PIXELS = 178_956_970  # Pillow's own limit; the default of config.max_pixels
 MOST_WIDTH = 1 << 17  # of a layer
 _WORDS = {"at_least": "at least", "above": "above", "at_most": "at most", "below": "below"}
 

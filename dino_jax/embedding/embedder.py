@@ -14,8 +14,6 @@ from dino_jax.embedding.projection import Projection
 from dino_jax.models.network import Network, last_outputs
 from dino_jax.weights.model import Model
 
-TOKENS = ("cls", "mean", "both")
-
 Embed = Callable[[np.ndarray], jax.Array]
 
 

@@ -14,7 +14,6 @@ from dino_jax.foreign.files import read_bytes
 from dino_jax.workdir.paths import written_whole
 
 MAX_BYTES = 1 << 30  # of a projection
-KINDS = ("none", "pca", "random")
 
 
 class Projection(NamedTuple):

@@ -19,8 +19,6 @@ from etils import epath
 from dino_jax.data.building.output_folder import write_text
 from dino_jax.workdir.paths import written_whole
 
-FORMATS = ("npy", "parquet")
-
 
 class Rows(NamedTuple):
     """The content of a shard.

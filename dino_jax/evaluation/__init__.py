@@ -1,6 +1,7 @@
 """Judges frozen features: by the protocols of the papers, and while a model trains.
 
 protocols/   one file = one protocol of `dino-jax evaluate`; result.py writes what it found
+options/     the help and the options of each, without jax
 online/      one file = one kind of `config.evaluations`
 features     features.py of a data set, frozen.py with labels, image_files.py of any shapes,
              multi_scale.py; sharing.py splits the work over processes

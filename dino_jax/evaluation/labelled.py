@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.commands.config_file import load_config
-from dino_jax.commands.source_arguments import add_kind_arguments, part_config
+from dino_jax.commands.source_arguments import part_config
 from dino_jax.data.sources import (
     UNLABELED,
     FolderSource,
@@ -34,16 +34,6 @@ class Labelled(NamedTuple):
     train: ImageSource
     test: ImageSource
     class_names: tuple[str, ...]
-
-
-def add_labelled_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `open_labelled` needs besides --data."""
-    add = parser.add_argument
-    add("--train", default="", help="training images; default: the folder train in --data")
-    add("--test", default="", help="test images; default: val, validation or test in --data")
-    add("--train-split", default="train", help="split of TFDS or the digits")
-    add("--test-split", default="", help="default: test of the digits, validation of TFDS")
-    add_kind_arguments(parser)
 
 
 def open_labelled(arguments: argparse.Namespace) -> Labelled:

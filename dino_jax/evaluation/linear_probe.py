@@ -13,12 +13,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from dino_jax.commands.arguments import BATCH, COUNT, NOT_NEGATIVE, POSITIVE, SEED
 from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
 from dino_jax.evaluation.crops import CropStream
 from dino_jax.evaluation.features import AHEAD
 from dino_jax.evaluation.frozen import Take
+from dino_jax.evaluation.options.groups import Training
 from dino_jax.models.network import Network
 from dino_jax.weights.limits import check_batch
 from dino_jax.weights.model import Model
@@ -40,24 +40,6 @@ class Head(NamedTuple):
 
     params: dict[str, jax.Array]
     statistics: dict[str, jax.Array]
-
-
-class Training(NamedTuple):
-    """Training of a probe: AdamW with a linear warm-up, then linearly to 0.
-
-    Attributes:
-      steps: updates.
-      lr: largest learning rate.
-      weight_decay: decoupled.
-      clip: largest norm of the gradient of all parameters; 0: no limit.
-      batch_size: images per update, over all processes.
-    """
-
-    steps: int
-    lr: float
-    weight_decay: float
-    clip: float
-    batch_size: int
 
 
 def patch_taker(layers: tuple[int, ...], normalize: bool, with_cls: bool) -> Take:
@@ -224,27 +206,6 @@ def width_of(model: Model, take: Take, side: int) -> int:
     images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.uint8)
     apply = partial(take, model.network)
     return jax.eval_shape(apply, model.variables, images).shape[-1]
-
-
-def add_training_arguments(parser: argparse.ArgumentParser, usual: Training) -> None:
-    """Adds the options that `training_of` needs."""
-    add = parser.add_argument
-    add("--steps", type=COUNT, default=usual.steps, help="updates of the probe")
-    add("--lr", type=POSITIVE, default=usual.lr, help="largest learning rate")
-    add("--weight-decay", type=NOT_NEGATIVE, default=usual.weight_decay, help="of AdamW")
-    add(
-        "--clip",
-        type=NOT_NEGATIVE,
-        default=usual.clip,
-        help="largest norm of the gradient; 0: no limit",
-    )
-    add(
-        "--batch-size",
-        type=BATCH,
-        default=usual.batch_size,
-        help="images per update, in total",
-    )
-    add("--seed", type=SEED, default=0, help="seed of the initial weights, order and crops")
 
 
 def training_of(arguments: argparse.Namespace, mesh: Mesh) -> Training:

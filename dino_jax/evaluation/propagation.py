@@ -7,7 +7,6 @@ most similar nearby patches of earlier frames. No training.
 import collections
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,22 +14,7 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.evaluation.bilinear import resize
-
-
-class Propagation(NamedTuple):
-    """Options of propagation; defaults of the official eval_video_segmentation.py.
-
-    Attributes:
-      frames: number of last frames that labels come from, besides the first one.
-      top_k: sources of a patch, over all frames; further ones that are equally similar count, too.
-      radius: largest distance of a source in patches along either axis; 0: no limit.
-      temperature: temperature of the similarity, > 0.
-    """
-
-    frames: int = 7
-    top_k: int = 5
-    radius: int = 12
-    temperature: float = 0.1
+from dino_jax.evaluation.options.video_segmentation import Propagation
 
 
 @partial(jax.jit, static_argnames=("propagation",))

@@ -1,7 +1,6 @@
 """How an evaluation reads its images."""
 
 import argparse
-import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,16 +8,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.commands.arguments import BATCH, COUNT, SIDE, THREADS
 from dino_jax.commands.progress import show_progress
-from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
+from dino_jax.evaluation.options.groups import USUAL_BATCH
 from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model
-
-USUAL_BATCH = 128
 
 
 class Reading(NamedTuple):
@@ -53,19 +49,6 @@ class Reading(NamedTuple):
         if jax.process_index():
             return stream
         return show_progress(stream, title, len(source) // jax.process_count())
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that `reading_of` needs."""
-    add = parser.add_argument
-    add("--image-size", type=SIDE, help="pixels; default: as the model was evaluated")
-    add(
-        "--batch-size",
-        type=BATCH,
-        help=f"images per batch over all devices; default: {USUAL_BATCH}, or a bit more to divide",
-    )
-    add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
-    add("--threads", type=THREADS, default=min(16, os.cpu_count() or 1), help="that decode")
 
 
 def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Reading:

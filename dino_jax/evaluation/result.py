@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.workdir.checkpointing import checkpoint_steps
 from dino_jax.workdir.layout import EVALUATIONS
 from dino_jax.workdir.paths import absolute_path, write_atomically

@@ -1,6 +1,8 @@
 """The life of a run: its screen, files and verdicts, and how it ends.
 
+training.py       the story of a training, top to bottom
 journal.py        combines all of it; instruments.py looks at the networks periodically
+arguments.py      command lines with a whole config
 whole_config.py   the config of a run, all sections; check.py checks it before anything is written
 runtime.py        how a run is carried out
 screen.py         the lines on the screen; throughput.py and first_step.py measure for them

@@ -9,21 +9,27 @@ overridden under its name: --config.optimizer.lr=0.01.
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dino_jax.commands.command_line import docstring_of, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser
 from dino_jax.commands.config_file import describe_shipped, load_config
 from dino_jax.config.describe import describe_config
-from dino_jax.run.whole_config import Config, complete_config, parse_run, read_config
+from dino_jax.run.arguments import parse_run
+
+if TYPE_CHECKING:
+    from dino_jax.run.whole_config import Config
 
 
-def show_config(config: Config, base: str = "") -> str:
+def show_config(config: "Config", base: str = "") -> str:
     """The lines of a config.
 
     Args:
       config: config of a run.
       base: name or file of the config to compare with; "": the defaults.
     """
+    from dino_jax.run.whole_config import Config, complete_config, read_config  # jax
+
     other = read_config(complete_config(load_config(base))) if base else Config()
     return "\n".join(describe_config(config, other))
 

@@ -17,12 +17,13 @@ from etils import epath
 from dino_jax.commands.arguments import whole
 from dino_jax.commands.command_line import docstring_of, run_command
 from dino_jax.commands.config_command import ConfigArguments, config_parser, start_logging
-from dino_jax.data.preview import draw_preview
-from dino_jax.run.whole_config import parse_run
+from dino_jax.run.arguments import parse_run
 
 
 def show(given: ConfigArguments) -> str:
     """Draws and writes; returns a line about it."""
+    from dino_jax.data.preview import draw_preview  # Pillow and numba: not for --help
+
     options = given.options
     out = epath.Path(options.out).expanduser()
     say = partial(print, file=sys.stderr)

@@ -1,18 +1,15 @@
 """The whole config of a run: its sections, reading and writing."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from dino_jax.commands.command_line import CommandParser
-from dino_jax.commands.config_command import EXAMPLE, ConfigArguments, parse_with_config
 from dino_jax.config.defaults import complete, to_config_dict
-from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
+from dino_jax.config.range import MAX_PIXELS, MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
 from dino_jax.config.section import UnknownNameError, kinds, named, option, section
 from dino_jax.config.upgrade import FORMAT, rename_hint, upgrade
-from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.masking import MaskingConfig
 from dino_jax.data.multi_crop import AugmentConfig
 from dino_jax.data.sources import ImagesConfig
@@ -166,15 +163,3 @@ def describe_older(workdir: epath.PathLike, most: int = 5) -> list[str]:
     more = f", … ({len(defaulted)} in all)" if len(defaulted) > most else ""
     names = ", ".join(name.removeprefix("config.") for name in defaulted[:most])
     return [f"config      of an earlier version; by default: {names}{more}"]
-
-
-def parse_run(
-    parser: CommandParser,
-    argv: Sequence[str] | None,
-    needs: Sequence[str] = ("config", "workdir"),
-    example: str = EXAMPLE,
-) -> ConfigArguments:
-    """Parses the command line of a command that takes a whole config, see `parse_with_config`."""
-    return parse_with_config(
-        parser, argv, needs, example, complete=complete_config, read=read_config
-    )

@@ -13,208 +13,16 @@ images.
 """
 
 import argparse
-import dataclasses
-import importlib
-import json
 import sys
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from etils import epath
-from flax.traverse_util import flatten_dict
-from safetensors.numpy import save
+from collections.abc import Sequence
 
 from dino_jax.commands.arguments import STEP, filled
-from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
-from dino_jax.models.backbone import Backbone
-from dino_jax.models.build import build_network
-from dino_jax.models.network import Network
-from dino_jax.models.vit import as_vit
-from dino_jax.weights.finished_run import read_run
-from dino_jax.weights.huggingface_config import choose_class, make_config
-from dino_jax.weights.huggingface_names import to_huggingface
-from dino_jax.weights.state_dict import SUFFIXES
-from dino_jax.weights.torch_names import Path, Variables, heads_without_names, to_torch
-from dino_jax.weights.weights_file import BACKBONE, read_network
-from dino_jax.workdir import checkpointing
-from dino_jax.workdir.layout import CONFIG_JSON
-from dino_jax.workdir.paths import absolute_path, folder_of_results, write_atomically
+from dino_jax.commands.command_line import CommandParser, docstring_of
 
 NAMES = ("official", "huggingface")
-TOLERANCE = 1e-5  # largest deviation of the checked features, which are of order 1
 
 
-class Trained(NamedTuple):
-    """Content of an export: a network, its float32 variables, and their license."""
-
-    title: str
-    network: Network
-    variables: Variables
-    licence: str
-
-
-def export_weights(
-    model: str, out: str, names: str, heads: bool = False, step: int | None = None
-) -> list[str]:
-    """Writes a network under the names of another code base and checks what was written.
-
-    Args:
-      model: workdir of a run, folder of an import, or file of weights.
-      out: .safetensors or .pth; for "huggingface" also a folder.
-      names: one of `NAMES`.
-      heads: whether to write the projection heads, too; "official" only.
-      step: checkpoint of a workdir; None: the newest.
-
-    Returns:
-      Lines that say what was written and checked.
-
-    Raises:
-      OSError: if there is no such model, or the file cannot be written.
-      ValueError: if the file exists or has an unknown suffix, or the names cannot express the
-        network.
-    """
-    target = _target(out, names)
-    trained = _open_trained(model, step)
-    nameless = heads_without_names(trained.variables) if heads else []
-    exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
-    if heads and (names == "huggingface" or not exported):
-        raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
-    trained = _with_heads(trained, exported)
-    tensors, config, lines = _rename(trained, names)
-    written = [target]
-    with folder_of_results(target.parent):
-        try:
-            _write(tensors, target, trained.licence)
-            if config:
-                written.append(target.parent / CONFIG_JSON)
-                write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
-            checked = _check(trained, target)
-        except ValueError:
-            for file in written:
-                file.unlink(missing_ok=True)
-            raise
-    return [
-        f"{trained.title}: {len(tensors)} tensors under {names} names in {target}",
-        *(f"left out: head {name}, {names} names have no such head" for name in nameless),
-        *lines,
-        *checked,
-        f"license of the weights: {trained.licence}",
-    ]
-
-
-def _target(out: str, names: str) -> epath.Path:
-    path = absolute_path(out)
-    if names == "huggingface" and not path.suffix:
-        path = path / "model.safetensors"
-    if path.suffix not in (".safetensors", ".pth"):
-        raise ValueError(f"--out={out} must end in .safetensors or .pth")
-    written = [path, path.parent / CONFIG_JSON] if names == "huggingface" else [path]
-    for file in written:
-        if file.exists():
-            raise ValueError(f"--out={out}: {file} already exists; choose a new place")
-    return path
-
-
-def _open_trained(model: str, step: int | None) -> Trained:
-    if model.endswith(SUFFIXES):
-        read = read_network(model)
-        return Trained(model, read.network, read.variables, read.licence)
-    workdir = absolute_path(model)
-    run = read_run(workdir)
-    variables, step = checkpointing.read_network(workdir, step)
-    network = build_network(dataclasses.replace(run.network, dtype="float32"))
-    title = f"{run.role} of step {step} of {workdir}"
-    return Trained(title, network, variables, _licence(run.config))
-
-
-def _with_heads(trained: Trained, heads: list[str]) -> Trained:
-    """The backbone and some of the heads."""
-    parts = [BACKBONE, *(f"heads_{name}" for name in heads)]
-    variables = {
-        kind: {part: tree[part] for part in parts if part in tree}
-        for kind, tree in trained.variables.items()
-    }
-    network = trained.network.clone(heads={name: trained.network.heads[name] for name in heads})
-    return trained._replace(
-        network=network, variables={kind: tree for kind, tree in variables.items() if tree}
-    )
-
-
-def _licence(config: dict[str, Any]) -> str:
-    """License of an import, or the one that a run's own config implies."""
-    if "imported" in config:
-        return config["imported"]["licence"]
-    sources = [config.get("init_from", {}), *config.get("roles", {}).values()]
-    given = [path for source in sources if (path := source.get("path"))]
-    return "yours to choose" + (f", but respect that of {' and '.join(given)}" if given else "")
-
-
-def _rename(trained: Trained, names: str):
-    """Tensors, a config.json or None, and lines about settings that the names do not carry."""
-    tensors = to_torch(trained.variables)
-    if len(trained.variables["params"]) == 1:  # as in released files
-        tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
-    if names == "official":
-        return tensors, None, []
-    vit = as_vit(trained.network.backbone, "--names=huggingface")
-    class_name = choose_class(vit)
-    config, lines = make_config(vit, class_name)
-    return to_huggingface(tensors, class_name), config, lines
-
-
-def _write(tensors: dict[str, np.ndarray], target: epath.Path, licence: str) -> None:
-    if target.suffix == ".safetensors":
-        # transformers needs to be told that the layouts are those of torch ("pt").
-        target.write_bytes(save(tensors, metadata={"format": "pt", "licence": licence}))
-        return
-    try:
-        torch: Any = importlib.import_module("torch")
-    except ImportError as error:
-        raise ValueError(
-            "a .pth is written by torch, which is not installed; give --out a .safetensors"
-        ) from error
-    with target.open("wb") as file:
-        torch.save({name: torch.tensor(x) for name, x in tensors.items()}, file)
-
-
-def _check(trained: Trained, target: epath.Path) -> list[str]:
-    """Reads the file like an import and compares numbers and features of random images.
-
-    Raises:
-      ValueError: if a number differs, or the features of the same network do.
-    """
-    backbone: Backbone = trained.network.backbone
-    again = read_network(target, num_heads=backbone.implicit.num_heads)
-    ours: dict[Path, Any] = flatten_dict(trained.variables)
-    theirs: dict[Path, Any] = flatten_dict(again.variables)
-    wrong = ours.keys() ^ theirs.keys()
-    wrong |= {x for x in ours.keys() & theirs.keys() if not np.array_equal(ours[x], theirs[x])}
-    if wrong:
-        raise ValueError(f"{target} does not read back as it was written: {sorted(wrong)}")
-    height, width = backbone.implicit.image_size or (64, 64)
-    shape = (2, height, width, backbone.in_channels)
-    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    pairs = [jax.jit(x.network.apply)(x.variables, images) for x in (trained, again)]
-    deviation = max(float(jnp.abs(pairs[0][key] - pairs[1][key]).max()) for key in pairs[0])
-    lines = [
-        "checked: read again, every number is the same, features of random images differ by "
-        f"{deviation:.1e} at most"
-    ]
-    ours, theirs = (x.network.backbone.implicit.norm_epsilon for x in (trained, again))
-    if ours != theirs:
-        return [
-            *lines,
-            f"note: this model has norm_epsilon {ours}, the code with these names {theirs}: that "
-            "is the difference",
-        ]
-    if not deviation <= TOLERANCE:
-        raise ValueError(f"features of {target} differ by {deviation:.1e} from those of the model")
-    return lines
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("export", __doc__ or docstring_of(__file__))
     add = parser.add_argument
@@ -226,16 +34,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     given = parse(argv)
+    from dino_jax.weights.exporting import run  # jax, for a command line that is right
 
-    def work() -> str:
-        return "\n".join(
-            export_weights(given.model, given.out, given.names, given.heads, given.step)
-        )
-
-    return run_command(work)
+    return run(given)
 
 
 if __name__ == "__main__":

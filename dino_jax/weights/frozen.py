@@ -20,7 +20,7 @@ from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.step.train_state import Variables, init_variables
 from dino_jax.weights.finished_run import read_run
-from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import read_config_json
 

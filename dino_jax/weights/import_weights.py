@@ -16,86 +16,14 @@ and the center. docs/weights.md says more.
 
 import argparse
 import sys
-from typing import Any
-
-from etils import epath
+from collections.abc import Sequence
 
 from dino_jax.commands.arguments import filled, whole
-from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
-from dino_jax.weights.state_dict import SUFFIXES
-from dino_jax.weights.weights_file import NetworkFromFile, read_network
-from dino_jax.workdir import checkpointing
-from dino_jax.workdir.config_json import config_to_json
-from dino_jax.workdir.layout import CONFIG_JSON
-from dino_jax.workdir.paths import absolute_path, write_atomically
-
-LICENSE_TXT = "LICENSE.txt"
+from dino_jax.commands.command_line import CommandParser, docstring_of
+from dino_jax.weights.suffixes import SUFFIXES
 
 
-def import_weights(
-    file: epath.PathLike,
-    out: epath.PathLike,
-    role: str = "",
-    num_heads: int | None = None,
-    licence: str = "",
-) -> list[str]:
-    """Writes the network of a file of weights into a new folder.
-
-    Args:
-      file: as `weights_file.read_network` takes it, as the next three.
-      out: the folder, local or gs://; it must be new or empty.
-      role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
-      num_heads: attention heads; None: as found beside the file, or 64 channels each.
-      licence: license of the weights; "": as found.
-
-    Returns:
-      Lines about what was imported, assumed and left out.
-
-    Raises:
-      OSError: if the file cannot be read or the folder cannot be written.
-      ValueError: if the file holds no known network, a tensor of it is missing, left over
-        or of another shape (lists all of them), or the folder is not empty.
-    """
-    folder = absolute_path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"--out={out} exists and is not empty; choose a new folder")
-    network = read_network(file, role, num_heads, licence)
-    write_network(network, folder, str(file))
-    return [
-        *network.lines,
-        f"  license of the weights: {network.licence}",
-        f"written: {folder}; use it like the workdir of a run",
-    ]
-
-
-def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> None:
-    """Writes a folder with a checkpoint of step 0, config.json and LICENSE.txt.
-
-    Args:
-      network: network to write.
-      folder: new or empty.
-      source: origin of the weights, to be recorded.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Any] = {"networks": {"teacher": network.variables}}
-    if network.centers:
-        state["objectives"] = {name: {"center": x} for name, x in network.centers.items()}
-    checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
-    with checkpointing.closing(checkpoints):
-        checkpointing.save(checkpoints, 0, state, force=True)
-    (folder / LICENSE_TXT).write_text(
-        f"Weights imported from {source}\nLicense of the weights: {network.licence}\n"
-    )
-    config = {
-        "network": network.config,
-        "image_size": network.image_size,
-        "imported": {"file": source, "licence": network.licence, "lines": network.lines},
-    }
-    # Last: a folder without it is not a model yet.
-    write_atomically(folder / CONFIG_JSON, config_to_json(config))
-
-
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line; help and wrong usage end the program."""
     parser = CommandParser("import", __doc__ or docstring_of(__file__))
     add = parser.add_argument
@@ -112,16 +40,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     given = parse(argv)
+    from dino_jax.weights.importing import run  # jax, for a command line that is right
 
-    def work() -> str:
-        return "\n".join(
-            import_weights(given.file, given.out, given.network, given.num_heads, given.license)
-        )
-
-    return run_command(work)
+    return run(given)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from dino_jax.models.backbone import Backbone, ImplicitSettings
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.step.train_state import TrainState, Variables
 from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, take_part
-from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_names import Path
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.paths import absolute_path

@@ -23,7 +23,7 @@ from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.source import take_part
-from dino_jax.weights.state_dict import SUFFIXES
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_names import Variables
 from dino_jax.weights.weights_file import BACKBONE, read_network
 from dino_jax.workdir import checkpointing

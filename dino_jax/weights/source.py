@@ -11,7 +11,8 @@ from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import build_network, read_network_config
 from dino_jax.weights.dialects import to_official
 from dino_jax.weights.model_card import read_model_card
-from dino_jax.weights.state_dict import SUFFIXES, read_weights
+from dino_jax.weights.state_dict import read_weights
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_names import Path, Variables, from_torch, split_state_dict
 from dino_jax.weights.weights_file import BACKBONE
 from dino_jax.workdir import checkpointing

@@ -13,9 +13,9 @@ from etils import epath
 from dino_jax.foreign.files import open_regular
 from dino_jax.weights.pickle_machine import RefusedError
 from dino_jax.weights.safetensors_file import read_header, read_tensor
+from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_file import StoredTensor, TorchFile
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Where training checkpoints keep networks: {"teacher": …}, {"model": {"teacher.…": …}}, ….
 _WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
 _NETWORKS = re.compile(r"^(teacher|student)\.")

@@ -9,8 +9,9 @@ from PIL import Image
 
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import FolderSource
+from dino_jax.embedding.choices import FORMATS
 from dino_jax.embedding.rows import collect, rows_of
-from dino_jax.embedding.shards import FORMATS, Shards
+from dino_jax.embedding.shards import Shards
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -9,8 +9,7 @@ from PIL import Image
 
 import dino_jax
 from dino_jax.commands.signals import Stopped
-from dino_jax.evaluation import __main__ as evaluate
-from dino_jax.evaluation import frozen
+from dino_jax.evaluation import evaluate, frozen
 from dino_jax.evaluation.__main__ import main
 from dino_jax.evaluation.protocols.knn import draw_few
 from dino_jax.weights import export_weights, import_weights

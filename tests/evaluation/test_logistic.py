@@ -9,7 +9,8 @@ from sklearn import linear_model
 from dino_jax.evaluation import logistic
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.logistic import LogisticRegression
-from dino_jax.evaluation.protocols.logreg import STRENGTHS, choose_strength, hold_out
+from dino_jax.evaluation.options.logreg import STRENGTHS
+from dino_jax.evaluation.protocols.logreg import choose_strength, hold_out
 from dino_jax.evaluation.search import local_mesh
 
 CLASSES, DIM = 5, 16

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dino_jax.weights.import_weights import import_weights
+from dino_jax.weights.importing import import_weights
 from dino_jax.weights.model import load
 
 RECORDINGS = Path(__file__).parents[2].parent / "shared" / "golden"

@@ -8,8 +8,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import dino_jax
-from dino_jax.weights.export_weights import export_weights
-from dino_jax.weights.import_weights import import_weights
+from dino_jax.weights.exporting import export_weights
+from dino_jax.weights.importing import import_weights
 from dino_jax.weights.weights_file import read_network
 
 torch = pytest.importorskip("torch")

@@ -28,9 +28,9 @@ from dino_jax.run.roll_back import (
     write_guard,
 )
 from dino_jax.run.screen import Progress
+from dino_jax.run.training import train
 from dino_jax.run.whole_config import read_config
 from dino_jax.step.recipe import build_recipe
-from dino_jax.train import train
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.newest import check_history, note_newest
 from dino_jax.workdir.paths import absolute_path

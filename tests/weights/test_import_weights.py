@@ -19,9 +19,10 @@ from dino_jax.models import mlp_head
 from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import to_torch
-from dino_jax.weights.export_weights import _licence as licence_of_export
-from dino_jax.weights.export_weights import export_weights
-from dino_jax.weights.import_weights import import_weights, main
+from dino_jax.weights.exporting import _licence as licence_of_export
+from dino_jax.weights.exporting import export_weights
+from dino_jax.weights.import_weights import main
+from dino_jax.weights.importing import import_weights
 from dino_jax.weights.init_from import load_first_weights
 from dino_jax.weights.weights_file import abstract_variables
 from tests.saved_model import save_model
@@ -327,7 +328,7 @@ def test_a_file_that_was_not_written_right_is_found_and_removed(tmp_path, monkey
         qkv = "encoder.layer.1.attention.attention.query.weight"
         save_file(tensors | {qkv: tensors[qkv] + 1e-3}, target)
 
-    monkeypatch.setattr("dino_jax.weights.export_weights._write", write_badly)
+    monkeypatch.setattr("dino_jax.weights.exporting._write", write_badly)
     with pytest.raises(ValueError, match=r"does not read back as it was written: .*'qkv', 'ker"):
         export_weights(model, str(tmp_path / "hf"), "huggingface")
     assert not (tmp_path / "hf").exists()

@@ -1,1 +1,1 @@
-"""The evaluations of the papers, one file each, with `add_arguments` and `evaluate`."""
+"""The evaluations of the papers, one file each with `evaluate`; `..options` has their options."""

@@ -1,7 +1,6 @@
-"""Copy detection on Copydays by the cls token and GeM of the patches (arXiv:2104.14294, 4.2.1).
+"""Copy detection by frozen features: views, whitening, rankings, mAP.
 
---data is the folder with original/, strong/, jpegqual/ and crops/. Paper numbers add 10,000
---distractors and learn a whitening from 20,000 other --whitening images, both from YFCC100M.
+Its options and its help are in `options.copy_detection`.
 """
 
 import argparse
@@ -13,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from dino_jax.commands.arguments import BATCH, SIDE
 from dino_jax.data.sources import FolderSource
 from dino_jax.evaluation.copydays import Block, read_copydays
 from dino_jax.evaluation.image_files import BatchEmbedder, Prepare, embed_files, name_files
@@ -25,17 +23,7 @@ from dino_jax.models.network import Network
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
-IMSIZE = 320  # pixels, official eval_copy_detection.py
 FIRST = 20  # first results of a ranking that count, as there
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--imsize", type=SIDE, default=IMSIZE, help="side in pixels, cut to whole patches")
-    add("--distractors", default="", help="folder of images that are not copies")
-    add("--whitening", default="", help="folder of images from which the whitening is learned")
-    add("--reference", action="store_true", help="whitening with the covariance around 0")
-    add("--batch-size", type=BATCH, default=32, help="images at once, per process")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

@@ -1,7 +1,6 @@
-"""Depth of NYU Depth V2 from frozen patch tokens: a linear map to bins (arXiv:2304.07193).
+"""A linear map from frozen patch tokens to depth: training, whole images, errors.
 
---data is the folder with nyu_train.txt and nyu_test.txt, whose lines are IMAGE DEPTH FOCAL, with
-depths as 16-bit PNG in millimeters. Trained on random crops, tested on whole images.
+Its options and its help are in `options.depth`.
 """
 
 import argparse
@@ -10,7 +9,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from dino_jax.commands.arguments import LAYERS, POSITIVE, SIDE
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import resize
@@ -19,8 +17,6 @@ from dino_jax.evaluation.depth import Range, depth_errors, expected_depth, sig_l
 from dino_jax.evaluation.depth_files import DepthFiles, open_depth
 from dino_jax.evaluation.image_files import BatchEmbedder, name_files, pad_color
 from dino_jax.evaluation.linear_probe import (
-    Training,
-    add_training_arguments,
     apply_head,
     count_batches,
     init_head,
@@ -30,41 +26,21 @@ from dino_jax.evaluation.linear_probe import (
     training_of,
     width_of,
 )
+from dino_jax.evaluation.options.depth import MAX_DEPTH
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
-NYU = Range(1e-3, 10.0, 256)  # metres
-CROP = (416, 544)  # pixels of a training window (BTS)
+NYU = Range(1e-3, MAX_DEPTH, 256)  # metres
 EIGEN_SIZE, EIGEN_CROP = (480, 640), (slice(45, 471), slice(41, 601))  # arXiv:1406.2283
 FOUR_BLOCKS = {  # by depth: S and B, L, g (spec of DINOv2, section 10)
     12: (2, 5, 8, 11),
     24: (4, 11, 17, 23),
     40: (9, 19, 29, 39),
 }
-USUAL = Training(steps=38_400, lr=3e-4, weight_decay=1e-3, clip=35.0, batch_size=16)
 ERRORS = ("rmse", "abs_rel", "delta1", "delta2", "delta3")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_training_arguments(parser, USUAL)
-    add = parser.add_argument
-    add(
-        "--layers", type=LAYERS, default=4, help="1: the last block; 4: blocks over the whole depth"
-    )
-    add(
-        "--max-depth", type=POSITIVE, default=NYU.largest, help="meters; pixels beyond do not count"
-    )
-    add(
-        "--crop",
-        type=SIDE,
-        nargs=2,
-        default=list(CROP),
-        help="training window, up to whole patches",
-    )
-    add("--no-eigen-crop", action="store_true", help="count all pixels; for sizes other than NYU's")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

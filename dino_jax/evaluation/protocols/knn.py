@@ -1,7 +1,6 @@
-"""Weighted k-NN classification by the cls token (arXiv:2104.14294, Section 4.1).
+"""Weighted k-NN of frozen cls tokens, with all training images or a few per class.
 
-A folder --data without train/ and val/ that holds one folder per class is evaluated leave-one-out:
-every image is classified by all others.
+Its options and its help are in `options.knn`.
 """
 
 import argparse
@@ -11,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.commands.arguments import COUNT, POSITIVE
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.features import cls_token
@@ -21,36 +19,21 @@ from dino_jax.evaluation.frozen import (
     extract_labelled,
     extract_part,
 )
-from dino_jax.evaluation.knn import WEIGHTS, knn_accuracy, leave_one_out_accuracy
+from dino_jax.evaluation.knn import knn_accuracy, leave_one_out_accuracy
 from dino_jax.evaluation.labelled import (
-    add_labelled_arguments,
     has_parts,
     open_classes,
     open_labelled,
 )
 from dino_jax.evaluation.reading import (
     Reading,
-    add_reading_arguments,
     name_unreadable,
     reading_of,
 )
 from dino_jax.evaluation.result import Result
 from dino_jax.weights.model import Model
 
-K = (10, 20, 100, 200)  # of both papers
-TEMPERATURE = 0.07
 SMALLEST_DINO_TEMPERATURE = 0.0115  # exp(1 / temperature) is a float32
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_labelled_arguments(parser)
-    add_reading_arguments(parser)
-    add = parser.add_argument
-    add("--k", type=COUNT, nargs="+", default=list(K), help="numbers of neighbors")
-    add("--temperature", type=POSITIVE, default=TEMPERATURE, help="of the vote")
-    add("--convention", default="dino", choices=sorted(WEIGHTS), help="how votes are weighted")
-    add("--per-class", type=COUNT, nargs="+", default=[], help="few-shot: images of each class")
-    add("--tries", type=COUNT, default=1, help="few-shot: draws that are averaged")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

@@ -1,4 +1,7 @@
-"""Logistic regression on the cls token by L-BFGS (arXiv:2304.07193, Section 7.1)."""
+"""Logistic regression on frozen cls tokens, with the strength of its penalty chosen.
+
+Its options and its help are in `options.logreg`.
+"""
 
 import argparse
 from typing import NamedTuple
@@ -7,40 +10,18 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.commands.arguments import COUNT, POSITIVE
 from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import describe_images, extract_labelled
-from dino_jax.evaluation.labelled import add_labelled_arguments, open_labelled
+from dino_jax.evaluation.labelled import open_labelled
 from dino_jax.evaluation.logistic import LogisticRegression
-from dino_jax.evaluation.reading import add_reading_arguments, reading_of
+from dino_jax.evaluation.reading import reading_of
 from dino_jax.evaluation.result import Result
 from dino_jax.weights.model import Model
 
-STRENGTHS = tuple((10.0 ** np.linspace(-6, 5, 45)).tolist())  # of DINOv2
-MAX_ITERATIONS = 1000
 HELD_OUT = 10  # one in this many training images chooses C
 SEED = 0  # seed of their choice
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_labelled_arguments(parser)
-    add_reading_arguments(parser)
-    add = parser.add_argument
-    add(
-        "--C",
-        type=POSITIVE,
-        nargs="+",
-        default=list(STRENGTHS),
-        help="inverse strengths of the penalty to choose from; default: 45 from 1e-6 to 1e5",
-    )
-    add(
-        "--max-iterations",
-        type=COUNT,
-        default=MAX_ITERATIONS,
-        help="iterations of L-BFGS for each C",
-    )
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

@@ -1,8 +1,6 @@
-"""Retrieval of buildings in revisited Oxford or Paris (arXiv:1803.11285), by the cls token.
+"""Retrieval of buildings by frozen cls tokens: views, rankings, mAP.
 
---data is the folder with gnd_roxford5k.pkl (or gnd_rparis6k.pkl) and jpg/. DINO's numbers are with
---imsize=224 for Oxford and --imsize=512 --multiscale for Paris, and with whole query images; the
-authors of the data sets ask for --query-boxes.
+Its options and its help are in `options.retrieval`.
 """
 
 import argparse
@@ -11,7 +9,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from dino_jax.commands.arguments import BATCH, SIDE
 from dino_jax.evaluation.features import cls_token
 from dino_jax.evaluation.image_files import (
     BatchEmbedder,
@@ -27,19 +24,6 @@ from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.revisited import SETUPS, Revisited, queries_of, read_revisited
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add(
-        "--imsize",
-        type=SIDE,
-        default=224,
-        help="long side in pixels; smaller images are not enlarged",
-    )
-    add("--multiscale", action="store_true", help="mean over the scales 1, 0.71 and 0.5")
-    add("--query-boxes", action="store_true", help="cut queries to their box")
-    add("--batch-size", type=BATCH, default=32, help="images of equal shape per batch, per process")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

@@ -1,7 +1,6 @@
-"""Semantic segmentation: BatchNorm and a linear map on frozen patch tokens (arXiv:2304.07193).
+"""A linear map from frozen patch tokens to classes: training, sliding window, mIoU.
 
---data is ADEChallengeData2016 (images/, annotations/) or VOCdevkit/VOC2012 (JPEGImages/,
-SegmentationClass/, ImageSets/). Trained on random crops; tested with a sliding window.
+Its options and its help are in `options.segmentation`.
 """
 
 import argparse
@@ -12,15 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.commands.arguments import LAYERS, SIDE, real
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.bilinear import bilinear_matrix
 from dino_jax.evaluation.crops import CropStream, RandomCrop, resize_short
 from dino_jax.evaluation.image_files import BatchEmbedder, name_files, pad_color
 from dino_jax.evaluation.linear_probe import (
-    Training,
-    add_training_arguments,
     apply_head,
     count_batches,
     init_head,
@@ -30,6 +26,7 @@ from dino_jax.evaluation.linear_probe import (
     training_of,
     width_of,
 )
+from dino_jax.evaluation.options.segmentation import STRIDE, WINDOW
 from dino_jax.evaluation.overlap import count_pairs, score_pairs
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.segmentation_files import (
@@ -43,30 +40,8 @@ from dino_jax.models.network import Network
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
-WINDOW, STRIDE = 512, 341  # pixels of a window, and from window to window
 SCALES = (0.5, 2.0)  # short side of a training image over that of the window (mmsegmentation)
 LARGEST_SHARE = 0.75  # largest share of one class in a training window (mmsegmentation)
-USUAL = Training(steps=40_000, lr=1e-3, weight_decay=1e-3, clip=0.0, batch_size=16)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_training_arguments(parser, USUAL)
-    add = parser.add_argument
-    add("--layers", type=LAYERS, default=1, help="number of last blocks whose features are used")
-    add(
-        "--scales",
-        type=real(at_least=1, at_most=100),
-        nargs="+",
-        default=[1.0],
-        help="scales of a test image, averaged",
-    )
-    add("--mirror", action="store_true", help="also use mirrored test images")
-    add(
-        "--side",
-        type=SIDE,
-        default=WINDOW,
-        help="side of a window in pixels, rounded up to whole patches",
-    )
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:

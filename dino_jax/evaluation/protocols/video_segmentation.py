@@ -1,8 +1,6 @@
-"""Video object segmentation on DAVIS 2017 by label propagation, without training.
+"""Masks of videos, propagated along similar patches, and their J and F.
 
---data is the folder DAVIS (ImageSets/2017, JPEGImages/480p, Annotations/480p). The masks of the
-first frame travel along similar patches, as in DINO (arXiv:2104.14294, Section 4.2.1); J and F are
-those of the DAVIS tool for the semi-supervised task.
+Its options and its help are in `options.video_segmentation`.
 """
 
 import argparse
@@ -16,7 +14,6 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from dino_jax.commands.arguments import COUNT, SIDE, whole
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.evaluation.bilinear import resize
 from dino_jax.evaluation.davis import (
@@ -34,7 +31,8 @@ from dino_jax.evaluation.mask_measures import (
     describe_object,
     region_similarity,
 )
-from dino_jax.evaluation.propagation import Propagation, decide, follow_objects, shrink_mask
+from dino_jax.evaluation.options.video_segmentation import Propagation
+from dino_jax.evaluation.propagation import decide, follow_objects, shrink_mask
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
 from dino_jax.models.network import Network
@@ -42,35 +40,8 @@ from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 from dino_jax.workdir.paths import absolute_path
 
-SHORT_SIDE = 480  # pixels
 REFERENCE_STD = (0.228, 0.224, 0.225)  # official eval_video_segmentation.py; elsewhere 0.229
 MEASURES = {"J": region_similarity, "F": contour_accuracy}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    usual, add = Propagation(), parser.add_argument
-    add("--split", default="val", help="list of videos in ImageSets/2017")
-    add("--short-side", type=SIDE, default=SHORT_SIDE, help="short side of a frame in pixels")
-    add(
-        "--frames",
-        type=COUNT,
-        default=usual.frames,
-        help="number of last frames that labels come from",
-    )
-    add(
-        "--top-k",
-        type=COUNT,
-        default=usual.top_k,
-        help="number of most similar patches that labels come from",
-    )
-    add(
-        "--radius",
-        type=whole(0),
-        default=usual.radius,
-        help="largest distance in patches; 0: the whole frame",
-    )
-    add("--masks", default="", help="folder for the predicted masks, VIDEO/00001.png …")
-    add("--reference", action="store_true", help="red divided by 0.228, as in the official code")
 
 
 def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
