@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 
-from dino_jax.commands.command_line import run_command
+from dino_jax.commands.command_line import UsageError, run_command, user_errors
 from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.commands.facts import facts_of
 from dino_jax.commands.signals import Stopped, stop_on_signals
@@ -40,7 +40,11 @@ def run_batch_command(
             if options.distributed:
                 agreement = stack.enter_context(join_processes(facts=_facts(options)))
             say_programs()
-            return work(agreement)
+            try:
+                with user_errors():  # here: the exit code of all processes is that of the error
+                    return work(agreement)
+            except ImportError as error:
+                raise UsageError(str(error)) from error
 
     try:
         return run_command(join_and_work)

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from dino_jax.commands.source_arguments import source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.data.sources.contents import contents_of
+from dino_jax.data.sources.contents import contents_of, describe_contents
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
     Projection,
@@ -32,7 +33,7 @@ from dino_jax.embedding.projection import (
 )
 from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
 from dino_jax.embedding.shards import Shards, import_pyarrow
-from dino_jax.processes.agreement import Agreement, Alone, require_same
+from dino_jax.processes.agreement import Agreement, Alone, open_alike
 from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
@@ -115,11 +116,14 @@ def prepare(
     check_batch(machine.batch_size, jax.local_device_count())
     if options.format == "parquet":
         import_pyarrow()
-    source = build_source(options.source, "SOURCE")
-    facts = {"MODEL": options.model, "image size": options.image_size}
-    for where, contents in contents_of("SOURCE", source).items():
-        facts |= {f"images of {where}": contents.images, f"names of {where}": contents.digest}
-    require_same(agreement, facts, "All hosts need the same model and the same images.")
+
+    def describe(source: ImageSource) -> dict[str, Any]:
+        facts = {"MODEL": options.model, "image size": options.image_size}
+        return facts | describe_contents(contents_of("SOURCE", source))
+
+    advice = "All hosts need the same model and the same images."
+    read = partial(build_source, options.source, "SOURCE")
+    source, _ = open_alike(agreement, read, describe, advice)
     check_dim(model, options, len(source))
     if jax.process_index() == 0:
         check_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")

@@ -23,8 +23,8 @@ from dino_jax.weights.model import Model, load
 class Protocol(typing.Protocol):
     """A module of `dino_jax.evaluation.protocols`."""
 
-    def evaluate(self, model: Model, arguments: argparse.Namespace) -> Result:
-        """Evaluates; all processes take part and get the same result.
+    def evaluate(self, model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
+        """Evaluates; all processes take part, with the same images, and get the same result.
 
         Raises:
           ValueError: if an option does not fit the weights or the images.
@@ -52,7 +52,7 @@ def evaluate(arguments: argparse.Namespace, agreement: Agreement) -> str:
     folder = result_folder(checkpoint, step, arguments.out)
     model = load(checkpoint, step)
     require_same(agreement, {"--checkpoint": model.title}, "All hosts need the same model.")
-    result = protocol.evaluate(model, arguments)
+    result = protocol.evaluate(model, arguments, agreement)
     if jax.process_index():
         return ""
     path = write_result(folder, name, model.title, result)

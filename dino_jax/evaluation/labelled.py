@@ -32,7 +32,7 @@ class Labelled(NamedTuple):
     """
 
     train: ImageSource
-    test: ImageSource
+    test: "Relabelled"
     class_names: tuple[str, ...]
 
 
@@ -57,6 +57,11 @@ def open_labelled(arguments: argparse.Namespace) -> Labelled:
             f"{list(train.class_names[:10])}"
         )
     return Labelled(train, Relabelled(test, train.class_names), train.class_names)
+
+
+def parts_of(images: Labelled) -> dict[str, ImageSource]:
+    """Both sources by the option that names them."""
+    return {"--train": images.train, "--test": images.test.original}
 
 
 def has_parts(arguments: argparse.Namespace) -> bool:
@@ -107,21 +112,21 @@ class Relabelled:
     """A source with the labels of another source, by class name."""
 
     def __init__(self, source: ImageSource, class_names: tuple[str, ...]):
-        """Takes a source whose classes are among `class_names`."""
-        self._source, self.class_names = source, class_names
+        """Takes a source whose classes are among `class_names`; it is kept as `original`."""
+        self.original, self.class_names = source, class_names
         self._labels = np.array([class_names.index(name) for name in source.class_names])
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.original)
 
     def __getitem__(self, index: int) -> Record:
-        record = self._source[index]
+        record = self.original[index]
         label = record["label"]
         return {**record, "label": UNLABELED if label < 0 else int(self._labels[label])}
 
     def name(self, index: int) -> str:
         """As the source says."""
-        return self._source.name(index)
+        return self.original.name(index)
 
 
 def _config(arguments: argparse.Namespace, part: str) -> dict[str, Any]:

@@ -1,14 +1,53 @@
-"""Sharing of an evaluation's work between processes, and gathering of the parts."""
+"""Sharing of an evaluation's images and work between processes, and gathering of the parts."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from dino_jax.commands.progress import Progress
+from dino_jax.data.sources import ImageSource
+from dino_jax.data.sources.base import Contents, PackedNames
+from dino_jax.data.sources.contents import contents_of, describe_contents
+from dino_jax.processes.agreement import Agreement, open_alike
+
+SAME_IMAGES = "All hosts need the same images in the same order: copy them again."
+
+Opened = TypeVar("Opened")
+
+
+def open_same(
+    agreement: Agreement,
+    read: Callable[[], Opened],
+    parts: Callable[[Opened], Mapping[str, ImageSource | list[str]]],
+) -> Opened:
+    """Opens the images of an evaluation, which must be the same on all processes.
+
+    Args:
+      agreement: agreement of all processes.
+      read: opens them.
+      parts: sources or files by the name that a message has for them.
+
+    Raises:
+      ValueError: on all processes, if one cannot open them, or they differ.
+      OSError: as the ValueError, with a single process.
+    """
+
+    def describe(opened: Opened) -> dict[str, Any]:
+        contents: dict[str, Contents] = {}
+        for name, part in parts(opened).items():
+            if isinstance(part, list):
+                contents[name] = Contents(len(part), PackedNames(part))
+            else:
+                contents |= contents_of(name, part)
+        return describe_contents(contents)
+
+    if jax.process_count() == 1:
+        return read()
+    return open_alike(agreement, read, describe, SAME_IMAGES)[0]
 
 
 def own_share(count: int, title: str, unit: str = "images") -> Iterator[int]:

@@ -8,12 +8,14 @@ somebody asks, and nothing on all other steps.
 import dataclasses
 import socket
 import threading
-from collections.abc import Mapping
-from typing import Any, NoReturn, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from dino_jax.processes.conference import Judge
 from dino_jax.processes.ending import end_now
 from dino_jax.processes.facts import Facts, require_alike
+
+Opened = TypeVar("Opened")
 
 
 class Agreement(Protocol):
@@ -167,3 +169,46 @@ def require_same(agreement: Agreement, facts: Facts, advice: str) -> None:
       ValueError: on all processes, if they do not; it lists all differences.
     """
     agreement.confer(facts, lambda said: require_alike(said, agreement.hosts, advice))
+
+
+def open_alike(
+    agreement: Agreement,
+    read: Callable[[], Opened],
+    describe: Callable[[Opened], Facts],
+    advice: str,
+    judge: Callable[[Opened], Any] = lambda opened: None,
+) -> tuple[Opened, Any]:
+    """Opens something on all processes, which must be the same there.
+
+    Args:
+      agreement: agreement of all processes.
+      read: opens it; a ValueError or an OSError of one process is everybody's.
+      describe: what tells it from others.
+      advice: what all processes must have in common, and how to mend it.
+      judge: what process 0 finds out about it once all have the same, as JSON.
+
+    Returns:
+      What was opened, and the answer of `judge`.
+
+    Raises:
+      ValueError: on all processes, if one cannot open it, they differ, or `judge` raises one.
+    """
+    opened: list[Opened] = []  # empty if it cannot be opened
+    said: dict[str, Any] = {"error": "", "facts": {}}
+    try:
+        opened.append(read())
+        said["facts"] = describe(opened[0])
+    except (ValueError, OSError) as error:
+        said["error"] = str(error) or type(error).__name__
+
+    def compare(told: Mapping[int, Any]) -> Any:
+        errors = {process: each["error"] for process, each in told.items() if each["error"]}
+        if len(errors) == len(told) and len(set(errors.values())) == 1:
+            raise ValueError(errors[0])
+        for process, text in errors.items():
+            raise ValueError(f"process {process} on {agreement.hosts[process]}: {text}")
+        require_alike({i: each["facts"] for i, each in told.items()}, agreement.hosts, advice)
+        return judge(opened[0])
+
+    answer = agreement.confer(said, compare)
+    return opened[0], answer

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 
 from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.data.sources.contents import contents_of
-from dino_jax.processes.agreement import Agreement, require_same
+from dino_jax.data.sources.base import Contents
+from dino_jax.data.sources.contents import contents_of, describe_contents
+from dino_jax.processes.agreement import Agreement, open_alike, require_same
 from dino_jax.processes.facts import require_alike
 from dino_jax.run.data_record import DataRecord
 from dino_jax.run.runtime import PER_PROCESS
@@ -75,25 +76,24 @@ class StartChecks:
           ValueError: if a process cannot, or they differ between processes, or have changed since
             the last start; or if the checkpoints of the workdir are gone.
         """
-        source, facts, error = None, {}, ""
-        try:
-            source = build_source(config.data)
-        except (ValueError, OSError) as caught:
-            error = str(caught)
-        contents = contents_of("config.data", source) if source is not None else {}
-        facts = _devices() | _describe(contents)
 
-        def judge() -> dict[str, Any]:
+        def read() -> tuple[ImageSource, dict[str, Contents]]:
+            source = build_source(config.data)
+            return source, contents_of("config.data", source)
+
+        def describe(opened: tuple[ImageSource, dict[str, Contents]]) -> dict[str, Any]:
+            return _devices() | describe_contents(opened[1])
+
+        def judge(opened: tuple[ImageSource, dict[str, Contents]]) -> dict[str, Any]:
             lines = check_history(self._workdir)
             start = self._first_step()
-            lines += self._record.check(contents, resumes=start > 0)
+            lines += self._record.check(opened[1], resumes=start > 0)
             return {"lines": lines, "start": start}
 
-        answer = self._confer(facts, error, judge)
+        (source, _), answer = open_alike(self._agreement, read, describe, SAME_DATA, judge)
         self.lines += answer["lines"]
         self._resumes = answer["start"] > 0
         _wait_until(lambda: self._first_step() == answer["start"])
-        assert source is not None, "a process that cannot open it has said so"
         self._source = source
         return source
 
@@ -109,12 +109,14 @@ class StartChecks:
         """
         found = (contents_of(where, x) for where, x in sources.items() if x is not self._source)
         contents = {name: each for one in found for name, each in one.items()}
-        facts = (
-            {"newest checkpoint": self._first_step()} | config_facts(config) | _describe(contents)
-        )
-        self.lines += self._confer(
-            facts, "", lambda: self._record.check(contents, resumes=self._resumes)
-        )
+        facts = {"newest checkpoint": self._first_step()} | config_facts(config)
+        facts |= describe_contents(contents)
+
+        def judge(said: Mapping[int, Any]) -> list[str]:
+            require_alike(said, self._agreement.hosts, SAME_DATA)
+            return self._record.check(contents, resumes=self._resumes)
+
+        self.lines += self._agreement.confer(facts, judge)
 
     def compare_weights(self, networks: Mapping[str, Any]) -> None:
         """Compares what all processes have read from files that each of them opens by itself.
@@ -143,21 +145,6 @@ class StartChecks:
         """The step of the newest checkpoint, damaged or not; 0 for a new run."""
         return max(checkpoint_steps(self._workdir), default=0)
 
-    def _confer(self, facts: Mapping[str, Any], error: str, judge: Callable[[], Any]) -> Any:
-        """What process 0 finds if all processes say the same and none has an error."""
-
-        def compare(said: Mapping[int, Any]) -> Any:
-            errors = {process: each["error"] for process, each in said.items() if each["error"]}
-            if len(errors) == len(said) and len(set(errors.values())) == 1:
-                raise ValueError(errors[0])
-            for process, text in errors.items():
-                raise ValueError(f"process {process} on {self._agreement.hosts[process]}: {text}")
-            known = {process: each["facts"] for process, each in said.items()}
-            require_alike(known, self._agreement.hosts, SAME_DATA)
-            return judge()
-
-        return self._agreement.confer({"facts": facts, "error": error}, compare)
-
 
 def config_facts(config: Any) -> dict[str, Any]:
     """The values of a config by dotted name, less those that belong to a process."""
@@ -170,15 +157,6 @@ def config_facts(config: Any) -> dict[str, Any]:
 def _devices() -> dict[str, Any]:
     local = jax.local_devices()
     return {"devices": len(local), "kind of device": local[0].device_kind}
-
-
-def _describe(contents: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts about images."""
-    facts = {}
-    for where, each in contents.items():
-        facts[f"images of {where}"] = each.images
-        facts[f"names of the images of {where} (digest)"] = each.digest
-    return facts
 
 
 def _wait_until(holds: Callable[[], bool]) -> None:

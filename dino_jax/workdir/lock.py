@@ -70,6 +70,13 @@ class Holder:
         return f"process {self.pid} on {self.host}, since {self.since} UTC"
 
 
+class Newer(Holder):
+    """Who holds a lock with fields that this version does not know: nothing in it is understood."""
+
+    def __str__(self) -> str:
+        return "a command of a newer version of dino_jax"
+
+
 class Lock:
     """A lock that this process holds; beats and the release may come from two threads."""
 
@@ -159,6 +166,12 @@ class _Wait:
         Raises:
           ValueError: if it is alive.
         """
+        if isinstance(holder, Newer):
+            raise ValueError(
+                f"{self._folder} is held by a newer version of dino_jax, whose {LOCK_JSON} this "
+                "one does not understand. Use that version; or, if its command has ended, remove "
+                f"{LOCK_JSON} from the folder and run the same command again"
+            )
         alive = _is_alive(holder)
         if self._first is None or holder.token != self._first.token:
             self._first, self._since = holder, time.monotonic()
@@ -278,13 +291,16 @@ def _read(path: epath.Path) -> str | None:
 
 def _parse(text: str) -> Holder:
     try:
-        holder = Holder(**json.loads(text))
+        content = json.loads(text)
         kinds = {field.name: type(field.default) for field in dataclasses.fields(Holder)}
+        if isinstance(content, dict) and not content.keys() <= kinds.keys():
+            return Newer(token="newer")
+        holder = Holder(**content)
         if all(isinstance(getattr(holder, name), kind) for name, kind in kinds.items()):
             return holder
     except (TypeError, ValueError, RecursionError):
         pass
-    return Holder(beat=zlib.crc32(text.encode()))  # damaged, or of another version
+    return Holder(beat=zlib.crc32(text.encode()))  # damaged
 
 
 def _create(path: epath.Path, holder: Holder) -> bool:

@@ -12,7 +12,8 @@ pytest.importorskip("apache_beam")
 
 from dino_jax.data.building import beam_pipeline, build, build_beam
 from dino_jax.data.building.build_plan import Options
-from dino_jax.data.sources import ArrayRecordSource
+from dino_jax.data.sources import ArrayRecordSource, FolderSource
+from dino_jax.workdir.lock import take_lock
 
 
 def _png(level):
@@ -74,7 +75,7 @@ def test_too_many_unreadable_images_stop_the_pipeline_before_it_writes(folder, t
 def test_every_image_has_the_shard_of_the_local_build():
     for images, shards in ((1, 1), (7, 3), (20, 64), (1000, 7)):
         options = Options({}, shards, 1, False, False)
-        beam_build = beam_pipeline.BeamBuild(options, "out", images, (), 0.0)
+        beam_build = beam_pipeline.BeamBuild(options, "out", b"", images, (), 0.0)
         for shard, part in enumerate(build.cut(images, shards)):
             assert all(beam_build.shard_of(index) == shard for index in part)
 
@@ -88,3 +89,23 @@ def test_a_pipeline_needs_a_number_of_shards_and_its_own_folder(folder, tmp_path
     with pytest.raises(SystemExit, match="2"):
         build_beam.main([str(folder), f"--out={tmp_path}/full", "--shards=2"])
     assert "exists, but not as build output" in capsys.readouterr().err
+
+
+def test_no_worker_loads_a_pickle_that_the_pipeline_has_not_written(folder, tmp_path):
+    digest = beam_pipeline.write_source(FolderSource(folder), str(tmp_path))
+    assert len(beam_pipeline.load_source(str(tmp_path), digest)) == 21
+    evil = b"cos\nsystem\n(S'touch %s'\ntR." % os.fsencode(tmp_path / "ran")
+    (tmp_path / beam_pipeline.SOURCE_FILE).write_bytes(evil)
+    with pytest.raises(OSError, match="is not what this pipeline has written"):
+        beam_pipeline.load_source(str(tmp_path), digest)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_one_build_at_a_time_writes_into_a_folder(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    lock = take_lock(out, print, "--out")
+    with pytest.raises(SystemExit, match="2"):
+        build_beam.main([str(folder), f"--out={out}", "--shards=2", "--runner=DirectRunner"])
+    assert f"out {out} is in use by process {os.getpid()}" in capsys.readouterr().err
+    lock.release()
+    assert not out.exists()

@@ -1,5 +1,6 @@
 """dino-jax evaluate: from a checkpoint and images to PROTOCOL.json."""
 
+import contextlib
 import shutil
 
 import jax
@@ -20,6 +21,7 @@ from tests.colored_photos import (
     read,
     write_photos,
 )
+from tests.run_train import Train, slurm_of
 from tests.saved_model import save_tiny_vit
 
 
@@ -201,6 +203,33 @@ def test_two_processes_find_the_same(workdir, photos, tmp_path):
     finished = evaluate_as_one_and_two(tmp_path, *command, *options)
     assert "written to" in finished[0].out and "written to" not in finished[1].out
     assert read(tmp_path / "two/knn.json") == read(tmp_path / "one/knn.json")
+
+
+def test_processes_with_other_images_all_end_with_2(workdir, photos, tmp_path):
+    """The same option, ~/photos, with one image less on the second host."""
+    for home in ("a", "b"):
+        shutil.copytree(photos, tmp_path / home / "photos")
+    next((tmp_path / "b/photos/val").rglob("*.*")).unlink()
+    command = ["knn", f"--checkpoint={workdir}", "--data=~/photos", "--batch-size=8", "--k", "1"]
+    command += [f"--out={tmp_path}/out", "--distributed"]
+    slurm = slurm_of(2)
+    with contextlib.ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                Train(
+                    *command,
+                    module="dino_jax.evaluation",
+                    environment=slurm | {"SLURM_PROCID": str(number), "HOME": str(tmp_path / home)},
+                )
+            )
+            for number, home in enumerate(("a", "b"))
+        ]
+        for process in processes:
+            code, _, err = process.finish()
+            assert code == 2, err
+            assert "images of --test: process 0 on " in err
+            assert "All hosts need the same images" in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_ctrl_c_leaves_no_file(workdir, photos, tmp_path, monkeypatch, capsys):

@@ -98,12 +98,28 @@ def test_a_sign_of_life_from_another_machine_is_believed(tmp_path):
         take_lock(tmp_path, lambda waiting: held.beat())
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": "x"}', '{"new": 1}', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"pid": "x"}', "\xff"])
 def test_a_damaged_lock_blocks_for_a_while_only(text, tmp_path, quick):
     (tmp_path / "lock.json").write_text(text, encoding="latin-1")
     said = []
     take_lock(tmp_path, said.append).release()
     assert "a command whose lock cannot be read" in said[0]
+
+
+@pytest.mark.parametrize("text", ['{"new": 1}', '{"pid": "x", "token": "", "lease": {}}'])
+def test_the_lock_of_a_newer_version_is_respected(text, tmp_path):
+    (tmp_path / "lock.json").write_text(text)
+    with pytest.raises(ValueError, match=r"held by a newer version of .*remove lock\.json"):
+        take_lock(tmp_path, print)
+    assert (tmp_path / "lock.json").read_text() == text
+
+
+def test_a_lock_that_a_newer_version_has_taken_over_is_lost(tmp_path):
+    held = take_lock(tmp_path, print)
+    change(tmp_path, lease=60)
+    assert held.beat() == "a command of a newer version of dino_jax"
+    held.release()
+    assert (tmp_path / "lock.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"pid": "x"}'])

@@ -10,6 +10,7 @@ Workers read from the source twice, as the local build does: once to inspect, on
 # pyright: reportMissingImports=false
 # (apache_beam is an extra)
 
+import hashlib
 import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ import apache_beam as beam
 import numpy as np
 from apache_beam import pvalue
 from apache_beam.utils.shared import Shared
-from etils import epath
 
 from dino_jax.data.building.build_plan import Options
 from dino_jax.data.building.build_report import REPORT, check_share, report_lines
@@ -29,9 +29,11 @@ from dino_jax.data.building.output_folder import write_text
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.record_format import Description, shard_name, write_description
 from dino_jax.data.sources.shard_writer import write_shard
+from dino_jax.foreign.files import read_bytes
 from dino_jax.workdir.paths import written_whole
 
-SOURCE_FILE = ".source.pickle"
+SOURCE_FILE = ".source"
+MAX_SOURCE_BYTES = 1 << 34
 EXAMPLES = 5  # of unreadable images, if there are too many
 PART_IMAGES = 1000  # of one bundle of inspections
 
@@ -43,6 +45,8 @@ class BeamBuild:
     Attributes:
       options: options of the build; `shards` is at least 1.
       out: the folder, one that all workers can write.
+      source_digest: SHA-256 of `SOURCE_FILE`; what travels with the pipeline is trusted, a file in
+        the folder is not.
       images: number of images of the source.
       class_names: class names of the source.
       max_unreadable: largest share of unreadable images.
@@ -50,6 +54,7 @@ class BeamBuild:
 
     options: Options
     out: str
+    source_digest: bytes
     images: int
     class_names: tuple[str, ...]
     max_unreadable: float
@@ -77,10 +82,31 @@ class Counted:
     records: int
 
 
-def write_source(source: ImageSource, out: str) -> None:
-    """Stores the listed source where the workers find it: listing it again could differ."""
-    with written_whole(f"{out}/{SOURCE_FILE}") as path, Path(path).open("wb") as file:
-        pickle.dump(source, file)
+def write_source(source: ImageSource, out: str) -> bytes:
+    """Stores the listed source where the workers find it: listing it again could differ.
+
+    Returns:
+      SHA-256 of the file, without which no worker loads it.
+    """
+    data = pickle.dumps(source)
+    with written_whole(f"{out}/{SOURCE_FILE}") as path:
+        Path(path).write_bytes(data)
+    return hashlib.sha256(data).digest()
+
+
+def load_source(out: str, digest: bytes) -> ImageSource:
+    """Loads what `write_source` has written, and nothing else: a pickle may run any program.
+
+    Raises:
+      OSError: if the file can't be read, or is another one.
+    """
+    data = read_bytes(f"{out}/{SOURCE_FILE}", MAX_SOURCE_BYTES)
+    if hashlib.sha256(data).digest() != digest:
+        raise OSError(
+            f"{out}/{SOURCE_FILE} is not what this pipeline has written: another one writes into "
+            "the same folder, or the file is damaged; run the same command again"
+        )
+    return pickle.loads(data)
 
 
 def add_steps(pipeline: beam.Pipeline, build: BeamBuild) -> None:
@@ -160,7 +186,7 @@ class _SourceDoFn(beam.DoFn):
         self._source: ImageSource = self._shared.acquire(self._load)
 
     def _load(self) -> ImageSource:
-        return pickle.loads((epath.Path(self._build.out) / SOURCE_FILE).read_bytes())
+        return load_source(self._build.out, self._build.source_digest)
 
 
 class _Inspect(_SourceDoFn):

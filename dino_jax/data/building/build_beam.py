@@ -17,8 +17,9 @@ On Google Cloud Dataflow (not run here: it needs an account):
 `--setup_file` installs this package on the workers, which also need gcsfs, array_record, Pillow and
 the packages of the source: a container image with them (--sdk_container_image) starts faster.
 Source and folder must be reachable from all workers, so gs:// there. The command lists the source
-once and stores it, pickled, in the folder, from which each worker process loads it. An image is
-decoded by one thread, which takes up to 12 bytes per pixel of --max-pixels.
+once and stores it, pickled, in the folder; the pipeline carries its SHA-256, and no worker process
+loads another file. An image is decoded by one thread, which takes up to 12 bytes per pixel of
+--max-pixels.
 
 A pipeline that has failed starts again from the beginning when it is run again.
 """
@@ -33,6 +34,7 @@ import sys
 from etils import epath
 
 from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
+from dino_jax.commands.one_writer import one_writer
 from dino_jax.data.building.build import add_arguments, options_of
 from dino_jax.data.building.build_plan import PLAN, Options
 from dino_jax.data.building.output_folder import open_folder
@@ -75,8 +77,8 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
     if (epath.Path(out) / DESCRIPTION).exists():
         print(f"{out} is already complete")
         return
-    write_source(source, out)
-    beam_build = BeamBuild(options, out, len(source), source.class_names, max_unreadable)
+    digest = write_source(source, out)
+    beam_build = BeamBuild(options, out, digest, len(source), source.class_names, max_unreadable)
     with beam.Pipeline(options=PipelineOptions(beam_arguments)) as pipeline:
         add_steps(pipeline, beam_build)
     (epath.Path(out) / SOURCE_FILE).unlink()
@@ -91,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> str:
         out = os.fspath(absolute_path(arguments.out))
-        build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
+        with one_writer(out, "--out"):
+            build(options_of(arguments), out, arguments.max_unreadable, beam_arguments)
         return ""
 
     return run_command(work)

@@ -50,6 +50,15 @@ def contents_of(where: str, source: ImageSource) -> dict[str, Contents]:
     return {where: Contents(len(source), asked)}
 
 
+def describe_contents(contents: Mapping[str, Contents]) -> dict[str, Any]:
+    """What tells images from others, for people: the number and a digest of each section's."""
+    facts: dict[str, Any] = {}
+    for where, each in contents.items():
+        facts[f"images of {where}"] = each.images
+        facts[f"names of the images of {where} (digest)"] = each.digest
+    return facts
+
+
 def keep(contents: Contents) -> Kept:
     """What is kept of contents."""
     count = len(contents.names)

@@ -5,6 +5,7 @@ Its options and its help are in `options.copy_detection`.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,20 +14,22 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.data.sources import FolderSource
-from dino_jax.evaluation.copydays import Block, read_copydays
+from dino_jax.evaluation.copydays import Block, Copydays, read_copydays
 from dino_jax.evaluation.image_files import BatchEmbedder, Prepare, embed_files, name_files
 from dino_jax.evaluation.knn import normalize_rows
 from dino_jax.evaluation.ranking import average_precision, rank_database
 from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.sharing import open_same
 from dino_jax.evaluation.whitening import fit_whitening, gem
 from dino_jax.models.network import Network
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 FIRST = 20  # first results of a ranking that count, as there
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """Mean average precision of every kind of copy, in percent.
 
     Raises:
@@ -34,8 +37,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       OSError: if the data set is missing.
     """
     check_side(model, arguments.imsize, "--imsize")
-    data = read_copydays(arguments.data)
-    distractors, training = (_list(path) for path in (arguments.distractors, arguments.whitening))
+    data, distractors, training = open_same(agreement, partial(open_parts, arguments), files_of)
     copies = [path for block in data.blocks for path in block.files]
     parts = [data.originals, distractors, training, copies]
     files = [path for part in parts for path in part]
@@ -123,6 +125,20 @@ def score_blocks(
         metrics[f"mAP_{block.name}"] = 100 * float(np.mean(values))
         start += len(block.files)
     return metrics
+
+
+def open_parts(arguments: argparse.Namespace) -> tuple[Copydays, list[str], list[str]]:
+    """The data set, and the files of the distractors and of the whitening."""
+    data = read_copydays(arguments.data)
+    return data, _list(arguments.distractors), _list(arguments.whitening)
+
+
+def files_of(opened: tuple[Copydays, list[str], list[str]]) -> dict[str, list[str]]:
+    """The files of all parts, by what a message calls them."""
+    data, distractors, training = opened
+    copies = [path for block in data.blocks for path in block.files]
+    found = {"--data": data.originals, "the copies": copies}
+    return found | {"--distractors": distractors, "--whitening": training}
 
 
 def _list(folder: str) -> list[str]:

@@ -28,8 +28,9 @@ from dino_jax.evaluation.linear_probe import (
 )
 from dino_jax.evaluation.options.depth import MAX_DEPTH
 from dino_jax.evaluation.result import Result
-from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
+from dino_jax.evaluation.sharing import gather_any, gather_rows, open_same, own_share
 from dino_jax.models.network import Network
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
@@ -40,10 +41,11 @@ FOUR_BLOCKS = {  # by depth: S and B, L, g (spec of DINOv2, section 10)
     24: (4, 11, 17, 23),
     40: (9, 19, 29, 39),
 }
+PARTS = ("train", "test")
 ERRORS = ("rmse", "abs_rel", "delta1", "delta2", "delta3")
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """RMSE in metres, abs_rel and delta1 to delta3, means over the test images.
 
     Processes share the images.
@@ -55,7 +57,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     mesh = make_mesh(1)
     training, depths = training_of(arguments, mesh), depths_of(arguments)
     layers = depth_layers(model.network, arguments.layers)
-    train, test = (open_depth(arguments.data, part) for part in ("train", "test"))
+    train, test = open_same(
+        agreement,
+        lambda: [open_depth(arguments.data, part) for part in PARTS],
+        lambda both: {f"--data, {part}": one.images for part, one in zip(PARTS, both, strict=True)},
+    )
     patch_size = model.network.backbone.patch_size
     height, width = (-(-side // patch_size) * patch_size for side in arguments.crop)
     check_side(model, max(height, width), "--crop")

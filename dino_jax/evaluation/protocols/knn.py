@@ -4,6 +4,7 @@ Its options and its help are in `options.knn`.
 """
 
 import argparse
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from dino_jax.evaluation.labelled import (
     has_parts,
     open_classes,
     open_labelled,
+    parts_of,
 )
 from dino_jax.evaluation.reading import (
     Reading,
@@ -31,12 +33,14 @@ from dino_jax.evaluation.reading import (
     reading_of,
 )
 from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.sharing import open_same
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.model import Model
 
 SMALLEST_DINO_TEMPERATURE = 0.0115  # exp(1 / temperature) is a float32
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """Top-1 and top-5 accuracy for every k, with all training images and with a few per class.
 
     Raises:
@@ -47,8 +51,8 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     mesh = make_mesh(1)
     reading = reading_of(arguments, model, mesh)
     if not has_parts(arguments):
-        return _leave_one_out(model, arguments, reading, mesh)
-    images = open_labelled(arguments)
+        return _leave_one_out(model, arguments, agreement, reading, mesh)
+    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
     _check_neighbours(arguments.k, len(images.train), "training images")
     features = extract_labelled(model, images, reading, mesh)
     _check_neighbours(arguments.k, len(features.train.labels), "readable training images")
@@ -60,7 +64,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
 
 
 def _leave_one_out(
-    model: Model, arguments: argparse.Namespace, reading: Reading, mesh: Mesh
+    model: Model,
+    arguments: argparse.Namespace,
+    agreement: Agreement,
+    reading: Reading,
+    mesh: Mesh,
 ) -> Result:
     """Accuracy when every image of a folder of classes is classified by all others."""
     if arguments.per_class:
@@ -68,7 +76,9 @@ def _leave_one_out(
             "--per-class needs test images of their own: pass --data=FOLDER with the folders train "
             "and val in it, or --train=PATH and --test=PATH"
         )
-    source = open_classes(arguments.data)
+    source = open_same(
+        agreement, partial(open_classes, arguments.data), lambda source: {"--data": source}
+    )
     if not jax.process_index():
         print(
             f"{arguments.data} has no train/ and val/: leave-one-out, each of its {len(source):,} "

@@ -6,6 +6,7 @@ Its options and its help are in `options.linear`.
 import argparse
 import itertools
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,7 +20,7 @@ from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import extract_part
-from dino_jax.evaluation.labelled import open_labelled, open_part
+from dino_jax.evaluation.labelled import open_labelled, open_part, parts_of
 from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs, unpool_outputs
 from dino_jax.evaluation.linear_heads import Group, Head, Heads
 from dino_jax.evaluation.linear_training import Score, TrainingLength, train_heads
@@ -31,6 +32,8 @@ from dino_jax.evaluation.reading import (
 )
 from dino_jax.evaluation.released_classifier import read_classifier
 from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.sharing import open_same
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_batch
 from dino_jax.weights.model import Model
 
@@ -38,7 +41,7 @@ REFERENCE_BATCH = 256  # for which learning rates are given
 SEED = 0  # seed of the order and the crops of the training images
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """Reports the best of the trained classifiers, or the given one.
 
     Raises:
@@ -49,9 +52,9 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     mesh = make_mesh(1)
     reading = reading_of(arguments, model, mesh)
     if arguments.classifier:
-        return evaluate_released(model, arguments, reading, mesh)
+        return evaluate_released(model, arguments, agreement, reading, mesh)
     check_batch(arguments.train_batch_size, mesh.size, "--train-batch-size")
-    images = open_labelled(arguments)
+    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
     length = length_of(arguments, len(images.train))
     heads = heads_of(arguments, model, len(images.class_names))
     test = extract_test(model, images.test, heads, reading, mesh)
@@ -72,14 +75,20 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
 
 
 def evaluate_released(
-    model: Model, arguments: argparse.Namespace, reading: Reading, mesh: Mesh
+    model: Model,
+    arguments: argparse.Namespace,
+    agreement: Agreement,
+    reading: Reading,
+    mesh: Mesh,
 ) -> Result:
     """The classifier of --classifier on the test images, whose sorted classes are its rows.
 
     Raises:
       ValueError, OSError: as in `evaluate`, and if the classifier does not fit.
     """
-    source = open_part(arguments, "test")
+    source = open_same(
+        agreement, partial(open_part, arguments, "test"), lambda source: {"--test": source}
+    )
     heads = heads_of(arguments, model, len(source.class_names))
     group, *others = heads.groups
     if others:

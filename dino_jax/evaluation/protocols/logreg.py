@@ -4,6 +4,7 @@ Its options and its help are in `options.logreg`.
 """
 
 import argparse
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -14,17 +15,19 @@ from dino_jax.commands.progress import Progress
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.features import LabeledFeatures
 from dino_jax.evaluation.frozen import describe_images, extract_labelled
-from dino_jax.evaluation.labelled import open_labelled
+from dino_jax.evaluation.labelled import open_labelled, parts_of
 from dino_jax.evaluation.logistic import LogisticRegression
 from dino_jax.evaluation.reading import reading_of
 from dino_jax.evaluation.result import Result
+from dino_jax.evaluation.sharing import open_same
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.model import Model
 
 HELD_OUT = 10  # one in this many training images chooses C
 SEED = 0  # seed of their choice
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """Chooses C on a tenth of the training images, then trains on all and tests.
 
     Raises:
@@ -34,7 +37,7 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     mesh = make_mesh(1)
     # DINOv2 resizes to the size of the view itself here, and crops less than for k-NN.
     reading = reading_of(arguments, model, mesh)._replace(short_side=1.0)
-    images = open_labelled(arguments)
+    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
     features = extract_labelled(model, images, reading, mesh)
     train, test = features
     classes = len(images.class_names)

@@ -5,6 +5,7 @@ Its options and its help are in `options.retrieval`.
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -22,11 +23,13 @@ from dino_jax.evaluation.multi_scale import SCALES, combine_scales, scale_image
 from dino_jax.evaluation.ranking import Scores, rank_database, score_rankings
 from dino_jax.evaluation.result import Result
 from dino_jax.evaluation.revisited import SETUPS, Revisited, queries_of, read_revisited
+from dino_jax.evaluation.sharing import open_same
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """mAP and mP@1, 5, 10 for the setups medium and hard.
 
     Raises:
@@ -34,7 +37,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
       OSError: if the data set or a part of it is missing.
     """
     check_side(model, arguments.imsize, "--imsize")
-    data = read_revisited(arguments.data)
+    data = open_same(
+        agreement,
+        partial(read_revisited, arguments.data),
+        lambda data: {"the database": data.database, "the queries": data.queries},
+    )
     scales = SCALES if arguments.multiscale else (1.0,)
     files = [*data.database, *data.queries]
     views = make_views(model, data, arguments.imsize, scales, arguments.query_boxes)

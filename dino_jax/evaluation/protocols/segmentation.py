@@ -34,17 +34,19 @@ from dino_jax.evaluation.segmentation_files import (
     SegmentationFiles,
     open_segmentation,
 )
-from dino_jax.evaluation.sharing import gather_any, gather_sum, own_share
+from dino_jax.evaluation.sharing import gather_any, gather_sum, open_same, own_share
 from dino_jax.evaluation.sliding import View, classify_pixels, window_places
 from dino_jax.models.network import Network
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 
+PARTS = ("train", "val")
 SCALES = (0.5, 2.0)  # short side of a training image over that of the window (mmsegmentation)
 LARGEST_SHARE = 0.75  # largest share of one class in a training window (mmsegmentation)
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """mIoU of the validation images, in percent.
 
     Processes share the images.
@@ -56,7 +58,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     mesh = make_mesh(1)
     training = training_of(arguments, mesh)
     layers = last_layers(model.network, arguments.layers)
-    train, val = (open_segmentation(arguments.data, part) for part in ("train", "val"))
+    train, val = open_same(
+        agreement,
+        lambda: [open_segmentation(arguments.data, part) for part in PARTS],
+        lambda both: {f"--data, {part}": one.images for part, one in zip(PARTS, both, strict=True)},
+    )
     patch_size, scales = model.network.backbone.patch_size, arguments.scales
     side = -(-arguments.side // patch_size) * patch_size
     check_side(model, side, "--side")

@@ -6,6 +6,7 @@ Its options and its help are in `options.video_segmentation`.
 import argparse
 import itertools
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,8 +35,9 @@ from dino_jax.evaluation.mask_measures import (
 from dino_jax.evaluation.options.video_segmentation import Propagation
 from dino_jax.evaluation.propagation import decide, follow_objects, shrink_mask
 from dino_jax.evaluation.result import Result
-from dino_jax.evaluation.sharing import gather_any, gather_rows, own_share
+from dino_jax.evaluation.sharing import gather_any, gather_rows, open_same, own_share
 from dino_jax.models.network import Network
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import check_side
 from dino_jax.weights.model import Model
 from dino_jax.workdir.paths import absolute_path
@@ -44,7 +46,7 @@ REFERENCE_STD = (0.228, 0.224, 0.225)  # official eval_video_segmentation.py; el
 MEASURES = {"J": region_similarity, "F": contour_accuracy}
 
 
-def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
+def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) -> Result:
     """J and F over all objects, in percent.
 
     Processes share the videos; each writes the masks of its own.
@@ -55,7 +57,11 @@ def evaluate(model: Model, arguments: argparse.Namespace) -> Result:
     """
     how = Propagation(arguments.frames, arguments.top_k, arguments.radius)
     check_side(model, arguments.short_side, "--short-side")
-    videos = list_videos(arguments.data, arguments.split)
+    videos = open_same(
+        agreement,
+        partial(list_videos, arguments.data, arguments.split),
+        lambda videos: {"--data": [path for video in videos for path in video.frames]},
+    )
     std = REFERENCE_STD if arguments.reference else model.network.std
     reader = FrameReader(model, arguments.short_side, std)
     rows, lost = [], np.zeros(len(videos), bool)
