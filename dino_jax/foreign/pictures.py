@@ -8,6 +8,7 @@ from io import BytesIO
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401, they register formats
 
 from dino_jax.foreign.files import require_memory
+from dino_jax.foreign.quiet_decoders import quiet_decoders
 
 # Pillow's names of what is opened: pixels only. Others run programs (EPS runs Ghostscript), are
 # documents (PDF, WMF) or containers of a science (FITS, HDF5). JPEG includes MPO.
@@ -39,6 +40,7 @@ def opened_picture(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
       MemoryError: if there is no memory for a small image either.
     """
     require_few_scans(data)
+    quiet_decoders()
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             if image.width * image.height > max_pixels:

@@ -3,8 +3,9 @@
   python -m tests.fuzz [--inputs=5000] [--seed=0] [--readers=tar,image] [--keep=FOLDER]
 
 An outcome is right if it is a value or the reader's documented error. Anything else is printed
-with the command that makes the same input again, and the input is kept: another exception, more
-than 10 s of CPU time, more than 1.5 GiB, the end of the process, or two minutes of waiting.
+with the command that makes the same input again, and the input is kept: another exception, a word
+on stderr, more than 10 s of CPU time, more than 1.5 GiB, the end of the process, or two minutes of
+waiting.
 """
 
 import argparse

@@ -12,10 +12,11 @@ import resource
 import shutil
 import signal
 import sys
+import tempfile
 import traceback
-import warnings
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -35,8 +36,16 @@ def make_input(reader: str, seed: int, number: int, folder: Path) -> None:
     READERS[reader].make(folder, rng)
 
 
-def read_input(name: str, folder: Path) -> tuple[str, str]:
-    """The outcome, "value", "error" or "failure", and what was raised."""
+def read_input(name: str, folder: Path, stderr: BinaryIO) -> tuple[str, str]:
+    """The outcome, "value", "error" or "failure", and what was raised or written to stderr."""
+    outcome, what = _read(name, folder)
+    sys.stderr.flush()
+    if said := stderr.read().decode(errors="replace"):
+        return "failure", f"{what}\nsaid on the terminal:\n{said}"
+    return outcome, what
+
+
+def _read(name: str, folder: Path) -> tuple[str, str]:
     from tests.fuzz.readers import READERS
 
     reader = READERS[name]
@@ -55,7 +64,7 @@ def read_input(name: str, folder: Path) -> tuple[str, str]:
 def main(arguments: list[str]) -> None:
     """Reads the inputs of the command line."""
     folder = Path(arguments[0])
-    warnings.simplefilter("ignore")
+    stderr = _watch_stderr()
     signal.signal(signal.SIGPROF, _too_slow)
     for task in arguments[1:]:
         reader, seed, first, count = task.split(":")
@@ -66,12 +75,20 @@ def main(arguments: list[str]) -> None:
             if number == int(first):
                 _limit_memory()
             before = resource.getrusage(resource.RUSAGE_SELF)
-            outcome, what = read_input(reader, folder)
+            stderr.read()
+            outcome, what = read_input(reader, folder, stderr)
             after = resource.getrusage(resource.RUSAGE_SELF)
             seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             more = (after.ru_maxrss - before.ru_maxrss) * 1024
             result = {"outcome": outcome, "what": what, "seconds": seconds, "bytes": more}
             print(json.dumps(result), flush=True)
+
+
+def _watch_stderr() -> BinaryIO:
+    """A file that libraries of C write to as well, read from where it was read last."""
+    with tempfile.NamedTemporaryFile() as written:
+        os.dup2(os.open(written.name, os.O_WRONLY | os.O_APPEND), 2)
+        return Path(written.name).open("rb")
 
 
 def _limit_memory() -> None:
