@@ -47,7 +47,10 @@ def read_yaml(data: bytes) -> tuple[Values, list[str]]:
         of the wrong kind; lists all of them.
     """
     tree = parse_yaml(data)
-    given = _flatten(tree if tree is not None else {})
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ValueError(f"sections such as 'student:' are expected, got {str(tree)[:100]!r}")
+    given = _flatten(tree)
     known = [*DEFAULTS, *WITHOUT_COUNTERPART]
     problems = [f"unknown key {key}{_suggest(key, known)}" for key in given if key not in known]
     values = dict(DEFAULTS)

@@ -32,4 +32,4 @@ def parse_yaml(data: bytes) -> Any:
         return yaml.safe_load(text)
     # PyYAML also lets through what int(), float() and datetime raise.
     except (yaml.YAMLError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a YAML file: {error}") from error
+        raise ValueError(f"not a YAML file: {' '.join(str(error).split())}") from error

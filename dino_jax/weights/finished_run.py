@@ -49,5 +49,6 @@ def read_run(workdir: epath.PathLike) -> FinishedRun:
         left_out = config.get("roles", {}).get(role, {}).get("leaves_out", ())
         heads = {name: head for name, head in network.heads.items() if name not in left_out}
     except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} is not the config of a run of dino_jax: {error}") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file} is not the config of a run of dino_jax: {why}") from error
     return FinishedRun(config, role, dataclasses.replace(network, heads=heads), image_size)

@@ -160,8 +160,9 @@ def test_rates_of_drop_path_that_grow_are_noted():
         ("student: {arch: vit_huge}", "student.arch is 'vit_huge'; known: .*vit_giant2"),
         ("train: {centering: mean}", "train.centering is 'mean'; known: .*sinkhorn_knopp"),
         ("student: {interpolate_offset: 0.2}", r"interpolate_offset are \(False, 0.2\); known"),
-        ("[1, 2]", "unknown key"),
-        ("a: [", "not a YAML file"),
+        ("[1, 2]", r"sections such as 'student:' are expected, got '\[1, 2\]'"),
+        ("a: [", r"not a YAML file: while parsing [^\n]*$"),
+        ("a: b: c", r"not a YAML file: mapping values are not allowed [^\n]*$"),
     ],
 )
 def test_values_that_do_not_fit_are_named(text, message):
