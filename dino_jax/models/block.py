@@ -166,7 +166,7 @@ class Block(nn.Module):
         subsets = [None if rows is None else rows[half] for rows in kept or [None] * len(groups)]
         rows = tuple(map(take_subset, groups, subsets))
         scales = tuple(
-            jnp.full((len(x), 1, 1), subset_scale(whole, subset))
+            jnp.full((x.shape[0], 1, 1), subset_scale(whole, subset))
             if drop_rate is None
             else branch_scales(drop_rate, self.make_rng("drop_path"), len(x))
             for x, whole, subset in zip(rows, groups, subsets, strict=True)

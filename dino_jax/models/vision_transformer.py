@@ -178,7 +178,7 @@ class VisionTransformer(nn.Module):
         counts = tuple(x.shape[1] for x in tokens)
         if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
             tokens = tuple(map(pad_tokens, tokens))
-        kept = [self._kept_samples(len(crops.images)) for crops in groups]
+        kept = [self._kept_samples(crops.images.shape[0]) for crops in groups]
 
         def run_block(block: Block, tokens: Groups, inputs):
             tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts)
