@@ -57,7 +57,7 @@ class Graph:
             return value.name
         from onnx import numpy_helper
 
-        value = np.ascontiguousarray(value)
+        value = np.asarray(value, order="C")
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._constants:
             self._constants[key] = f"constant_{len(self.initializers)}"

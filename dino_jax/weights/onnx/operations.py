@@ -135,11 +135,11 @@ def _slice(graph: Graph, inputs: Sequence[Value], equation: Any) -> list[Value]:
 
 
 def _gather(graph: Graph, inputs: Sequence[Value], equation: Any) -> list[Value]:
-    """x[:, 2], as JAX writes it where the batch is symbolic: one place, which is a constant."""
+    """x[:, 2] and x[:, 1:], as JAX writes them where the batch is symbolic: one constant place."""
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     places = inputs[1]
     if not isinstance(places, np.ndarray) or places.ndim != 1 or numbers.operand_batching_dims:
-        raise ValueError("indices that are computed have no ONNX form here")
+        raise ValueError("indices that are computed, or several, have no ONNX form here")
     axes = numbers.start_index_map
     ends = [int(start) + sizes[axis] for start, axis in zip(places, axes, strict=True)]
     before = equation.invars[0].aval.shape
