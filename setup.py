@@ -15,6 +15,7 @@ WANDB = ["wandb>=0.25,<0.32"]
 MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
 VIDEO = ["av>=18,<19"]
+ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.32,<2"]  # of `dino-jax export --format=onnx`
 # What tests/parity compares with; nothing else needs it.
 PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
@@ -76,6 +77,7 @@ setup(
         "wandb": WANDB,
         "mlflow": MLFLOW,
         "video": VIDEO,
+        "onnx": ONNX,
         "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
@@ -84,6 +86,7 @@ setup(
             *TFDS,
             *PARQUET,
             *VIDEO,
+            *ONNX,
             f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "pytest>=8,<10",
             "pytest-xdist>=3.6,<4",

@@ -64,7 +64,7 @@ COMMANDS = {
     ),
     "export": Command(
         "dino_jax.weights.export_weights",
-        "Exports a trained backbone under the names of another code base.",
+        "Exports a trained backbone: weights for another code base, or a program that runs alone.",
     ),
     "convert": Command(
         "dino_jax.commands.config_from_yaml",

@@ -61,6 +61,7 @@ COUNT = whole(1)
 STEP = whole(0)  # of a checkpoint
 BATCH = whole(1, MOST_IMAGES)  # images at once
 SIDE = whole(1, MOST_SIDE)  # pixels that a network sees
+OVERLAP = whole(0, MOST_SIDE)  # pixels
 LAYERS = whole(1, 1000)
 THREADS = whole(1, 1024)
 WORKERS = whole(0, 1024)  # 0: this process only
@@ -68,3 +69,11 @@ SEED = whole(0, 2**32 - 1)  # what jax.random.key takes without losing bits
 SHARE = real(at_least=0, at_most=1)
 POSITIVE = real(above=0, at_most=1e9)
 NOT_NEGATIVE = real(at_least=0, at_most=1e9)
+
+
+def size(text: str) -> tuple[int, int]:
+    """(height, width) in pixels, from "518" or "224x336"."""
+    sides = text.split("x") if "x" in text else [text, text]
+    if len(sides) != 2:
+        raise argparse.ArgumentTypeError(f"expected 518 or 224x336, got {shorten(text)}")
+    return SIDE(sides[0]), SIDE(sides[1])

@@ -25,7 +25,6 @@ from etils import epath
 from dino_jax.data.building.output_folder import write_text
 from dino_jax.workdir.paths import written_whole
 
-DTYPES = ("float16", "float32")
 HEADER_BYTES = 128
 
 

@@ -1,7 +1,9 @@
-"""`dino-jax embed --tokens=patches`: the features of all patches of images of any size."""
+"""The work of `dino-jax embed --tokens=patches`: the features of all patches of images."""
 
+import argparse
 import contextlib
 import dataclasses
+import os
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,25 +11,30 @@ import grain
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
+from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.commands.one_writer import one_writer
 from dino_jax.commands.progress import Progress
+from dino_jax.commands.source_arguments import source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.pipeline import iterate, read_image, read_options
 from dino_jax.data.sources import ImageSource, build_source
 from dino_jax.data.sources.contents import contents_of
-from dino_jax.embedding.dense import Picture, embed_pictures, make_patch_embedder
+from dino_jax.embedding.dense import PatchEmbed, Picture, embed_pictures, make_patch_embedder
 from dino_jax.embedding.dense_shards import DenseRow, DenseShards
+from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh
 from dino_jax.embedding.embedder import check_tokens
 from dino_jax.embedding.rows import shard_range
 from dino_jax.embedding.tiles import fit_grid, resize_to_grid
 from dino_jax.foreign.names import printable
 from dino_jax.processes.agreement import Agreement, require_same
-from dino_jax.weights.limits import check_batch, check_side
-from dino_jax.weights.model import Model
+from dino_jax.weights.limits import attention_bytes, check_batch, check_side, most_bytes
+from dino_jax.weights.model import Model, load
+from dino_jax.workdir.paths import absolute_path
 
-PLAN = "embed.json"
+TILE_PATCHES = 48  # of a tile's side, unless asked otherwise: its attention fits everywhere
+TILES_PER_DEVICE = 8  # of a TPU or GPU; a CPU is as fast with one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +60,9 @@ class PatchOptions:
     tokens: str = "patches"
 
 
-class Machine(NamedTuple):
-    """Options of the execution; they change nothing in the result but rounding.
-
-    Attributes:
-      batch_size: tiles per batch on the devices of this process.
-      threads: threads that decode images ahead.
-    """
-
-    batch_size: int
-    threads: int
-
-
 class _Read(NamedTuple):
     """What is known of an image besides its pixels."""
 
-    index: int
     name: str
     label: str | None
     size: tuple[int, int]
@@ -83,7 +77,7 @@ def embed_patches(
       model: loaded model.
       options: options of the result.
       out: the folder, local or gs://.
-      machine: options of the execution.
+      machine: options of the execution; its batches are of tiles.
       agreement: agreement of all processes.
 
     Returns:
@@ -99,9 +93,14 @@ def embed_patches(
     missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
     ranges = [shard_range(shard, options.shard_images, len(source)) for shard in missing]
     progress = Progress("embed", sum(map(len, ranges)))
-    done = 0
+    patch_size, done = model.network.backbone.patch_size, 0
+    embed = make_patch_embedder(
+        model, make_local_mesh(), layers=options.layers, normalize=options.normalize
+    )
     for shard, indices in zip(missing, ranges, strict=True):
-        with contextlib.closing(_rows(model, options, machine, source, indices)) as rows:
+        with contextlib.closing(
+            _rows(embed, patch_size, options, machine, source, indices)
+        ) as rows:
             shards.write(shard, _shown(rows, progress, done))
         done += len(indices)
     progress.close()
@@ -118,12 +117,20 @@ def _prepare(
     patch_size = model.network.backbone.patch_size
     if options.image_size and options.image_size < patch_size:
         check_side(model, options.image_size, "--image-size")
-    if options.overlap // patch_size >= options.tile // patch_size:
+    if _overlap(options, patch_size) >= options.tile // patch_size:
         raise ValueError(
             f"--overlap={options.overlap} must be smaller than --tile={options.tile} by a patch of "
             f"{patch_size} pixels at least"
         )
-    check_batch(machine.batch_size, jax.local_device_count())
+    devices = jax.local_device_count()
+    check_batch(machine.batch_size, devices)
+    needed = attention_bytes(model, options.tile, options.tile) * machine.batch_size
+    if needed > most_bytes():
+        raise ValueError(
+            f"the attention of --batch-size={machine.batch_size} tiles of --tile={options.tile} "
+            f"takes {needed / 1e9:,.0f} GB, and this machine has {most_bytes() / 1e9:,.0f}; use "
+            f"--batch-size={devices} or a smaller tile"
+        )
     source = build_source(options.source, "SOURCE")
     facts = {"MODEL": options.model}
     for where, contents in contents_of("SOURCE", source).items():
@@ -137,17 +144,20 @@ def _prepare(
     return source
 
 
+def _overlap(options: PatchOptions, patch_size: int) -> int:
+    """Patches that hold the pixels of --overlap."""
+    return -(-options.overlap // patch_size)
+
+
 def _rows(
-    model: Model,
+    embed: PatchEmbed,
+    patch_size: int,
     options: PatchOptions,
     machine: Machine,
     source: ImageSource,
     indices: np.ndarray,
 ) -> Generator[DenseRow]:
     """A row per image, in order."""
-    patch_size = model.network.backbone.patch_size
-    mesh = Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
-    embed = make_patch_embedder(model, mesh, layers=options.layers, normalize=options.normalize)
     load = _Load(source, indices, patch_size, options.image_size or None, options.max_pixels)
     dataset = grain.MapDataset.range(len(indices)).map(load)
     unreadable: dict[int, DenseRow] = {}
@@ -161,13 +171,14 @@ def _rows(
                 yield Picture(pixels, (position, read))
 
     following = 0
-    with contextlib.closing(iterate(dataset.to_iter_dataset(read_options(machine.threads)))) as all:
+    elements = iterate(dataset.to_iter_dataset(read_options(machine.threads)))
+    with contextlib.closing(elements):
         found = embed_pictures(
-            pictures(all),
+            pictures(elements),
             embed,
             patch_size,
             side=options.tile // patch_size,
-            overlap=-(-options.overlap // patch_size),
+            overlap=_overlap(options, patch_size),
             batch_size=machine.batch_size,
         )
         for (position, read), features in found:
@@ -198,7 +209,7 @@ class _Load:
         names: Sequence[str] = self.source.class_names
         known = printable(names[label]) if 0 <= label < len(names) else None
         pixels = resize_to_grid(image, grid, self.patch_size)
-        return pixels, _Read(index, printable(name), known, (height, width))
+        return pixels, _Read(printable(name), known, (height, width))
 
 
 def _shown(rows: Iterator[DenseRow], progress: Progress, done: int) -> Iterator[DenseRow]:
@@ -211,6 +222,40 @@ def _describe(shards: DenseShards, out: str) -> str:
     images, unreadable = shards.count_rows()
     lost = f"; {unreadable:,} images could not be read, see unreadable-*.txt" if unreadable else ""
     return f"{out}: patches of {images:,} images in {shards.count} shards{lost}"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+
+    def work(agreement: Agreement) -> str:
+        model = load(arguments.model, arguments.step)
+        tile = arguments.tile or TILE_PATCHES * model.network.backbone.patch_size
+        own = 0 if arguments.own_size else arguments.image_size or model.image_size
+        options = PatchOptions(
+            model=model.title,
+            source=source_config(arguments),
+            image_size=own,
+            tile=tile,
+            overlap=tile // 4 if arguments.overlap is None else arguments.overlap,
+            layers=arguments.layers,
+            normalize=arguments.normalize,
+            dtype=arguments.dtype,
+            shard_images=arguments.shard_images,
+            max_pixels=arguments.max_pixels,
+        )
+        batch_size = arguments.batch_size or _batch_size()
+        machine = Machine(batch_size, arguments.threads)
+        out = os.fspath(absolute_path(arguments.out))
+        with one_writer(out, "--out", agreement):
+            return embed_patches(model, options, out, machine, agreement)
+
+    when_stopped = "the same command continues where this one stopped"
+    return run_batch_command(work, when_stopped, arguments)
+
+
+def _batch_size() -> int:
+    """Tiles at once, where the command line does not say."""
+    return jax.local_device_count() * (1 if jax.default_backend() == "cpu" else TILES_PER_DEVICE)
 
 
 def _wait_for_all(what: str) -> None:

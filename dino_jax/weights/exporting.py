@@ -1,6 +1,5 @@
-"""The work of `dino-jax export`: a file with foreign names, read back and checked."""
+"""A file of weights under the names of another code base, read back and checked."""
 
-import argparse
 import dataclasses
 import importlib
 import json
@@ -13,7 +12,6 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
-from dino_jax.commands.command_line import run_command
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
@@ -61,7 +59,7 @@ def export_weights(
         network.
     """
     target = _target(out, names)
-    trained = _open_trained(model, step)
+    trained = open_trained(model, step)
     nameless = heads_without_names(trained.variables) if heads else []
     exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
     if heads and (names == "huggingface" or not exported):
@@ -102,7 +100,8 @@ def _target(out: str, names: str) -> epath.Path:
     return path
 
 
-def _open_trained(model: str, step: int | None) -> Trained:
+def open_trained(model: str, step: int | None) -> Trained:
+    """Reads the network of a workdir, of a folder of an import, or of a file of weights."""
     if model.endswith(SUFFIXES):
         read = read_network(model)
         return Trained(model, read.network, read.variables, read.licence)
@@ -197,14 +196,3 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
     if not deviation <= TOLERANCE:
         raise ValueError(f"features of {target} differ by {deviation:.1e} from those of the model")
     return lines
-
-
-def run(given: argparse.Namespace) -> int:
-    """Runs the command; returns the exit code."""
-
-    def work() -> str:
-        return "\n".join(
-            export_weights(given.model, given.out, given.names, given.heads, given.step)
-        )
-
-    return run_command(work)

@@ -97,7 +97,7 @@ def test_an_unknown_command_is_one_line_with_what_was_meant(name, capsys):
     [
         (["embed", "x", "--out=y", "--nrmalize"], "unexpected --nrmalize; did you mean '--norm"),
         (["evaluate", "knn", "--checkpoint=x", "--dta=y"], "--dta=y; did you mean '--data'?"),
-        (["export", "x"], "arguments are required: --out, --names; see dino-jax export --help"),
+        (["export", "x"], "arguments are required: --out; see dino-jax export --help"),
         (["report", "x", "--out"], "--out: expected one argument; see dino-jax report --help"),
         (["train", "--config=quickstart"], "missing --workdir; a command looks like dino-jax"),
         (["plan", "--config=quickstart", "--topology=v5e:4x4", "--images=0"], "at least 1, got 0"),

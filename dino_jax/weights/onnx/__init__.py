@@ -1,1 +1,1 @@
-"""Functions of JAX as ONNX graphs."""
+"""Functions of JAX as ONNX graphs; `convert.to_onnx` is the way in."""
