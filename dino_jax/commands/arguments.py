@@ -76,4 +76,4 @@ def size(text: str) -> tuple[int, int]:
     sides = text.split("x") if "x" in text else [text, text]
     if len(sides) != 2:
         raise argparse.ArgumentTypeError(f"expected 518 or 224x336, got {shorten(text)}")
-    return SIDE(sides[0]), SIDE(sides[1])
+    return int(SIDE(sides[0])), int(SIDE(sides[1]))

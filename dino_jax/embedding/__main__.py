@@ -69,7 +69,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--sample", type=COUNT, default=20_000, help="images from which PCA is computed")
     add("--format", choices=FORMATS, default="npy", help="npy or parquet")
     add("--tile", type=SIDE, help="pixels of a tile's side; default: 48 patches (patches)")
-    add("--overlap", type=OVERLAP, help="pixels that tiles share; default: a quarter (patches)")
+    add(
+        "--overlap",
+        type=OVERLAP,
+        help="pixels that tiles share, or 0; default: a quarter (patches)",
+    )
     add("--dtype", choices=DTYPES, default="float16", help="of the features (patches)")
     add("--own-size", action="store_true", help="images keep their size (patches)")
     add("--shard-images", type=COUNT, help="images per file; default: 10,000, 200 of patches")

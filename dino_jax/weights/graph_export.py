@@ -63,7 +63,7 @@ def export_graph(
             "pixels"
         )
     shape = (*size, backbone.in_channels)
-    apply = functools.partial(
+    apply: Any = functools.partial(
         trained.network.clone(heads={}).apply, _backbone_only(trained.variables)
     )
     data = make(trained, apply, shape)

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from dino_jax.__main__ import COMMANDS
-from dino_jax.commands.arguments import Number, filled
+from dino_jax.commands.arguments import Number, filled, size
 from dino_jax.commands.command_line import CommandParser, parse_bool
 
 NO_NUMBERS = ("", " ", "many", "nan", "inf", "-inf", "1e999", "-1", "0x10", "9" * 30, "9" * 5000)
 # Where 0 has a meaning of its own, which the help states.
 ZERO_IS_LEGAL = {
-    *("--clip", "--fps", "--max-unreadable", "--need", "--radius", "--seconds", "--seed"),
-    *("--shards", "--size", "--step", "--weight-decay", "--workers"),
+    *("--clip", "--fps", "--max-unreadable", "--need", "--overlap", "--radius", "--seconds"),
+    *("--seed", "--shards", "--size", "--step", "--weight-decay", "--workers"),
 }
 
 
@@ -75,6 +75,8 @@ def wrong_values(action: argparse.Action) -> list[str]:
     if isinstance(action.type, Number):
         zero = name_of(action) not in ZERO_IS_LEGAL
         return [*NO_NUMBERS, *["0"] * zero, *["1.5", "1e3"] * (action.type.kind is int)]
+    if action.type is size:
+        return [*NO_NUMBERS, "0", "0x9", "9x", "x9", "9x9x9", "9x1.5", "9X9"]
     if action.choices or action.type is parse_bool:
         return ["", "no such thing"]
     return ["", " "] if action.type is filled else []
@@ -109,7 +111,7 @@ def test_all_arguments_are_looked_at():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_argument_has_a_kind(command):
     for _, words, action in (x for x in ALL if x[0] == command):
-        known = isinstance(action.type, Number) or action.type in (None, filled, parse_bool)
+        known = isinstance(action.type, Number) or action.type in (None, filled, parse_bool, size)
         assert known, (
             f"{command} {words} {name_of(action)}: use a kind of dino_jax.commands.arguments"
         )
