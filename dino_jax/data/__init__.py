@@ -6,7 +6,8 @@ augment.py     the random choices of a crop, with torchvision's distributions
 geometry.py    crop, resize and flip, Pillow's bit by bit; kernel.py compiles it
 recolor.py     jitter, grayscale, blur and solarization, Pillow's bit by bit
 photometric.py the numbers for recolor.py, or for dino_jax.step.photometric on the device
-multi_crop.py  the crops of one image or clip, by groups: the section config.augment
+multi_crop.py  the crops of one image or clip, by groups (groups.py): the section config.augment
+back_ends.py   who makes the crops, workers or devices; canvas.py: whole images for the devices
 masking.py     choice of masked patches: the section config.masking; block_masking.py,
                random_masking.py, mask_indices.py
 slots.py       memory that workers fill over and over

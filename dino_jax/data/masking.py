@@ -10,7 +10,7 @@ import numpy as np
 from dino_jax.config.range import MOST_IMAGES
 from dino_jax.config.section import option, suggest
 from dino_jax.data.block_masking import BlockMasking
-from dino_jax.data.multi_crop import Group
+from dino_jax.data.groups import Group
 from dino_jax.data.random_masking import RandomMasking
 
 MASKED_GROUP = "global"  # group of crops (config.augment.crops.NAME.group) that get masks

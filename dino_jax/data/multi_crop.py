@@ -9,10 +9,11 @@ box of another one after all the others, whatever the order in the config: addin
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
+from dino_jax.config.range import MOST_SIDE
 from dino_jax.config.section import named, option, section
 from dino_jax.data.augment import (
     CropConfig,
@@ -20,11 +21,20 @@ from dino_jax.data.augment import (
     sample_crop_parameters,
     sample_same_box,
 )
-from dino_jax.data.geometry import resize_crops, split_columns
+from dino_jax.data.back_ends import (
+    BackEnd,
+    Batch,
+    CanvasBackEnd,
+    DeviceBackEnd,
+    HostBackEnd,
+    Layout,
+    resize,
+)
+from dino_jax.data.geometry import split_columns
+from dino_jax.data.groups import Crop, Group
 from dino_jax.data.photometric import blur_taps, encode_photometric
-from dino_jax.data.recolor import BLUR, interleave_crops, recolor_crops
+from dino_jax.data.recolor import recolor_crops
 
-Batch = dict[str, np.ndarray]
 Frames = np.ndarray | Sequence[np.ndarray]  # [H, W, 3] uint8 RGB, or several: frames of one clip
 
 # Blur probability of a crop from that of the config. The helper in DINOv2's and DINOv3's code blurs
@@ -36,7 +46,16 @@ BLURS = {"as_documented": lambda p: p, "as_trained": lambda p: 1 - p}
 class AugmentConfig:
     """The crops of an image. Defaults: the official ones of DINO's vanilla run."""
 
-    backend: Literal["host", "device"] = option("host", "who recolors the crops")
+    backend: Literal["host", "device", "canvas"] = option(
+        "host", "the devices recolor the crops, or also cut them (canvas), instead of the workers"
+    )
+    canvas: tuple[int, int] = option(
+        (512, 512),
+        "(height, width) in pixels that the canvas back end sends of an image; larger images are "
+        "reduced to it",
+        at_least=1,
+        at_most=MOST_SIDE,
+    )
     blur: Literal["as_documented", "as_trained"] = option(
         "as_documented", "with a crop's probability `blur`, or 1 - blur as in the code of DINOv2"
     )
@@ -51,48 +70,22 @@ class AugmentConfig:
     )
 
 
-class Crop(NamedTuple):
-    """One crop of an image.
-
-    Attributes:
-      key: its name in the config, and its number among the crops of that name.
-      config: distributions of its parameters.
-    """
-
-    key: tuple[str, int]
-    config: CropConfig
-
-
-@dataclass(frozen=True)
-class Group:
-    """Crops of one size, in one array of the batch.
-
-    Attributes:
-      name: name of the group; the array is "NAME_crops".
-      crops: crops in the order of the array, which is that of drawing.
-      size: (height, width) in pixels.
-      taps: columns of the parameters that hold blur weights.
-    """
-
-    name: str
-    crops: tuple[Crop, ...]
-    size: tuple[int, int]
-    taps: int
-
-
 @dataclass(frozen=True)
 class MultiCrop:
     """Draws all crops of an image; picklable, so that worker processes can run it.
 
     Attributes:
       crops: crops by name; those with count 0 are left out.
-      backend: who recolors the crops: "host", that is `fill`, with an order of the color jitter for
-        every crop; or "device", that is `dino_jax.step.photometric`, with one order for all images
-        of a step.
+      backend: who makes the crops: "host", that is `fill`, with an order of the color jitter for
+        every crop; "device", which leaves the colors to `dino_jax.step.photometric`, with one order
+        for all images of a step; or "canvas", which leaves also cutting and resizing to the
+        devices, to `dino_jax.step.canvas`.
+      canvas: (height, width) of the arrays that the canvas back end sends, in pixels.
     """
 
     crops: Mapping[str, CropConfig]
     backend: str = "host"
+    canvas: tuple[int, int] = (512, 512)
 
     def __post_init__(self):
         check_crops(self.crops)
@@ -107,26 +100,13 @@ class MultiCrop:
             groups[name] = Group(name, crops, configs[0].size, blur_taps(configs))
         return groups
 
-    def layout(self, images: int) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Shapes and dtypes of the crops of some images.
+    def layout(self, images: int) -> Layout:
+        """Shapes and dtypes of the arrays of some images, see `dino_jax.data.back_ends`.
 
         Args:
           images: b, number of images.
-
-        Returns:
-          For each group "GROUP_crops": [b, V, H, W, 3] uint8. With the device back end also
-          "GROUP_photometric": [b, V, P] float32 and "GROUP_jitter_order": [b, V, 4] uint8, the same
-          in every row; their columns are those of `dino_jax.data.recolor`.
         """
-        entries = {}
-        for name, group in self.groups.items():
-            rows = (images, len(group.crops))
-            entries[f"{name}_crops"] = ((*rows, *group.size, 3), np.dtype(np.uint8))
-            if self.backend == "device":
-                columns = BLUR + group.taps
-                entries[f"{name}_photometric"] = ((*rows, columns), np.dtype(np.float32))
-                entries[f"{name}_jitter_order"] = ((*rows, 4), np.dtype(np.uint8))
-        return entries
+        return self._back_end.layout(images)
 
     def begin(self, batch: Batch, step_rng: np.random.Generator) -> None:
         """Writes the values that all images of a step share.
@@ -135,7 +115,7 @@ class MultiCrop:
           batch: the arrays of `layout`.
           step_rng: the randomness of the step.
         """
-        if self.backend == "device":
+        if self._back_end.shares_order:
             orders = {crop.key: step_rng.permutation(4) for crop in self._order}
             for name, group in self.groups.items():
                 batch[f"{name}_jitter_order"][:] = [orders[crop.key] for crop in group.crops]
@@ -170,19 +150,13 @@ class MultiCrop:
         """
         stills = [frames] if isinstance(frames, np.ndarray) else frames
         drawn = self.sample(rng, [still.shape[:2] for still in stills])
-        used = {crop.config.frame % len(stills) for crop in self._order}
-        columns = {frame: split_columns(stills[frame]) for frame in used}
-        for name, group in self.groups.items():
-            parameters = [drawn[crop.key] for crop in group.crops]
-            crops = _cut(columns, len(stills), group, parameters)
-            photometric = encode_photometric(
-                parameters, [crop.config for crop in group.crops], group.taps
-            )
-            if self.backend == "host":
-                recolor_crops(crops, photometric, batch[f"{name}_crops"][row])
-            else:
-                interleave_crops(crops, batch[f"{name}_crops"][row])
-                batch[f"{name}_photometric"][row] = photometric.values
+        self._back_end.fill(batch, row, stills, drawn)
+
+    @cached_property
+    def _back_end(self) -> BackEnd:
+        if self.backend == "canvas":
+            return CanvasBackEnd(self.groups, self.canvas)
+        return {"host": HostBackEnd, "device": DeviceBackEnd}[self.backend](self.groups)
 
     @cached_property
     def _order(self) -> tuple[Crop, ...]:
@@ -210,7 +184,7 @@ def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig
       [height, width, 3] uint8.
     """
     crop = np.empty((1, *config.size, 3), np.uint8)
-    resized = _resize(split_columns(image), [parameters], config.size)
+    resized = resize(split_columns(image), [parameters], config.size)
     photometric = encode_photometric([parameters], [config], blur_taps([config]))
     recolor_crops(resized, photometric, crop)
     return crop[0]
@@ -238,7 +212,7 @@ def build_multi_crop(config: Any) -> MultiCrop:
         config = section("config.augment", config, AugmentConfig)
     blur = BLURS[config.blur]
     crops = {name: replace(crop, blur=blur(crop.blur)) for name, crop in config.crops.items()}
-    return MultiCrop(crops, config.backend)
+    return MultiCrop(crops, config.backend, config.canvas)
 
 
 def check_crops(crops: Mapping[str, CropConfig]) -> None:
@@ -302,28 +276,3 @@ def _check_crop(where: str, crop: CropConfig, drawn: Mapping[str, CropConfig]) -
             f"{where} has count {crop.count} and frame {crop.frame}, but {crop.box_of}, whose box "
             f"it takes, has {other.count} and {other.frame}; make them equal"
         )
-
-
-def _cut(
-    columns: Mapping[int, np.ndarray],
-    frames: int,
-    group: Group,
-    parameters: Sequence[CropParameters],
-) -> np.ndarray:
-    """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
-    of_crop = [crop.config.frame % frames for crop in group.crops]
-    if len(set(of_crop)) == 1:  # without a copy, for still images
-        return _resize(columns[of_crop[0]], parameters, group.size)
-    crops = np.empty((len(parameters), 3, *group.size), np.uint8)
-    for frame in set(of_crop):
-        rows = [row for row, other in enumerate(of_crop) if other == frame]
-        crops[rows] = _resize(columns[frame], [parameters[row] for row in rows], group.size)
-    return crops
-
-
-def _resize(
-    columns: np.ndarray, parameters: Sequence[CropParameters], size: tuple[int, int]
-) -> np.ndarray:
-    boxes = np.array([one.box for one in parameters])
-    flips = np.array([one.flip for one in parameters])
-    return resize_crops(columns, boxes, flips, *size)

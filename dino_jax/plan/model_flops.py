@@ -27,7 +27,8 @@ def model_flops_per_image(config: Config, images: int) -> float:
       images: number of images of the training set.
     """
     has_remat = hasattr(config.network.backbone, "remat")
-    plain = change(config, {"network.backbone.remat": "none"}) if has_remat else config
+    plain = change(config, {"augment.backend": "host"})  # cutting the crops is not the recipe's
+    plain = change(plain, {"network.backbone.remat": "none"}) if has_remat else plain
     mesh = make_mesh(1, jax.devices()[:1])
     frozen_roles = open_frozen(plain.roles)
     recipe = build_recipe(plain, images, frozen_roles.networks)

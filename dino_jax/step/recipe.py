@@ -44,6 +44,7 @@ class Recipe:
       optimizer: optimizer of the role that learns.
       schedules: "lr" and "weight_decay", the ones inside the optimizer.
       views: crops of an image by group, 0 for a group of which none is drawn.
+      crop_sizes: (height, width) of the crops of a group, in pixels.
       crop_shape: (H, W, C) of a crop of the first group.
       steps_per_epoch: updates per epoch.
       total_steps: updates of the run.
@@ -59,6 +60,7 @@ class Recipe:
     optimizer: optax.GradientTransformationExtraArgs
     schedules: dict[str, Schedule]
     views: dict[str, int]
+    crop_sizes: dict[str, tuple[int, int]]
     crop_shape: tuple[int, int, int]
     steps_per_epoch: int
     total_steps: int
@@ -109,6 +111,7 @@ class Recipe:
             build_measures(self.roles, self.evaluated, self.views),
             self.accumulate_steps,
             lambda step: (step % log_every_steps == 0) | (step == self.total_steps),
+            self.crop_sizes,
         )
 
 
@@ -146,6 +149,7 @@ def build_recipe(
         optimizer=optimizer,
         schedules=rates,
         views=count_views(multi_crop.crops),
+        crop_sizes={name: group.size for name, group in groups.items()},
         crop_shape=(height, width, network.backbone.in_channels),
         accumulate_steps=config.accumulate_steps,
         masking=build_masking(

@@ -1,6 +1,7 @@
 """One step of self-supervised learning: a pure function of state and batch."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dino_jax.objectives.base import Objective, Outputs
+from dino_jax.step.canvas import cut_crops
 from dino_jax.step.forward import forward
 from dino_jax.step.health import describe_norms
 from dino_jax.step.needs import keeps_views_apart
@@ -27,6 +29,7 @@ def make_train_step(
     measures: Sequence[Measure] = (),
     accumulate_steps: int = 1,
     is_logged: Callable[[jax.Array], Any] = lambda step: True,
+    crop_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
 
@@ -40,11 +43,13 @@ def make_train_step(
       accumulate_steps: passes that one update is split into, to save memory; must divide the batch.
       is_logged: whether the norms of finished update `step` are wanted; they are nan otherwise,
         because each costs a pass over all parameters.
+      crop_sizes: (height, width) of the crops by group, for batches of the canvas back end.
 
     A batch has "GROUP_crops" [B, V, H, W, C] by group of crops ("global", "local", …), uint8 or
     normalized floats, and the other entries that the objectives need; a group that a role sees may
-    be missing. "masks" are patches of the global crops; photometric parameters of the device back
-    end are applied first. Arrays with fewer than B rows have one per group of images.
+    be missing. "masks" are patches of the global crops. What the back end of the augmentation
+    leaves to the devices, see `dino_jax.data.back_ends`, comes first. Arrays with fewer than B rows
+    have one per group of images.
 
     A step whose loss or gradient is not finite leaves everything but the clock and the counts
     unchanged.
@@ -61,7 +66,8 @@ def make_train_step(
         def compute_grads(part: Batch, index: Any):
             key = jax.random.fold_in(rng, index)
             loss = jax.grad(compute_loss, has_aux=True)
-            return loss(params, state, frozen or {}, apply_photometric(part), key)
+            views = apply_photometric(cut_crops(part, crop_sizes))
+            return loss(params, state, frozen or {}, views, key)
 
         grads, (moved, metrics) = average_over_parts(compute_grads, batch, accumulate_steps)
 

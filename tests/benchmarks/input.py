@@ -19,6 +19,7 @@ from PIL import Image
 
 from configs import vits16_vanilla
 from dino_jax.config.change import change
+from dino_jax.data.back_ends import Batch
 from dino_jax.data.decode import decode_image
 from dino_jax.data.multi_crop import MultiCrop, allocate, build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
@@ -76,10 +77,10 @@ def run_official(photos: list[bytes], multi_crop: MultiCrop) -> None:
         make_official(photo, multi_crop, seed)
 
 
-def run_ours(photos: list[bytes], multi_crop: MultiCrop) -> None:
+def run_ours(photos: list[bytes], multi_crop: MultiCrop, batch: Batch) -> None:
+    """Fills one batch over and over, as workers do with their slots."""
     for start in range(0, len(photos), BATCH):
         part = photos[start : start + BATCH]
-        batch = allocate(multi_crop, len(part))
         multi_crop.begin(batch, np.random.default_rng(start))
         for row, photo in enumerate(part):
             image = decode_image(photo, LIMIT)
@@ -123,11 +124,12 @@ def cpu_seconds(processes: list[int]) -> float:
 
 def work_alone(photos: list[bytes], multi_crop: MultiCrop, results) -> None:
     """One bare process: CPU and wall seconds per image."""
-    run_ours(photos[:BATCH], multi_crop)
+    batch = allocate(multi_crop, BATCH)
+    run_ours(photos[:BATCH], multi_crop, batch)
     cpu, wall = time.process_time(), time.perf_counter()
     for index in range(MEASURED):
         start = index * BATCH % len(photos)
-        run_ours([*photos, *photos][start : start + BATCH], multi_crop)
+        run_ours([*photos, *photos][start : start + BATCH], multi_crop, batch)
     images = MEASURED * BATCH
     results.put(((time.process_time() - cpu) / images, (time.perf_counter() - wall) / images))
 
@@ -184,9 +186,8 @@ def main(argv: list[str]) -> None:
     paths = sorted(path for path in Path(_PHOTOS.value).rglob("*") if path.suffix == ".jpg")
     photos = [path.read_bytes() for path in paths]
     augment = read_config(vits16_vanilla.get_config()).augment
-    back_ends = {
-        name: build_multi_crop(change(augment, {"backend": name})) for name in ("host", "device")
-    }
+    names = ("host", "device", "canvas")
+    back_ends = {name: build_multi_crop(change(augment, {"backend": name})) for name in names}
     start = time.perf_counter()
     for multi_crop in back_ends.values():
         compile_kernels(multi_crop)
@@ -195,7 +196,9 @@ def main(argv: list[str]) -> None:
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     ours = {
-        f"ours, {name} back end": functools.partial(run_ours, photos, multi_crop)
+        f"ours, {name} back end": functools.partial(
+            run_ours, photos, multi_crop, allocate(multi_crop, BATCH)
+        )
         for name, multi_crop in back_ends.items()
     }
     methods = {

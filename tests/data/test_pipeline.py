@@ -26,7 +26,11 @@ from tests.crops import OFFICIAL
 CROP = dataclasses.replace(OFFICIAL, group="global", count=2, size=(6, 6), scale=(0.4, 1.0))
 LOCAL = dataclasses.replace(CROP, group="local", count=3, size=(4, 4))
 MULTI_CROP = MultiCrop({"global": CROP, "local": LOCAL})
-BACKENDS = (MULTI_CROP, dataclasses.replace(MULTI_CROP, backend="device"))
+BACKENDS = (
+    MULTI_CROP,
+    dataclasses.replace(MULTI_CROP, backend="device"),
+    dataclasses.replace(MULTI_CROP, backend="canvas", canvas=(10, 9)),  # `NoiseSource` is reduced
+)
 # Crops that leave a plain image as it is, so that they show which image they come from.
 NOTHING = dict(jitter=0.0, grayscale=0.0, blur=0.0, solarize=0.0)
 PLAIN = MultiCrop({"global": dataclasses.replace(CROP, count=1, **NOTHING)})
@@ -109,7 +113,7 @@ def test_batches_have_the_promised_shapes_and_dtypes():
     assert (batch["unreadable"] == -1).all()
 
 
-@pytest.mark.parametrize("backend", ["host", "device"])
+@pytest.mark.parametrize("backend", ["host", "device", "canvas"])
 def test_a_config_alone_adds_a_group_of_crops(backend):
     config = quickstart.get_config()
     config.augment.backend = backend
@@ -117,9 +121,10 @@ def test_a_config_alone_adds_a_group_of_crops(backend):
     config.augment.crops.anchor = ConfigDict(config.augment.crops.global_1.to_dict())
     config.augment.crops.anchor.update(group="gram_anchor", size=(64, 64), box_of="global_1")
     four = _take(_stream(NoiseSource(20), build_multi_crop(config.augment)), 2)
-    assert four[0]["gram_anchor_crops"].shape == (8, 1, 64, 64, 3)
+    pixels = "gram_anchor_boxes" if backend == "canvas" else "gram_anchor_crops"
+    assert four[0][pixels].shape == {"canvas": (8, 1, 6)}.get(backend, (8, 1, 64, 64, 3))
     added = {name for name in four[0] if name.startswith("gram_anchor_")}
-    assert len(added) == {"host": 1, "device": 3}[backend]
+    assert len(added) == {"host": 1, "device": 3, "canvas": 3}[backend]
     others = [{name: batch[name] for name in batch if name not in added} for batch in four]
     _assert_equal(others, three)
 

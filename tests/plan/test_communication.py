@@ -20,10 +20,15 @@ DINOV2 = {
     "network.backbone.depth": 2,
     "network.backbone.drop_path_group": 16,
 }
-CONFIGS = {"dino": (quickstart, SMALL), "dinov2": (digits_dinov2, DINOV2)}
+CANVAS = SMALL | {"augment.backend": "canvas", "augment.canvas": (32, 32)}
+CONFIGS = {
+    "dino": (quickstart, SMALL),
+    "dinov2": (digits_dinov2, DINOV2),
+    "canvas": (quickstart, CANVAS),
+}
 
 
-@pytest.fixture(scope="module", params=[("dino", 1), ("dino", 2), ("dinov2", 4)])
+@pytest.fixture(scope="module", params=[("dino", 1), ("dino", 2), ("dinov2", 4), ("canvas", 2)])
 def compiled(request):
     """(config, fsdp, module) of the step that dino_jax.train runs, on four devices."""
     name, fsdp = request.param

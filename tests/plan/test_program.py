@@ -24,7 +24,7 @@ IMAGES = 1438
 
 
 @pytest.mark.parametrize("module", [quickstart, digits_dinov2])
-@pytest.mark.parametrize("backend", ["host", "device"])
+@pytest.mark.parametrize("backend", ["host", "device", "canvas"])
 def test_the_abstract_batch_is_what_the_input_yields(module, backend):
     config = change(read_config(module.get_config()), {"augment.backend": backend})
     source = build_source(config.data)
@@ -69,9 +69,12 @@ def vit_flops(dim: int, depth: int, tokens: int, patch: int = 16) -> float:
 
 
 @pytest.mark.parametrize(("size", "dim", "depth"), [("small", 384, 12), ("base", 768, 12)])
-@pytest.mark.parametrize("remat", ["none", "full"])
-def test_the_model_flops_are_those_of_dino_whatever_the_remat(size, dim, depth, remat):
+@pytest.mark.parametrize(("remat", "backend"), [("none", "host"), ("full", "canvas")])
+def test_the_model_flops_are_those_of_dino_whatever_the_remat_and_who_cuts(
+    size, dim, depth, remat, backend
+):
     changes = {"network.backbone.size": size, "network.backbone.remat": remat}
+    changes |= {"augment.backend": backend}
     config = change(read_config(vits16_vanilla.get_config()), changes)
     both, local = vit_flops(dim, depth, 197), vit_flops(dim, depth, 37)
     head = 2 * (dim * 2048 + 2048**2 + 2048 * 256 + 256 * 65_536)

@@ -1,0 +1,172 @@
+"""Who makes the crops of an image: the workers, the devices, or both.
+
+Every back end gets the same drawn parameters and writes one image after another into the arrays of
+a batch. What it leaves to the devices is in `dino_jax.step.canvas` and `dino_jax.step.photometric`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from dino_jax.data.augment import CropParameters
+from dino_jax.data.canvas import BOX_COLUMNS, FLIP, FRAME, place
+from dino_jax.data.geometry import resize_crops, split_columns
+from dino_jax.data.groups import Group
+from dino_jax.data.photometric import encode_photometric
+from dino_jax.data.recolor import BLUR, Photometric, interleave_crops, recolor_crops
+
+Batch = dict[str, np.ndarray]
+Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
+Drawn = Mapping[tuple[str, int], CropParameters]  # by `Crop.key`
+
+
+class BackEnd(Protocol):
+    """What a `MultiCrop` asks of its back end."""
+
+    groups: Mapping[str, Group]
+    shares_order: bool  # whether all images of a step have one order of the color jitter
+
+    def layout(self, images: int) -> Layout:
+        """Shapes and dtypes of the arrays of some images."""
+        ...
+
+    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+        """Writes one image, or the frames of one clip, into a row of the arrays."""
+        ...
+
+
+@dataclass(frozen=True)
+class HostBackEnd:
+    """The workers do everything."""
+
+    groups: Mapping[str, Group]
+    shares_order = False
+
+    def layout(self, images: int) -> Layout:
+        """ "GROUP_crops": [b, V, h, w, 3] uint8."""
+        return {
+            f"{name}_crops": ((images, len(group.crops), *group.size, 3), np.dtype(np.uint8))
+            for name, group in self.groups.items()
+        }
+
+    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+        """Cuts, resizes and recolors."""
+        columns = split_used(stills, self.groups)
+        for name, group in self.groups.items():
+            crops = cut(columns, len(stills), group, drawn)
+            recolor_crops(crops, encode(group, drawn), batch[f"{name}_crops"][row])
+
+
+@dataclass(frozen=True)
+class DeviceBackEnd:
+    """The workers cut and resize, the devices recolor."""
+
+    groups: Mapping[str, Group]
+    shares_order = True
+
+    def layout(self, images: int) -> Layout:
+        """Those of the host, and what `colors_layout` names."""
+        return HostBackEnd(self.groups).layout(images) | colors_layout(self.groups, images)
+
+    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+        """Cuts and resizes."""
+        columns = split_used(stills, self.groups)
+        for name, group in self.groups.items():
+            crops = cut(columns, len(stills), group, drawn)
+            interleave_crops(crops, batch[f"{name}_crops"][row])
+            batch[f"{name}_photometric"][row] = encode(group, drawn).values
+
+
+@dataclass(frozen=True)
+class CanvasBackEnd:
+    """The workers decode, the devices do everything else.
+
+    Attributes:
+      groups: groups of crops by name.
+      size: (height, width) of a canvas in pixels.
+    """
+
+    groups: Mapping[str, Group]
+    size: tuple[int, int]
+    shares_order = True
+
+    def layout(self, images: int) -> Layout:
+        """ "canvas": [b, F, 3, H, W] uint8, one per frame that some crop is cut from;
+        "GROUP_boxes": [b, V, BOX_COLUMNS] float32; and what `colors_layout` names.
+        """
+        canvas = ((images, len(self._frames()), 3, *self.size), np.dtype(np.uint8))
+        boxes = {
+            f"{name}_boxes": ((images, len(group.crops), BOX_COLUMNS), np.dtype(np.float32))
+            for name, group in self.groups.items()
+        }
+        return {"canvas": canvas} | boxes | colors_layout(self.groups, images)
+
+    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+        """Writes the images, and where the crops are."""
+        frames = self._frames()
+        ratios = [
+            place(stills[frame % len(stills)], batch["canvas"][row, number])
+            for number, frame in enumerate(frames)
+        ]
+        for name, group in self.groups.items():
+            boxes = batch[f"{name}_boxes"][row]
+            for box, crop in zip(boxes, group.crops, strict=True):
+                number = frames.index(crop.config.frame)
+                down, across = ratios[number]
+                box[:FLIP] = np.multiply(drawn[crop.key].box, (across, down, across, down))
+                box[FLIP], box[FRAME] = drawn[crop.key].flip, number
+            batch[f"{name}_photometric"][row] = encode(group, drawn).values
+
+    def _frames(self) -> list[int]:
+        """The frames of a clip that crops are cut from, ascending."""
+        return sorted({config.frame for group in self.groups.values() for config in group.configs})
+
+
+def colors_layout(groups: Mapping[str, Group], images: int) -> Layout:
+    """The parameters of `dino_jax.step.photometric`.
+
+    Returns:
+      For each group "GROUP_photometric": [b, V, P] float32 and "GROUP_jitter_order": [b, V, 4]
+      uint8, the same in every row; their columns are those of `dino_jax.data.recolor`.
+    """
+    entries = {}
+    for name, group in groups.items():
+        rows = (images, len(group.crops))
+        entries[f"{name}_photometric"] = ((*rows, BLUR + group.taps), np.dtype(np.float32))
+        entries[f"{name}_jitter_order"] = ((*rows, 4), np.dtype(np.uint8))
+    return entries
+
+
+def encode(group: Group, drawn: Drawn) -> Photometric:
+    """The color operations of the crops of a group as numbers."""
+    return encode_photometric([drawn[crop.key] for crop in group.crops], group.configs, group.taps)
+
+
+def split_used(stills: Sequence[np.ndarray], groups: Mapping[str, Group]) -> dict[int, np.ndarray]:
+    """The frames that crops are cut from, for `cut`, by their number."""
+    used = {config.frame % len(stills) for group in groups.values() for config in group.configs}
+    return {frame: split_columns(stills[frame]) for frame in used}
+
+
+def cut(columns: Mapping[int, np.ndarray], frames: int, group: Group, drawn: Drawn) -> np.ndarray:
+    """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
+    parameters = [drawn[crop.key] for crop in group.crops]
+    of_crop = [config.frame % frames for config in group.configs]
+    if len(set(of_crop)) == 1:  # without a copy, for still images
+        return resize(columns[of_crop[0]], parameters, group.size)
+    crops = np.empty((len(parameters), 3, *group.size), np.uint8)
+    for frame in set(of_crop):
+        rows = [row for row, other in enumerate(of_crop) if other == frame]
+        crops[rows] = resize(columns[frame], [parameters[row] for row in rows], group.size)
+    return crops
+
+
+def resize(
+    columns: np.ndarray, parameters: Sequence[CropParameters], size: tuple[int, int]
+) -> np.ndarray:
+    """Crops of one frame, cut, resized and flipped: [V, 3, h, w] uint8."""
+    boxes = np.array([one.box for one in parameters])
+    flips = np.array([one.flip for one in parameters])
+    return resize_crops(columns, boxes, flips, *size)
