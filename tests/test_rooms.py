@@ -35,7 +35,7 @@ KNOWN = {
     "workdir": ("config", "foreign"),
     "devices": (),
     "optim": ("config",),
-    "data": ("commands", "config", "foreign", "workdir"),
+    "data": ("commands", "config", "devices.host_memory", "foreign", "workdir"),
     "models": ("config", "devices.kernels"),  # no mesh
     "objectives": ("config", "optim"),
     "report": ("commands", "config.upgrade", "foreign", "workdir"),

@@ -120,6 +120,16 @@ def sample_same_box(
     return _sample_color(rng.random(_DECISIONS - 1).tolist(), config, other.box, other.flip)
 
 
+def smallest_box(config: CropConfig, height: int, width: int) -> tuple[int, int]:
+    """Bounds of (height, width) of the boxes that can be drawn, in pixels; see `_sample_box`."""
+    area = height * width * config.scale[0]
+    left, top, right, bottom = _central_box(config.ratio, height, width)
+    return (
+        min(round(math.sqrt(area / config.ratio[1])), bottom - top),
+        min(round(math.sqrt(area * config.ratio[0])), right - left),
+    )
+
+
 def _sample_color(
     draws: list[float], config: CropConfig, box: tuple[int, int, int, int], flip: bool
 ) -> CropParameters:

@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from dino_jax.data.augment import CropParameters
-from dino_jax.data.canvas import BOX_COLUMNS, FLIP, FRAME, place
+from dino_jax.data.canvas import BOX_COLUMNS, place
+from dino_jax.data.decode import Still
 from dino_jax.data.geometry import resize_crops, split_columns
 from dino_jax.data.groups import Group
 from dino_jax.data.photometric import encode_photometric
@@ -25,14 +26,16 @@ Drawn = Mapping[tuple[str, int], CropParameters]  # by `Crop.key`
 class BackEnd(Protocol):
     """What a `MultiCrop` asks of its back end."""
 
-    groups: Mapping[str, Group]
-    shares_order: bool  # whether all images of a step have one order of the color jitter
+    @property
+    def shares_order(self) -> bool:
+        """Whether all images of a step have one order of the color jitter."""
+        ...
 
     def layout(self, images: int) -> Layout:
         """Shapes and dtypes of the arrays of some images."""
         ...
 
-    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+    def fill(self, batch: Batch, row: int, stills: Sequence[Still], drawn: Drawn) -> None:
         """Writes one image, or the frames of one clip, into a row of the arrays."""
         ...
 
@@ -51,11 +54,11 @@ class HostBackEnd:
             for name, group in self.groups.items()
         }
 
-    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+    def fill(self, batch: Batch, row: int, stills: Sequence[Still], drawn: Drawn) -> None:
         """Cuts, resizes and recolors."""
         columns = split_used(stills, self.groups)
         for name, group in self.groups.items():
-            crops = cut(columns, len(stills), group, drawn)
+            crops = cut(stills, columns, group, drawn)
             recolor_crops(crops, encode(group, drawn), batch[f"{name}_crops"][row])
 
 
@@ -70,11 +73,11 @@ class DeviceBackEnd:
         """Those of the host, and what `colors_layout` names."""
         return HostBackEnd(self.groups).layout(images) | colors_layout(self.groups, images)
 
-    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+    def fill(self, batch: Batch, row: int, stills: Sequence[Still], drawn: Drawn) -> None:
         """Cuts and resizes."""
         columns = split_used(stills, self.groups)
         for name, group in self.groups.items():
-            crops = cut(columns, len(stills), group, drawn)
+            crops = cut(stills, columns, group, drawn)
             interleave_crops(crops, batch[f"{name}_crops"][row])
             batch[f"{name}_photometric"][row] = encode(group, drawn).values
 
@@ -103,20 +106,23 @@ class CanvasBackEnd:
         }
         return {"canvas": canvas} | boxes | colors_layout(self.groups, images)
 
-    def fill(self, batch: Batch, row: int, stills: Sequence[np.ndarray], drawn: Drawn) -> None:
+    def fill(self, batch: Batch, row: int, stills: Sequence[Still], drawn: Drawn) -> None:
         """Writes the images, and where the crops are."""
         frames = self._frames()
-        ratios = [
-            place(stills[frame % len(stills)], batch["canvas"][row, number])
-            for number, frame in enumerate(frames)
-        ]
+        ratios = []  # pixels of the canvas per pixel of the image
+        for number, frame in enumerate(frames):
+            pixels, _, reduction = stills[frame % len(stills)]
+            down, across = place(pixels, batch["canvas"][row, number])
+            ratios.append((down / reduction, across / reduction))
         for name, group in self.groups.items():
-            boxes = batch[f"{name}_boxes"][row]
-            for box, crop in zip(boxes, group.crops, strict=True):
+            rows = []
+            for crop in group.crops:
                 number = frames.index(crop.config.frame)
                 down, across = ratios[number]
-                box[:FLIP] = np.multiply(drawn[crop.key].box, (across, down, across, down))
-                box[FLIP], box[FRAME] = drawn[crop.key].flip, number
+                left, top, right, bottom = drawn[crop.key].box
+                edges = (left * across, top * down, right * across, bottom * down)
+                rows.append((*edges, drawn[crop.key].flip, number))
+            batch[f"{name}_boxes"][row] = rows
             batch[f"{name}_photometric"][row] = encode(group, drawn).values
 
     def _frames(self) -> list[int]:
@@ -144,29 +150,36 @@ def encode(group: Group, drawn: Drawn) -> Photometric:
     return encode_photometric([drawn[crop.key] for crop in group.crops], group.configs, group.taps)
 
 
-def split_used(stills: Sequence[np.ndarray], groups: Mapping[str, Group]) -> dict[int, np.ndarray]:
+def split_used(stills: Sequence[Still], groups: Mapping[str, Group]) -> dict[int, np.ndarray]:
     """The frames that crops are cut from, for `cut`, by their number."""
     used = {config.frame % len(stills) for group in groups.values() for config in group.configs}
-    return {frame: split_columns(stills[frame]) for frame in used}
+    return {frame: split_columns(stills[frame].pixels) for frame in used}
 
 
-def cut(columns: Mapping[int, np.ndarray], frames: int, group: Group, drawn: Drawn) -> np.ndarray:
+def cut(
+    stills: Sequence[Still], columns: Mapping[int, np.ndarray], group: Group, drawn: Drawn
+) -> np.ndarray:
     """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
     parameters = [drawn[crop.key] for crop in group.crops]
-    of_crop = [config.frame % frames for config in group.configs]
+    of_crop = [config.frame % len(stills) for config in group.configs]
     if len(set(of_crop)) == 1:  # without a copy, for still images
-        return resize(columns[of_crop[0]], parameters, group.size)
+        frame = of_crop[0]
+        return resize(columns[frame], parameters, group.size, stills[frame].reduction)
     crops = np.empty((len(parameters), 3, *group.size), np.uint8)
     for frame in set(of_crop):
         rows = [row for row, other in enumerate(of_crop) if other == frame]
-        crops[rows] = resize(columns[frame], [parameters[row] for row in rows], group.size)
+        chosen = [parameters[row] for row in rows]
+        crops[rows] = resize(columns[frame], chosen, group.size, stills[frame].reduction)
     return crops
 
 
 def resize(
-    columns: np.ndarray, parameters: Sequence[CropParameters], size: tuple[int, int]
+    columns: np.ndarray,
+    parameters: Sequence[CropParameters],
+    size: tuple[int, int],
+    reduction: int = 1,
 ) -> np.ndarray:
     """Crops of one frame, cut, resized and flipped: [V, 3, h, w] uint8."""
-    boxes = np.array([one.box for one in parameters])
+    boxes = np.array([one.box for one in parameters], np.float64) / reduction
     flips = np.array([one.flip for one in parameters])
     return resize_crops(columns, boxes, flips, *size)

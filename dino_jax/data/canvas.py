@@ -31,7 +31,7 @@ def place(pixels: np.ndarray, canvas: np.ndarray) -> tuple[float, float]:
         _split_colors(np.ascontiguousarray(pixels).reshape(height, -1), canvas)
         return 1.0, 1.0
     new_height, new_width = fitting_size((height, width), (most_height, most_width))
-    box, upright = np.array([(0, 0, width, height)]), np.array([False])
+    box, upright = np.array([(0.0, 0.0, width, height)]), np.array([False])
     _copy_planes(
         resize_crops(split_columns(pixels), box, upright, new_height, new_width)[0], canvas
     )

@@ -1,7 +1,9 @@
 """Turns encoded images into RGB pixels, with the result of torchvision's ImageFolder."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -11,10 +13,55 @@ from dino_jax.config.range import MAX_PIXELS
 from dino_jax.foreign.files import MAX_IMAGE_BYTES, read_bytes
 from dino_jax.foreign.pictures import UnreadableImageError, opened_picture, require_few_scans
 
-__all__ = ["MAX_PIXELS", "UnreadableImageError", "decode_image", "read_image_file"]
+__all__ = [
+    "MAX_PIXELS",
+    "REDUCTIONS",
+    "Still",
+    "UnreadableImageError",
+    "decode_image",
+    "decode_still",
+    "read_image_file",
+]
 
+REDUCTIONS = (8, 4, 2)  # that libjpeg's inverse DCT makes fast
 _JPEG = b"\xff\xd8\xff"
 _PLAIN_COLORS = ("YCbCr", "Gray", "RGB")
+
+
+class Still(NamedTuple):
+    """A decoded image, which its decoder may have reduced.
+
+    Attributes:
+      pixels: [h, w, 3] uint8 RGB.
+      size: (height, width) of the image itself, in pixels.
+      reduction: r, pixels of the image per pixel here along each axis: h is height / r, rounded up.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    reduction: int = 1
+
+
+def decode_still(data: bytes, max_pixels: int, reduce: Callable[[int, int], int]) -> Still:
+    """Decodes one image file as `decode_image` does, but large JPEGs reduced, and so faster.
+
+    The decoder averages: it leaves the high frequencies of each block of 8 x 8 pixels out.
+
+    Args:
+      data: the bytes of an image file.
+      max_pixels: largest height * width of the image itself.
+      reduce: gives one of `REDUCTIONS`, or 1, for the height and width of an image.
+
+    Raises:
+      UnreadableImageError, MemoryError: as `decode_image`.
+    """
+    if data.startswith(_JPEG):
+        require_few_scans(data)
+        still = _decode_plain_jpeg(data, max_pixels, reduce)
+        if still is not None:
+            return still
+    pixels = decode_image(data, max_pixels)
+    return Still(pixels, pixels.shape[:2])
 
 
 def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
@@ -41,9 +88,9 @@ def decode_image(data: bytes, max_pixels: int) -> np.ndarray:
         raise UnreadableImageError("the file is empty (0 bytes)")
     if data.startswith(_JPEG):
         require_few_scans(data)
-        image = _decode_plain_jpeg(data, max_pixels)
-        if image is not None:
-            return image
+        still = _decode_plain_jpeg(data, max_pixels)
+        if still is not None:
+            return still.pixels
     return _decode_with_pillow(data, max_pixels)
 
 
@@ -63,13 +110,21 @@ def read_image_file(path: str | os.PathLike, max_pixels: int) -> np.ndarray:
     return decode_image(data, max_pixels)
 
 
-def _decode_plain_jpeg(data: bytes, max_pixels: int) -> np.ndarray | None:
+def _decode_plain_jpeg(
+    data: bytes, max_pixels: int, reduce: Callable[[int, int], int] = lambda height, width: 1
+) -> Still | None:
     """None for images that Pillow may treat differently: CMYK, damaged and oversized files."""
     limit = min(max_pixels, 2 * (Image.MAX_IMAGE_PIXELS or max_pixels))
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
         if int(height) * int(width) <= limit and colors in _PLAIN_COLORS:
-            return simplejpeg.decode_jpeg(data, "RGB")
+            size = (int(height), int(width))
+            reduction = reduce(*size)
+            least_height, least_width = (-(-side // reduction) for side in size)
+            pixels = simplejpeg.decode_jpeg(
+                data, "RGB", min_height=least_height, min_width=least_width
+            )
+            return Still(pixels, size, reduction)
     except (ValueError, MemoryError):  # of any kind, even mere warnings, for Pillow to judge
         pass
     return None

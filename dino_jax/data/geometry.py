@@ -16,6 +16,7 @@ _LANES = 32  # rows are summed in multiples of this many bytes; buffers hold the
 _TAPS = 12  # weights are padded with zeros by less than this; buffers hold the rows for them
 _PRECISION = 22  # bits of Pillow's fixed-point weights
 _HALF = 1 << (_PRECISION - 1)
+_EDGE = 1e-6  # pixels by which rounding may move the edge of a box
 _LARGEST = (256 << _PRECISION) - 1
 
 
@@ -39,12 +40,13 @@ def resize_crops(
 ) -> np.ndarray:
     """Does `image.crop(box).resize((width, height), BICUBIC)` and mirrors, for several boxes.
 
-    Equal to Pillow bit by bit where that starts with the horizontal pass: always up to Pillow 12,
-    and in Pillow 13 unless the height shrinks more than the width.
+    Equal to Pillow bit by bit where boxes are whole numbers and that starts with the horizontal
+    pass: always up to Pillow 12, and in Pillow 13 unless the height shrinks more than the width.
+    Of boxes with fractions, pixels that lie in part outside are taken whole.
 
     Args:
       columns: the image, from `split_columns`.
-      boxes: [N, 4] int64 left, top, right, bottom in pixels, inside the image.
+      boxes: [N, 4] float64 left, top, right, bottom in pixels, inside the image.
       flips: [N] bool, whether to mirror left and right.
       height: h, height of the results in pixels.
       width: w, width of the results in pixels.
@@ -119,10 +121,9 @@ def _fill_crops(columns, boxes, flips, crops):
     blocks = (width + 7) // 8
     upright = np.arange(height)
     for n in range(len(boxes)):
-        left, top, right, bottom = boxes[n]
-        lanes = _padded(bottom - top, _LANES)
-        x_first, x_weights = _windows(right - left, width)
-        y_first, y_weights = _windows(bottom - top, height)
+        left, x_first, x_weights = _windows(boxes[n, 0], boxes[n, 2], width)
+        top, y_first, y_weights = _windows(boxes[n, 1], boxes[n, 3], height)
+        lanes = _padded(math.ceil(boxes[n, 3] - _EDGE) - top, _LANES)
         x = np.arange(width)[::-1] if flips[n] else np.arange(width)
         x = x % 8 * blocks + x // 8  # the order that _transpose wants
         middle = np.empty((8 * blocks, lanes), np.uint8)
@@ -134,12 +135,18 @@ def _fill_crops(columns, boxes, flips, crops):
 
 
 @kernel
-def _windows(size, count):
-    """Pillow's bicubic windows: first pixel [count] and weights [count, T] of each output pixel.
+def _windows(begin, end, count):
+    """Pillow's bicubic windows between two places of an axis.
 
-    T is a multiple of 4; weights are int32 fixed-point numbers, padded with zeros.
+    Returns:
+      The first pixel of the range; for each output pixel its first pixel, from there on, [count];
+      and its weights [count, T]. T is a multiple of 4; weights are int32 fixed-point numbers,
+      padded with zeros.
     """
-    scale = size / count
+    start = math.floor(begin + _EDGE)
+    size = math.ceil(end - _EDGE) - start
+    offset = begin - start
+    scale = (end - begin) / count
     stretch = max(scale, 1.0)
     reach = 2.0 * stretch
     first = np.empty(count, np.int64)
@@ -147,7 +154,7 @@ def _windows(size, count):
     window = np.empty(weights.shape[1], np.float64)
     most = 0
     for i in range(count):
-        center = (i + 0.5) * scale
+        center = (i + 0.5) * scale + offset
         low = max(int(center - reach + 0.5), 0)
         taps = min(int(center + reach + 0.5), size) - low
         total = 0.0
@@ -159,7 +166,7 @@ def _windows(size, count):
             weights[i, t] = int(weight + 0.5) if weight >= 0 else int(weight - 0.5)
         first[i] = low
         most = max(most, taps)
-    return first, weights[:, : _padded(most, 4)]
+    return start, first, weights[:, : _padded(most, 4)]
 
 
 @kernel

@@ -20,6 +20,7 @@ from dino_jax.data.augment import (
     CropParameters,
     sample_crop_parameters,
     sample_same_box,
+    smallest_box,
 )
 from dino_jax.data.back_ends import (
     BackEnd,
@@ -30,12 +31,14 @@ from dino_jax.data.back_ends import (
     Layout,
     resize,
 )
+from dino_jax.data.decode import REDUCTIONS, Still, decode_image, decode_still
 from dino_jax.data.geometry import split_columns
 from dino_jax.data.groups import Crop, Group
 from dino_jax.data.photometric import blur_taps, encode_photometric
 from dino_jax.data.recolor import recolor_crops
 
-Frames = np.ndarray | Sequence[np.ndarray]  # [H, W, 3] uint8 RGB, or several: frames of one clip
+Frame = np.ndarray | Still  # [H, W, 3] uint8 RGB
+Frames = Frame | Sequence[Frame]  # one, or several: frames of one clip
 
 # Blur probability of a crop from that of the config. The helper in DINOv2's and DINOv3's code blurs
 # with 1 - p (dinov3 issue 286), and their released weights were trained that way.
@@ -59,6 +62,9 @@ class AugmentConfig:
     blur: Literal["as_documented", "as_trained"] = option(
         "as_documented", "with a crop's probability `blur`, or 1 - blur as in the code of DINOv2"
     )
+    scaled_decoding: bool = option(
+        False, "decode large JPEGs at 1/2, 1/4 or 1/8 of their size where that enlarges no crop"
+    )
     crops: dict[str, CropConfig] = named(
         CropConfig,
         {
@@ -81,11 +87,13 @@ class MultiCrop:
         for all images of a step; or "canvas", which leaves also cutting and resizing to the
         devices, to `dino_jax.step.canvas`.
       canvas: (height, width) of the arrays that the canvas back end sends, in pixels.
+      scaled_decoding: whether `decode` may reduce JPEGs.
     """
 
     crops: Mapping[str, CropConfig]
     backend: str = "host"
     canvas: tuple[int, int] = (512, 512)
+    scaled_decoding: bool = False
 
     def __post_init__(self):
         check_crops(self.crops)
@@ -139,17 +147,55 @@ class MultiCrop:
             drawn[name, number] = parameters
         return drawn
 
+    def decode(self, data: bytes, max_pixels: int) -> Frame:
+        """Decodes one image file for `fill`.
+
+        Raises:
+          UnreadableImageError, MemoryError: as `decode_image`.
+        """
+        if self.scaled_decoding:
+            return decode_still(data, max_pixels, self.reduction)
+        return decode_image(data, max_pixels)
+
+    def reduction(self, height: int, width: int) -> int:
+        """How far an image can be reduced so that no box is smaller than its crop, however drawn.
+
+        Args:
+          height: height of the image in pixels.
+          width: its width.
+
+        Returns:
+          One of `REDUCTIONS`, or 1.
+        """
+
+        def suffices(reduction: int) -> bool:
+            return all(
+                side >= reduction * least
+                for crop in self._order
+                for side, least in zip(
+                    smallest_box(self.crops[crop.config.box_of or crop.key[0]], height, width),
+                    crop.config.size,
+                    strict=True,
+                )
+            )
+
+        return next(filter(suffices, REDUCTIONS), 1)
+
     def fill(self, batch: Batch, row: int, frames: Frames, rng: np.random.Generator) -> None:
         """Writes the crops of one image, or of the frames of one clip, into a batch.
 
         Args:
           batch: the arrays of `layout`.
           row: row of the batch.
-          frames: [H, W, 3] uint8 RGB, or several such arrays, whose sizes may differ.
+          frames: [H, W, 3] uint8 RGB, an image from `decode`, or several, whose sizes may differ.
           rng: the randomness of this image.
         """
-        stills = [frames] if isinstance(frames, np.ndarray) else frames
-        drawn = self.sample(rng, [still.shape[:2] for still in stills])
+        several = [frames] if isinstance(frames, np.ndarray | Still) else frames
+        stills = [
+            frame if isinstance(frame, Still) else Still(frame, frame.shape[:2])
+            for frame in several
+        ]
+        drawn = self.sample(rng, [still.size for still in stills])
         self._back_end.fill(batch, row, stills, drawn)
 
     @cached_property
@@ -212,7 +258,7 @@ def build_multi_crop(config: Any) -> MultiCrop:
         config = section("config.augment", config, AugmentConfig)
     blur = BLURS[config.blur]
     crops = {name: replace(crop, blur=blur(crop.blur)) for name, crop in config.crops.items()}
-    return MultiCrop(crops, config.backend, config.canvas)
+    return MultiCrop(crops, config.backend, config.canvas, config.scaled_decoding)
 
 
 def check_crops(crops: Mapping[str, CropConfig]) -> None:

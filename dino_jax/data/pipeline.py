@@ -7,8 +7,9 @@ number changes nothing, and a resume starts at any step.
 """
 
 import atexit
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
@@ -191,8 +192,12 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
 
 
 def read_frames(
-    source: ImageSource, index: int, max_pixels: int, most: int | None = None
-) -> tuple[list[np.ndarray], int, str]:
+    source: ImageSource,
+    index: int,
+    max_pixels: int,
+    most: int | None = None,
+    decode: Callable[[bytes, int], Any] = decode_image,
+) -> tuple[list[Any], int, str]:
     """Reads and decodes the frames of one clip of a source; a still image is one frame.
 
     Args:
@@ -200,9 +205,10 @@ def read_frames(
       index: index in the source.
       max_pixels: larger frames are unreadable.
       most: number of frames to decode, starting with the first; None for all.
+      decode: makes a frame of the bytes of a file and the limit of pixels.
 
     Returns:
-      Frames [H, W, 3] uint8, the label, and the name inside the source.
+      Frames, [H, W, 3] uint8 or what `decode` makes, the label, and the name inside the source.
 
     Raises:
       UnreadableImageError: if a frame can't be read or decoded; the message, one line, names the
@@ -214,7 +220,7 @@ def read_frames(
         stored = record["image"]
         stored = stored[:most] if isinstance(stored, list) else [stored]
         frames = [
-            frame if isinstance(frame, np.ndarray) else decode_image(frame, max_pixels)
+            frame if isinstance(frame, np.ndarray) else decode(frame, max_pixels)
             for frame in stored
         ]
     except MemoryError as error:
@@ -228,13 +234,16 @@ def read_frames(
 
 
 def read_readable(
-    source: ImageSource, index: int, max_pixels: int
-) -> tuple[int, list[np.ndarray], int]:
+    source: ImageSource,
+    index: int,
+    max_pixels: int,
+    decode: Callable[[bytes, int], Any] = decode_image,
+) -> tuple[int, list[Any], int]:
     """Reads and decodes image `index`, or the next one of the source that can be read.
 
     Returns:
-      The index of the image that was read, its frames, [H, W, 3] uint8 each (one for a still
-      image), and its label.
+      The index of the image that was read, its frames as in `read_frames` (one for a still image),
+      and its label.
 
     Raises:
       ValueError: if 100 images in a row are unreadable.
@@ -243,7 +252,7 @@ def read_readable(
     for offset in range(min(MAX_REPLACEMENTS, len(source))):
         used = (index + offset) % len(source)
         try:
-            frames, label, _ = read_frames(source, used, max_pixels)
+            frames, label, _ = read_frames(source, used, max_pixels, decode=decode)
             return used, frames, label
         except UnreadableImageError as error:
             failure = error
@@ -310,7 +319,8 @@ class _TrainBatch:
         self.multi_crop.begin(batch, generator_of(self.step_seed, step))
         unreadable = np.full(len(pairs), READABLE, np.int64)
         for row, (position, index) in enumerate(pairs.tolist()):
-            used, frames, _ = read_readable(self.source, index, self.max_pixels)
+            decode = self.multi_crop.decode
+            used, frames, _ = read_readable(self.source, index, self.max_pixels, decode)
             if used != index:
                 unreadable[row] = index
             self.multi_crop.fill(batch, row, frames, generator_of(self.image_seed, position))

@@ -9,6 +9,11 @@ them again: a source of the user's own may need jax.
 import logging
 
 from dino_jax.commands.hidden_packages import hidden
+from dino_jax.devices.host_memory import keep_freed_memory
+
+# Bytes of freed memory that a worker keeps. Else the system clears the pages of every large image
+# anew, which takes longer than decoding it; one huge image should not stay for ever.
+KEPT = 256 << 20
 
 
 def import_grain_alone() -> None:
@@ -22,4 +27,5 @@ def import_grain_alone() -> None:
 
 
 if __name__ == "__mp_main__":
+    keep_freed_memory(KEPT)
     import_grain_alone()

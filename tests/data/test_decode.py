@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.decode import REDUCTIONS, UnreadableImageError, decode_image, decode_still
 
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
 LIMIT = 10**6
@@ -111,3 +111,43 @@ def test_randomly_damaged_files_never_raise_anything_else():
             except UnreadableImageError:
                 pass
     assert 0 < decoded < 7 * 60
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}], ids=str)
+def test_a_jpeg_is_reduced_as_pillows_draft_mode_does(reduction, options):
+    small = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    image = Image.fromarray(small).resize((301, 203), Image.Resampling.BICUBIC)
+    data = encode(image, "JPEG", **options)
+    asked = []
+
+    def reduce(height, width):
+        asked.append((height, width))
+        return reduction
+
+    still = decode_still(data, LIMIT, reduce)
+    with Image.open(BytesIO(data)) as draft:
+        draft.draft("RGB", (301 // reduction, 203 // reduction))
+        np.testing.assert_array_equal(still.pixels, np.asarray(draft))
+    assert (still.size, still.reduction, asked) == ((203, 301), reduction, [(203, 301)])
+    assert still.pixels.shape == (-(-203 // reduction), -(-301 // reduction), 3)
+
+
+@pytest.mark.parametrize("image_format, mode", [("PNG", "RGB"), ("JPEG", "CMYK"), ("WEBP", "RGB")])
+def test_other_images_stay_whole(image_format, mode):
+    data = encode(Image.fromarray(RGB).convert(mode), image_format)
+    still = decode_still(data, LIMIT, lambda height, width: 2)
+    np.testing.assert_array_equal(still.pixels, decode_image(data, LIMIT))
+    assert (still.size, still.reduction) == (RGB.shape[:2], 1)
+
+
+def test_a_jpeg_that_is_not_to_be_reduced_is_the_whole_one():
+    data = encode(Image.fromarray(RGB), "JPEG")
+    still = decode_still(data, LIMIT, lambda height, width: 1)
+    np.testing.assert_array_equal(still.pixels, decode_image(data, LIMIT))
+
+
+def test_the_limit_is_that_of_the_whole_image():
+    data = encode(Image.fromarray(RGB), "JPEG")
+    with pytest.raises(UnreadableImageError, match="17 x 12 pixels"):
+        decode_still(data, RGB[..., 0].size - 1, lambda height, width: 8)

@@ -71,3 +71,36 @@ def test_a_view_of_a_larger_array_is_an_image_too():
     np.testing.assert_array_equal(
         _resize(pixels, (1, 2, 50, 29), 8, 8), _pillow(pixels.copy(), (1, 2, 50, 29), 8, 8)
     )
+
+
+def _weights(begin, end, count, length):
+    """Keys' cubic convolution (a = -1/2), antialiased, over the pixels that a range touches."""
+    scale = (end - begin) / count
+    centers = begin + (np.arange(count)[:, None] + 0.5) * scale
+    x = np.abs(np.arange(length) + 0.5 - centers) / max(scale, 1)
+    near, far = 1.5 * x**3 - 2.5 * x**2 + 1, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    weights = np.where(x < 1, near, np.where(x < 2, far, 0))
+    weights[:, : int(np.floor(begin))] = 0
+    weights[:, int(np.ceil(end)) :] = 0
+    return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    "box", [(10.25, 3.5, 50.75, 40.0), (0.125, 0, 7.5, 59.5), (30, 20.5, 70, 60)]
+)
+def test_a_box_with_fractions_is_cut_where_it_is(box):
+    pixels, (height, width) = _noise(60, 70), (9, 13)
+    left, top, right, bottom = box
+    across, down = _weights(left, right, width, 70), _weights(top, bottom, height, 60)
+    middle = np.clip(np.floor(np.einsum("xw,hwc->hxc", across, pixels) + 0.5), 0, 255)
+    expected = np.clip(np.einsum("yh,hxc->yxc", down, middle), 0, 255)
+    for flip in (False, True):
+        crop = _resize(pixels, box, height, width, flip)
+        assert np.abs(crop[:, ::-1] - expected if flip else crop - expected).max() < 0.51
+
+
+def test_whole_numbers_may_be_given_as_floats():
+    pixels, box = _noise(60, 70), (1, 2, 50, 29)
+    np.testing.assert_array_equal(
+        _resize(pixels, tuple(map(float, box)), 8, 8), _resize(pixels, box, 8, 8)
+    )

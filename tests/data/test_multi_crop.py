@@ -1,6 +1,7 @@
 """The set of crops of one image."""
 
 import dataclasses
+import io
 import pickle
 
 import numpy as np
@@ -213,3 +214,59 @@ def test_crops_smaller_than_a_patch_are_named():
         ValueError, match=r"crops\.local\.size \(4, 6\) is less than one patch of 5"
     ):
         check_patches(groups, 5)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((375, 500), 1),
+        ((1500, 2000), 2),  # smallest local box 335 x 335
+        ((3000, 4000), 4),  # 671
+        ((9000, 8000), 8),
+        ((480, 4000), 2),
+        ((60, 100_000), 1),  # central boxes of 60 x 80
+    ],
+)
+def test_images_are_reduced_as_far_as_no_crop_is_enlarged(size, expected):
+    multi_crop = build_multi_crop(AugmentConfig(scaled_decoding=True))
+    assert multi_crop.reduction(*size) == expected
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        drawn = multi_crop.sample(rng, [size])
+        for group in multi_crop.groups.values():
+            for key, config in group.crops:
+                left, top, right, bottom = drawn[key].box
+                least = config.size if expected > 1 else (0, 0)
+                assert (bottom - top) / expected >= least[0]
+                assert (right - left) / expected >= least[1]
+
+
+def test_a_crop_with_the_box_of_a_smaller_one_counts_too():
+    crops = AugmentConfig().crops
+    large = dataclasses.replace(crops["local"], group="gram", size=(192, 192), box_of="local")
+    assert MultiCrop(crops).reduction(3000, 4000) == 4
+    assert MultiCrop(crops | {"gram": large}).reduction(3000, 4000) == 2
+
+
+@pytest.mark.parametrize("backend", ["host", "device", "canvas"])
+def test_a_reduced_image_gives_the_same_boxes_and_nearly_the_same_crops(backend):
+    y, x = np.mgrid[:203, :301] / 300
+    smooth = np.stack([255 * y, 255 * x, 127 * (x + y)], -1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=95, subsampling=0)
+    crops = {name: dataclasses.replace(crop, **PLAIN) for name, crop in CROPS.items()}
+    whole = MultiCrop(crops, backend, (203, 301))
+    scaled = dataclasses.replace(whole, scaled_decoding=True)
+    assert scaled.reduction(203, 301) == 8
+    reduced = scaled.decode(file.getvalue(), 10**6)
+    assert reduced.pixels.shape == (26, 38, 3)
+    ours = _draw(scaled, frames=reduced)
+    theirs = _draw(whole, frames=whole.decode(file.getvalue(), 10**6))
+    assert ours.keys() == theirs.keys()
+    for name, entry in theirs.items():
+        if name.endswith("_boxes"):
+            np.testing.assert_allclose(ours[name][:, :4], entry[:, :4] / 8, rtol=1e-6)
+        elif name == "canvas":
+            assert not ours[name][..., 26:, :].any() and not ours[name][..., 38:].any()
+        else:
+            assert np.abs(ours[name].astype(float) - entry).mean() < 1, name
