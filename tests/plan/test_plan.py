@@ -135,6 +135,9 @@ def test_the_input_was_measured_for_the_crops_of_the_paper_only(plan):
     assert Supply(MEASURED["host"]) == SUPPLY
     config.augment.backend = "device"
     assert known_supply(config.augment) == Supply(MEASURED["device"])
+    config.augment.backend = "canvas"
+    assert known_supply(config.augment) == Supply(None)
+    config.augment.backend = "device"
     config.augment.crops.local.count = 10
     assert known_supply(config.augment) == Supply(None)
     found, _ = plan(0.1, search=False)
