@@ -9,7 +9,6 @@ from tests.run_train import (
     QUICKSTART,
     SMALL,
     Train,
-    close_state,
     overrides,
     read_metrics,
     read_state,
@@ -61,7 +60,6 @@ def test_two_processes_of_two_devices_make_the_same_steps(arguments, alone, tmp_
     finished = run_processes(*arguments(tmp_path, **{"runtime.fsdp": 2}), processes=2, devices=2)
     assert [each.code for each in finished] == [0] * 2, finished
     np.testing.assert_allclose(losses(tmp_path), losses(alone), rtol=1e-5)
-    close_state(tmp_path, alone)
 
 
 def test_an_interrupted_run_with_workers_resumes_bitwise(arguments, alone, tmp_path):
