@@ -91,6 +91,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in OF_VECTORS if dense else OF_PATCHES:
         if getattr(given, name) != parser.get_default(name):
             parser.error(f"--{name.replace('_', '-')} is not for --tokens={given.tokens}")
+    if given.reduce == "none" and given.dim != parser.get_default("dim"):
+        parser.error(f"--dim={given.dim} needs --reduce=pca or --reduce=random")
     if given.own_size and given.image_size:
         parser.error(f"--own-size and --image-size={given.image_size} exclude each other")
     given.batch_size = given.batch_size or (None if dense else 128)

@@ -121,6 +121,7 @@ def test_what_is_there_is_not_made_again_and_other_options_are_refused(
         (["--tile=7"], "--tile=7 is smaller than one patch of 8 pixels"),
         (["--image-size=5"], "--image-size=5 is smaller than one patch of 8 pixels"),
         (["--tokens=cls", "--tile=64"], "--tile is not for --tokens=cls"),
+        (["--tokens=cls", "--dim=9"], "--dim=9 needs --reduce=pca or --reduce=random"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_and_leave_nothing(
