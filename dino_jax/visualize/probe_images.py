@@ -14,6 +14,7 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import replicated, shard_batch
 from dino_jax.evaluation.online.base import Context, Images, check_size
 from dino_jax.evaluation.online.build import check_named, held_out_images
+from dino_jax.optim.parameter_groups import is_stacked
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
 
@@ -100,7 +101,18 @@ class ProbeImages:
         return Look(seen.get("attention"), seen["patches"], *found)
 
     def _forward(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-        """One image after the other: attention weights of all tokens are large."""
+        """One image after the other: attention weights of all tokens are large.
+
+        Every device sees every image. What is outside of the loop over the blocks, it needs as a
+        whole; that is gathered once, not for each image.
+        """
+
+        def gather(path: tuple, leaf: jax.Array) -> jax.Array:
+            if is_stacked(path):
+                return leaf
+            return jax.lax.with_sharding_constraint(leaf, replicated(self._mesh))
+
+        variables = jax.tree_util.tree_map_with_path(gather, variables)
         return jax.lax.map(partial(self._forward_one, variables), images)
 
     def _forward_one(self, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
