@@ -31,6 +31,9 @@ CASES = {
     "no loop over the blocks": {"depth": 2, "scan_unroll": 2},
 }
 
+# Devices 0 and 2, and 1 and 3, of the 2 x 2: by number, or as newer compilers write them.
+ACROSS = ("replica_groups={{0,2},{1,3}}", "replica_groups=mesh['data'=2,'fsdp'=2] {'data'}")
+
 
 def make_vit(**changes) -> VisionTransformer:
     settings = dict(embed_dim=128, depth=1, num_heads=2, patch_size=8, image_size=(24, 24))
@@ -139,7 +142,7 @@ def test_weights_are_gathered_and_their_gradients_summed_over_the_devices(fsdp, 
     assert_close((features, gradients), loss_and_gradients(with_kernels(vit), params, crops), 1e-5)
     text = program.as_text()
     assert ("reduce-scatter(" in text) == (fsdp > 1)
-    assert ("{{0,2},{1,3}}" in text) == (ring > 0 or fsdp == 2)
+    assert any(pairs in text for pairs in ACROSS) == (ring > 0 or fsdp == 2)
     assert "all-to-all" not in text
 
 
