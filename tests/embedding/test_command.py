@@ -182,7 +182,7 @@ def test_two_processes_make_the_same_files(workdir, photos, tmp_path):
     finished = run_processes(*command, processes=2, devices=2, module="dino_jax.embedding")
     assert [process.code for process in finished] == [0, 0], finished
     assert "22 images in 4 shards" in finished[0].out
-    assert "images" not in finished[1].out
+    assert "shards" not in finished[1].out  # a slow one may say how far it is
     one, two = (read(tmp_path / name) for name in ("one", "two"))
     assert one[1] == two[1]
     np.testing.assert_allclose(one[0], two[0], rtol=0, atol=1e-6)

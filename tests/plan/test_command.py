@@ -8,12 +8,31 @@ import sys
 
 import pytest
 
+from dino_jax.plan.__main__ import main
 from tests.run_train import QUICKSTART, ROOT, SMALL, overrides
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
     reason="the TPU compiler is not installed: pip install -e '.[tpu]'",
 )
+
+
+@pytest.fixture
+def refuse(capfd, monkeypatch):
+    """Checks that a command line ends with exit code 2 and one line, which has these words."""
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    monkeypatch.chdir(ROOT)
+
+    def refuse(arguments, words):
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        out, err = capfd.readouterr()
+        assert (stopped.value.code, out) == (2, "")
+        assert err.startswith("error: ") and words in err
+        assert err.count("\n") == 1
+
+    return refuse
 
 
 def plan(*arguments):
@@ -31,11 +50,8 @@ def plan(*arguments):
         ([QUICKSTART, "--topology=h100:8x8"], "unknown chip 'h100'"),
     ],
 )
-def test_wrong_usage_is_one_line_and_exit_code_2(arguments, words):
-    finished = plan(*arguments)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("error: ") and words in finished.stderr
-    assert finished.stderr.count("\n") == 1
+def test_wrong_usage_is_one_line_and_exit_code_2(arguments, words, refuse):
+    refuse(arguments, words)
 
 
 @needs_libtpu
@@ -48,11 +64,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, words):
         (["--topology=v5e:2x2", "--images=10"], "is larger than the data set (10 images)"),
     ],
 )
-def test_what_does_not_fit_the_slice_is_one_line_and_exit_code_2(arguments, words):
-    finished = plan(QUICKSTART, *arguments)
-    assert (finished.returncode, finished.stdout) == (2, "")
-    assert finished.stderr.startswith("error: ") and words in finished.stderr
-    assert finished.stderr.count("\n") == 1
+def test_what_does_not_fit_the_slice_is_one_line_and_exit_code_2(arguments, words, refuse):
+    refuse([QUICKSTART, *arguments], words)
 
 
 @needs_libtpu
