@@ -1,14 +1,11 @@
-"""Runs every test on four CPU devices, with absl flags parsed (grain's workers read one).
-
-Most of the time goes into compiling programs that run once: LLVM need not optimise them.
-"""
+"""Runs every test on four CPU devices, with absl flags parsed (grain's workers read one)."""
 
 import os
 
+from tests import quick_compiler
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(
-    "XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-)
+os.environ.setdefault("XLA_FLAGS", quick_compiler.flags(devices=4))
 
 import atexit
 import shutil

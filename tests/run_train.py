@@ -17,6 +17,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from tests import quick_compiler
+
 ROOT = Path(__file__).parent.parent
 QUICKSTART = "--config=configs/quickstart.py"
 STEPS = 8
@@ -71,7 +73,7 @@ class Train:
             env=os.environ
             | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+                "XLA_FLAGS": quick_compiler.flags(devices),
                 "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             }
             | (environment or {}),

@@ -12,6 +12,7 @@ import pytest
 from dino_jax.config.section import section
 from dino_jax.optim import optimizer, transforms
 from dino_jax.optim.schedules import Constant, build_warmup_cosine
+from tests.quick_compiler import USUAL
 
 DEPTH, DIM, STEPS, STEPS_PER_EPOCH, BATCH = 3, 4, 30, 10, 64
 # The official rule, spelled out for this tree: biases and 1-D tensors are not decayed.
@@ -145,10 +146,10 @@ def replay(kind, params, gradients, clip, frozen_steps=STEPS_PER_EPOCH):
 def run(tx, params, gradients, first_step=0):
     """Yields (params, optimizer state) after each step, inside jit with a traced step.
 
-    Rounded as users' programs are: conftest.py compiles without LLVM's fused multiply-adds.
+    Rounded as users' programs are: the others of tests are without LLVM's fused multiply-adds.
     """
 
-    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3})
+    @functools.partial(jax.jit, compiler_options=USUAL)
     def apply(params, state, grads, step):
         updates, state = tx.update(grads, state, params, step=step)
         return optax.apply_updates(params, updates), state

@@ -11,6 +11,7 @@ import pytest
 
 from dino_jax.processes.agreement import Alone
 from dino_jax.run.interruption import Interruption
+from tests import quick_compiler
 from tests.run_train import ROOT, slurm_of
 
 
@@ -159,7 +160,7 @@ def test_two_processes_stop_at_one_step_and_fall_back_to_one_checkpoint(tmp_path
             command = [sys.executable, "-c", TWO_PROCESSES, str(tmp_path)]
             environment = os.environ | {
                 "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+                "XLA_FLAGS": quick_compiler.flags(devices=2),
             }
             processes.append(
                 subprocess.Popen(
