@@ -184,3 +184,13 @@ def test_the_main_module_of_other_programs_stays():
         "assert sys.modules['__main__'].__spec__ is before"
     )
     imported_by(code)
+
+
+def test_choices_without_jax_are_the_keys_of_their_tables():
+    from dino_jax.evaluation.knn import WEIGHTS
+    from dino_jax.evaluation.options.knn import CONVENTIONS
+    from dino_jax.visualize.choices import PICTURES
+    from dino_jax.visualize.draw import DRAW
+
+    assert set(CONVENTIONS) == set(WEIGHTS)
+    assert set(PICTURES) == set(DRAW)

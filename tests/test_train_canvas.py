@@ -64,7 +64,7 @@ def test_two_processes_of_two_devices_make_the_same_steps(arguments, alone, tmp_
 
 def test_an_interrupted_run_with_workers_resumes_bitwise(arguments, alone, tmp_path):
     with Train(*arguments(tmp_path, **{"runtime.workers": 2})) as process:
-        process.wait_for(f"step 4/{STEPS}")
+        process.wait_for(f"step  4/{STEPS}")
         process.send(signal.SIGTERM)
         assert process.finish().code == 75
     assert run(*arguments(tmp_path)).code == 0

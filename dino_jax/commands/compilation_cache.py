@@ -110,7 +110,10 @@ def _why_not(setting: str) -> str:
         # collectives come: each device may begin with another one, and all wait for ever.
         return "programs of several CPU devices hang when they are read again"
     if not false_alarms.hidden():
-        return "jax was imported before dino_jax, and reports an error for each program it reads"
+        return (
+            "XLA would report an error for each program that it reads, as TF_CPP_MIN_LOG_LEVEL is "
+            "below 3 or jax was imported before dino_jax"
+        )
     return ""
 
 

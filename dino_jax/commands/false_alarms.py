@@ -17,6 +17,7 @@ from pathlib import Path
 
 _LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 _FATAL_ONLY = "3"
+_OF_JAX = "1"  # jax sets it where nothing is set, and the processes that it starts inherit it
 NO_TPU = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -41,8 +42,9 @@ def hide(cpuinfo: Path = CPUINFO, devices: Path = DEVICES, pci: Path = PCI) -> N
     if not may_have_tpu(devices, pci):
         for variable, value in NO_TPU.items():
             os.environ.setdefault(variable, value)
-    if "jax" not in sys.modules and _raises_them(cpuinfo) and not _has_accelerator(devices):
-        os.environ.setdefault(_LEVEL, _FATAL_ONLY)
+    in_time = "jax" not in sys.modules and os.environ.get(_LEVEL, _OF_JAX) == _OF_JAX
+    if in_time and _raises_them(cpuinfo) and not _has_accelerator(devices):
+        os.environ[_LEVEL] = _FATAL_ONLY
 
 
 def hidden(cpuinfo: Path = CPUINFO) -> bool:
