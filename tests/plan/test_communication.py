@@ -5,6 +5,7 @@ import pytest
 
 from configs import digits_dinov2, quickstart
 from dino_jax.config.change import change
+from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.plan.cost import COLLECTIVES, module_cost
 from dino_jax.plan.hlo import parse_module
 from dino_jax.plan.program import abstract_batch, lower_step
@@ -57,12 +58,15 @@ def test_nothing_is_exchanged_but_weights_and_their_gradients(compiled):
 def test_images_stay_where_they_are(compiled):
     config, _, module = compiled
     batch = abstract_batch(config, build_recipe(config, IMAGES), None)
-    pixels = {leaf.shape[2:] for leaf in batch.values() if leaf.dtype == "uint8"}
+    crops = {(*group.size, 3) for group in build_multi_crop(config.augment).groups.values()}
+    pixels = crops | {leaf.shape[2:] for leaf in batch.values() if leaf.ndim == 5}  # or canvases
     patch = config.network.backbone.patch_size
-    patches = {(h // patch * w // patch, patch * patch * c) for h, w, c in pixels}
+    patches = {(h // patch * w // patch, patch * patch * c) for h, w, c in crops}
+    # The order of the color jitter is the same in every row: all read that of the first.
+    orders = {leaf.shape[1:] for name, leaf in batch.items() if name.endswith("_jitter_order")}
     for _, arrays in collectives(module):
         for array in arrays:
-            assert array.dtype != "u8"
+            assert array.dtype != "u8" or array.shape[-2:] in orders
             assert array.shape[-3:] not in pixels and array.shape[-2:] not in patches
 
 
