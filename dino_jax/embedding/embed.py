@@ -116,18 +116,27 @@ def prepare(
     check_batch(machine.batch_size, jax.local_device_count())
     if options.format == "parquet":
         import_pyarrow()
-
-    def describe(source: ImageSource) -> dict[str, Any]:
-        facts = {"MODEL": options.model, "image size": options.image_size}
-        return facts | describe_contents(contents_of("SOURCE", source))
-
-    advice = "All hosts need the same model and the same images."
-    read = partial(build_source, options.source, "SOURCE")
-    source, _ = open_alike(agreement, read, describe, advice)
+    source = open_source(
+        options.source, {"MODEL": options.model, "image size": options.image_size}, agreement
+    )
     check_dim(model, options, len(source))
     if jax.process_index() == 0:
         check_folder(out, PLAN, dataclasses.asdict(options), source, "embedding")
     return source, Shards(out, -(-len(source) // options.shard_images), options.format)
+
+
+def open_source(config: dict[str, Any], facts: dict[str, Any], agreement: Agreement) -> ImageSource:
+    """Opens SOURCE on all processes, which must find the same images and have the same facts.
+
+    Raises:
+      ValueError: on all processes, if one cannot open it, or they differ.
+    """
+
+    def describe(source: ImageSource) -> dict[str, Any]:
+        return facts | describe_contents(contents_of("SOURCE", source))
+
+    advice = "All hosts need the same model and the same images."
+    return open_alike(agreement, partial(build_source, config, "SOURCE"), describe, advice)[0]
 
 
 def check_dim(model: Model, options: Options, images: int) -> None:

@@ -19,16 +19,15 @@ from dino_jax.commands.source_arguments import source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.pipeline import iterate, read_image, read_options
-from dino_jax.data.sources import ImageSource, build_source
-from dino_jax.data.sources.contents import contents_of
+from dino_jax.data.sources import ImageSource
 from dino_jax.embedding.dense import PatchEmbed, Picture, embed_pictures, make_patch_embedder
 from dino_jax.embedding.dense_shards import DenseRow, DenseShards
-from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh
+from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh, open_source
 from dino_jax.embedding.embedder import check_tokens
 from dino_jax.embedding.rows import shard_range
 from dino_jax.embedding.tiles import fit_grid, resize_to_grid
 from dino_jax.foreign.names import printable
-from dino_jax.processes.agreement import Agreement, require_same
+from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import attention_bytes, check_batch, check_side, most_bytes
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
@@ -131,11 +130,7 @@ def _prepare(
             f"takes {needed / 1e9:,.0f} GB, and this machine has {most_bytes() / 1e9:,.0f}; use "
             f"--batch-size={devices} or a smaller tile"
         )
-    source = build_source(options.source, "SOURCE")
-    facts = {"MODEL": options.model}
-    for where, contents in contents_of("SOURCE", source).items():
-        facts |= {f"images of {where}": contents.images, f"names of {where}": contents.digest}
-    require_same(agreement, facts, "All hosts need the same model and the same images.")
+    source = open_source(options.source, {"MODEL": options.model}, agreement)
     if jax.process_index() == 0:
         plain = dataclasses.asdict(options)
         check_folder(out, PLAN, plain, source, "embedding")
