@@ -38,6 +38,7 @@ class Block(nn.Module):
       proj_bias: bias of the output of the attention.
       ffn_bias: biases of the FFN.
       norm_epsilon: added to the variance in both LayerNorms.
+      first_kernels: a key of `layers.FIRST_KERNELS`.
       dtype: dtype of the activations.
       branches: how the devices of a mesh compute when attention weights are not needed.
     """
@@ -51,6 +52,7 @@ class Block(nn.Module):
     proj_bias: bool = True
     ffn_bias: bool = True
     norm_epsilon: float = 1e-6
+    first_kernels: str = "normal"
     dtype: Dtype = jnp.float32
     branches: Branches | None = None
 
@@ -58,8 +60,10 @@ class Block(nn.Module):
         self.norm1 = layer_norm(self.dtype, self.norm_epsilon)
         self.norm2 = layer_norm(self.dtype, self.norm_epsilon)
         self.hidden_dim = int(self.dim * self.mlp_ratio)
-        self.attention = Attention(self.num_heads, self.qkv_bias, self.proj_bias, self.dtype)
-        self.mlp = FFNS[self.ffn](self.hidden_dim, self.ffn_bias, self.dtype)
+        self.attention = Attention(
+            self.num_heads, self.qkv_bias, self.proj_bias, self.dtype, self.first_kernels
+        )
+        self.mlp = FFNS[self.ffn](self.hidden_dim, self.ffn_bias, self.dtype, self.first_kernels)
         if self.layer_scale:
             self.layer_scale1 = LayerScale(self.layer_scale)
             self.layer_scale2 = LayerScale(self.layer_scale)

@@ -1,7 +1,9 @@
 """Layers that the backbones and heads share."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,6 +14,7 @@ Dtype = Any
 
 # Truncated at +-100 standard deviations in the official code: a plain normal in effect.
 linear_init = nn.initializers.normal(0.02)
+xavier_init = nn.initializers.xavier_uniform()
 
 
 def matmul_precision(dtype: Dtype) -> jax.lax.Precision | None:
@@ -19,13 +22,19 @@ def matmul_precision(dtype: Dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 
-def dense(features: int, dtype: Dtype, name: str | None = None, use_bias: bool = True) -> nn.Dense:
-    """A linear layer with the official initialization: normal 0.02, zero bias."""
+def dense(
+    features: int,
+    dtype: Dtype,
+    name: str | None = None,
+    use_bias: bool = True,
+    kernel_init: nn.initializers.Initializer = linear_init,
+) -> nn.Dense:
+    """A linear layer with zero bias, initialized as the official DINO unless told otherwise."""
     return nn.Dense(
         features,
         use_bias=use_bias,
         dtype=dtype,
-        kernel_init=linear_init,
+        kernel_init=kernel_init,
         precision=matmul_precision(dtype),
         name=name,
     )
@@ -99,12 +108,51 @@ def uniform_init(fan_in: int) -> nn.initializers.Initializer:
     return init
 
 
+def _split_xavier_init(key, shape, dtype=jnp.float32):
+    """Xavier uniform for queries, keys and values as matrices of their own: [D, 3 D]."""
+    return jnp.concatenate(
+        [xavier_init(part, (shape[0], shape[1] // 3), dtype) for part in jax.random.split(key, 3)],
+        axis=1,
+    )
+
+
+def _flat_xavier_init(key, shape, dtype=jnp.float32):
+    """Xavier uniform of a [p, p, C, D] convolution taken as one [p * p * C, D] matrix."""
+    return xavier_init(key, (math.prod(shape[:-1]), shape[-1]), dtype).reshape(shape)
+
+
+class FirstKernels(NamedTuple):
+    """Initial weights of a ViT; biases of linear layers start at 0.
+
+    Attributes:
+      linear: of the linear layers.
+      qkv: of the queries, keys and values, [D, 3 D].
+      patch_kernel: of the patch embedding, [p, p, C, D]; None: torch's default.
+      patch_bias: of the patch embedding; None: torch's default.
+    """
+
+    linear: nn.initializers.Initializer = linear_init
+    qkv: nn.initializers.Initializer = linear_init
+    patch_kernel: nn.initializers.Initializer | None = None
+    patch_bias: nn.initializers.Initializer | None = None
+
+
+FIRST_KERNELS = {
+    "normal": FirstKernels(),
+    "xavier": FirstKernels(xavier_init, xavier_init, _flat_xavier_init),
+    "xavier_split": FirstKernels(
+        xavier_init, _split_xavier_init, _flat_xavier_init, nn.initializers.zeros
+    ),
+}
+
+
 class PatchEmbed(nn.Module):
     """Linear map of non-overlapping patches, a convolution whose stride is its kernel size."""
 
     patch_size: int
     embed_dim: int
     dtype: Dtype = jnp.float32
+    first_kernels: str = "normal"
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -112,9 +160,10 @@ class PatchEmbed(nn.Module):
         batch, height, width, channels = images.shape
         patch, dim = self.patch_size, self.embed_dim
         rows, columns = height // patch, width // patch
-        init = uniform_init(patch * patch * channels)
-        kernel = self.param("kernel", init, (patch, patch, channels, dim))
-        bias = self.param("bias", init, (dim,))
+        default, first = uniform_init(patch * patch * channels), FIRST_KERNELS[self.first_kernels]
+        kernel_init, bias_init = first.patch_kernel or default, first.patch_bias or default
+        kernel = self.param("kernel", kernel_init, (patch, patch, channels, dim))
+        bias = self.param("bias", bias_init, (dim,))
         patches = images[:, : rows * patch, : columns * patch].astype(self.dtype)
         patches = patches.reshape(batch, rows, patch, columns, patch, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
@@ -135,13 +184,19 @@ class Mlp(nn.Module):
     hidden_dim: int
     use_bias: bool = True
     dtype: Dtype = jnp.float32
+    first_kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        x = dense(self.hidden_dim, self.dtype, name="fc1", use_bias=self.use_bias)(x)
-        x = gelu(checkpoint_name(x, "hidden"))
-        return dense(dim, self.dtype, name="fc2", use_bias=self.use_bias)(x)
+        linear = partial(
+            dense,
+            dtype=self.dtype,
+            use_bias=self.use_bias,
+            kernel_init=FIRST_KERNELS[self.first_kernels].linear,
+        )
+        x = linear(self.hidden_dim, name="fc1")(x)
+        return linear(dim, name="fc2")(gelu(checkpoint_name(x, "hidden")))
 
 
 class SwiGlu(nn.Module):
@@ -154,14 +209,21 @@ class SwiGlu(nn.Module):
     hidden_dim: int
     use_bias: bool = True
     dtype: Dtype = jnp.float32
+    first_kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
         half = (int(self.hidden_dim * 2 / 3) + 7) // 8 * 8
-        hidden = dense(2 * half, self.dtype, name="w12", use_bias=self.use_bias)(x)
+        linear = partial(
+            dense,
+            dtype=self.dtype,
+            use_bias=self.use_bias,
+            kernel_init=FIRST_KERNELS[self.first_kernels].linear,
+        )
+        hidden = linear(2 * half, name="w12")(x)
         gate, value = jnp.split(checkpoint_name(hidden, "hidden"), 2, axis=-1)
-        return dense(dim, self.dtype, name="w3", use_bias=self.use_bias)(nn.silu(gate) * value)
+        return linear(dim, name="w3")(nn.silu(gate) * value)
 
 
 FFNS = {"mlp": Mlp, "swiglu": SwiGlu}
@@ -208,15 +270,18 @@ class Attention(nn.Module):
     qkv_bias: bool = True
     proj_bias: bool = True
     dtype: Dtype = jnp.float32
+    first_kernels: str = "normal"
 
     @nn.compact
     def __call__(self, x: jax.Array, attend: Attend = attend) -> tuple[jax.Array, jax.Array | None]:
         """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights, if computed)."""
         batch, tokens, dim = x.shape
-        qkv = dense(3 * dim, self.dtype, name="qkv", use_bias=self.qkv_bias)(x)
+        linear, first = partial(dense, dtype=self.dtype), FIRST_KERNELS[self.first_kernels]
+        qkv = linear(3 * dim, name="qkv", use_bias=self.qkv_bias, kernel_init=first.qkv)(x)
         # All queries, then all keys, then all values; the heads are contiguous inside each.
         qkv = checkpoint_name(qkv, "qkv")
         qkv = qkv.reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         queries, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
         mixed, weights = attend(queries, keys, values)
-        return dense(dim, self.dtype, name="proj", use_bias=self.proj_bias)(mixed), weights
+        output = linear(dim, name="proj", use_bias=self.proj_bias, kernel_init=first.linear)
+        return output(mixed), weights

@@ -1,16 +1,19 @@
-"""Resizes position-embedding grids exactly as the official code does, as precomputed matrices.
+"""Tables of position embeddings: sines and cosines, and their exact official resize.
 
-Both kernels are separable, so a resize of a [GH, GW, D] grid is two small matrix products whose
-matrices depend on shapes only: they are NumPy constants of the compiled program and gradients flow
-through them.
+Both kernels of the resize are separable, so a resize of a [GH, GW, D] grid is two small matrix
+products whose matrices depend on shapes only: they are NumPy constants of the compiled program and
+gradients flow through them.
 """
 
 from collections.abc import Callable
 from functools import lru_cache, partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dino_jax.models.layers import linear_init
 
 Grid = tuple[int, int]
 
@@ -60,6 +63,40 @@ POSITION_KERNELS: dict[str, Callable[[int, int], np.ndarray]] = {
     "bicubic_plain": partial(bicubic_matrix, offset=0.0),
     "antialiased": antialiased_matrix,
 }
+
+
+def sincos_table(dim: int, grid: Grid, rows_first: bool) -> np.ndarray:
+    """Fixed position embeddings of a grid: sines and cosines of both coordinates.
+
+    The first half of the channels is of one coordinate, the second of the other; each has the sines
+    of all frequencies 10000^(-4 i / D), then the cosines (MAE, arXiv:2111.06377; MoCo v3,
+    arXiv:2104.02057, Sec. 4.2; as arXiv:1706.03762, Sec. 3.5).
+
+    Args:
+      dim: D, a multiple of 4.
+      grid: (GH, GW).
+      rows_first: whether the first half is of the row (MoCo v3), not of the column (MAE).
+
+    Returns:
+      [1, 1 + GH * GW, D] float32; the cls token's are 0.
+    """
+    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    rows, columns = np.meshgrid(*map(np.arange, grid), indexing="ij")
+    axes = (rows, columns) if rows_first else (columns, rows)
+    angles = [np.outer(axis.ravel(), frequencies) for axis in axes]
+    patches = np.concatenate([wave(x) for x in angles for wave in (np.sin, np.cos)], axis=1)
+    return np.concatenate([np.zeros((1, dim)), patches])[None].astype(np.float32)
+
+
+def init_positions(position: str, grid: Grid) -> nn.initializers.Initializer:
+    """The initializer of a table [1, 1 + GH * GW, D]; `position` is one of `POSITIONS`."""
+    if position == "learned":
+        return linear_init
+    rows_first = position == "rows_first"
+    return lambda key, shape: jnp.asarray(sincos_table(shape[-1], grid, rows_first))
+
+
+POSITIONS = ("learned", "columns_first", "rows_first")
 
 
 def resize_position_embedding(

@@ -16,8 +16,8 @@ from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.models.backbone import Features, ImplicitSettings
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
-from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm, linear_init
-from dino_jax.models.position import Grid, resize_position_embedding
+from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm
+from dino_jax.models.position import Grid, init_positions, resize_position_embedding
 from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
 
 # Activations of a block that the backward pass keeps; the rest is computed again.
@@ -78,6 +78,8 @@ class VisionTransformer(nn.Module):
     drop_path_kind: str = "per_sample"
     drop_path_group: int | None = None
     position_kernel: str = "bicubic"
+    position: str = "learned"
+    first_kernels: str = "normal"
     dtype: Dtype = jnp.float32
     remat: str = "none"
     scan_unroll: int = 1
@@ -119,10 +121,12 @@ class VisionTransformer(nn.Module):
     def setup(self):
         dim, patch = self.embed_dim, self.patch_size
         token_init = nn.initializers.normal(self.token_std)
-        self.patch_embed = PatchEmbed(patch, dim, self.dtype)
+        self.patch_embed = PatchEmbed(patch, dim, self.dtype, self.first_kernels)
         self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
-        positions = 1 + self.table_grid[0] * self.table_grid[1]
-        self.pos_embed = self.param("pos_embed", linear_init, (1, positions, dim))
+        shape = (1, 1 + self.table_grid[0] * self.table_grid[1], dim)
+        self.pos_embed = self.param(
+            "pos_embed", init_positions(self.position, self.table_grid), shape
+        )
         if self.registers:
             shape = (1, self.registers, dim)
             self.register_tokens = self.param("register_tokens", token_init, shape)
@@ -148,6 +152,7 @@ class VisionTransformer(nn.Module):
             proj_bias=self.proj_bias,
             ffn_bias=self.ffn_bias,
             norm_epsilon=self.norm_epsilon,
+            first_kernels=self.first_kernels,
             dtype=self.dtype,
             branches=self.branches
             and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),

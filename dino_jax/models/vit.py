@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from dino_jax.config.range import MOST_IMAGES, MOST_SIDE, MOST_WIDTH
 from dino_jax.config.section import option, suggest
-from dino_jax.models.layers import FFNS, Dtype
-from dino_jax.models.position import POSITION_KERNELS
+from dino_jax.models.layers import FFNS, FIRST_KERNELS, Dtype
+from dino_jax.models.position import POSITION_KERNELS, POSITIONS
 from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
 from dino_jax.models.vision_transformer import REMAT_POLICIES, VisionTransformer
 
@@ -87,6 +87,17 @@ class Config:
         "bicubic_plain (transformers)",
         among=POSITION_KERNELS,
     )
+    position: str = option(
+        "learned",
+        "first position table: learned (random), or the sines and cosines of MAE (columns_first) "
+        "or MoCo v3 (rows_first), which optimizer.fixed keeps",
+        among=POSITIONS,
+    )
+    first_kernels: str = option(
+        "normal",
+        "normal (DINO) | xavier (MAE) | xavier_split (MoCo v3: queries, keys and values apart)",
+        among=FIRST_KERNELS,
+    )
     remat: str = option(
         "none",
         "what the backward pass keeps: none (all) | names | full (nothing)",
@@ -139,6 +150,11 @@ def _check(vit: VisionTransformer) -> None:
         raise ValueError(
             f"config.network.backbone.mlp_ratio ({vit.mlp_ratio:g}) of {dim} channels leaves no "
             "hidden ones; use a larger one"
+        )
+    if vit.position != "learned" and dim % 4:
+        raise ValueError(
+            f"config.network.backbone.position ({vit.position!r}) has sines and cosines of two "
+            f"axes: embed_dim ({dim}) must be a multiple of 4"
         )
     if min(height, width) < vit.patch_size:
         raise ValueError(

@@ -8,8 +8,9 @@ into one array (parameter_groups.py); the last layer of a head, and optionally t
 frozen for a while.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import optax
@@ -17,7 +18,7 @@ import optax
 from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES
 from dino_jax.config.section import option
 from dino_jax.optim import schedules
-from dino_jax.optim.parameter_groups import BACKBONE, LAST_LAYER, REST, label_frozen
+from dino_jax.optim.parameter_groups import BACKBONE, FIXED, LAST_LAYER, REST, label_frozen
 from dino_jax.optim.schedules import Schedule, check_positive
 from dino_jax.optim.transforms import (
     add_decay,
@@ -100,6 +101,9 @@ class OptimizerConfig:
     freeze: Literal["skip", "zero_lr"] = option(
         "skip", "a frozen last layer gets no gradient and no moments, or a learning rate of 0"
     )
+    fixed: tuple[str, ...] = option(
+        (), "parameters or modules that never move, such as patch_embed (MoCo v3)"
+    )
     adamw: AdamwConfig = option(AdamwConfig(), "read by kind adamw")
     sgd: SgdConfig = option(SgdConfig(), "read by kind sgd")
     lars: LarsConfig = option(LarsConfig(), "read by kind lars")
@@ -137,6 +141,7 @@ def build_optimizer(
         freeze=config.freeze,
         layer_decay=config.layer_decay,
         patch_embed_lr_multiplier=config.patch_embed_lr_multiplier,
+        fixed=config.fixed,
     )
     return optimizer, rates
 
@@ -171,6 +176,7 @@ def make_optimizer(
     freeze: str = "skip",
     layer_decay: float = 1.0,
     patch_embed_lr_multiplier: float = 1.0,
+    fixed: Sequence[str] = (),
 ) -> Optimizer:
     """Adds clipping, the frozen last layer and rates by layer to an update rule.
 
@@ -185,6 +191,7 @@ def make_optimizer(
       freeze: "skip" (DINO) or "zero_lr" (DINOv2), see `FREEZES`.
       layer_decay: See `lr_multipliers`; 1 for none.
       patch_embed_lr_multiplier: See `lr_multipliers`; 1 for none.
+      fixed: Names of parameters and modules that never move and whose gradients count nowhere.
 
     Raises:
       ValueError: if a name is unknown or a value out of range.
@@ -203,9 +210,15 @@ def make_optimizer(
         BACKBONE: skipped_until(rule, frozen_backbone_steps),
         REST: rule,
     }
-    parts: list[optax.GradientTransformation] = [optax.partition(rules, label_frozen)]
+    if fixed:
+        rules[FIXED] = optax.set_to_zero()
+    label = partial(label_frozen, fixed=tuple(fixed))
+    parts: list[optax.GradientTransformation] = [optax.partition(rules, label)]
     if clip_norm:
         parts.insert(0, clip_to(clip_norm))
+    if fixed:  # before they can count in the norm of a module
+        others = {name: optax.identity() for name in (LAST_LAYER, BACKBONE, REST)}
+        parts.insert(0, optax.partition({**others, FIXED: optax.set_to_zero()}, label))
     if layer_decay != 1.0 or patch_embed_lr_multiplier != 1.0:
         parts.append(scale_by_layer(layer_decay, patch_embed_lr_multiplier))
     return optax.chain(*parts) if len(parts) > 1 else optax.with_extra_args_support(parts[0])

@@ -4,6 +4,7 @@ Parameters are {"backbone": {…}, "heads_NAME": {…}}. The leaves under "block
 layer along a leading depth axis (`nn.scan`); every rule is about one tensor of one layer.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jax.tree_util import KeyPath, keystr, tree_leaves_with_path, tree_map_with_
 BACKBONE = "backbone"
 STACK = "blocks"  # the module whose leaves carry a leading depth axis from nn.scan
 LAST_LAYER = "last_layer"  # the prototype layer of a projection head
+FIXED = "fixed"  # never moves
 REST = "rest"
 PATCH_EMBED = "patch_embed"
 # Modules before the first block.
@@ -50,10 +52,26 @@ def is_decayed(path: KeyPath, leaf: jax.Array) -> bool:
     return tensor_rank(path, leaf) != 1 and not names(path)[-1].endswith("bias")
 
 
-def label_frozen(params: Any) -> Any:
-    """A tree of "last_layer" for the prototypes of all heads, "backbone", and "rest"."""
+def label_frozen(params: Any, fixed: Sequence[str] = ()) -> Any:
+    """A tree of "last_layer" for the prototypes of all heads, "backbone", "fixed", and "rest".
+
+    Args:
+      params: parameters, or arrays of the same structure.
+      fixed: names of parameters, or of modules, that are "fixed".
+
+    Raises:
+      ValueError: if there is no parameter of such a name.
+    """
+    known = {name for path, _ in tree_leaves_with_path(params) for name in names(path)}
+    if not known.issuperset(fixed):
+        raise ValueError(
+            f"config.optimizer.fixed names {sorted(set(fixed) - known)}; parameters and modules: "
+            f"{sorted(known)}"
+        )
 
     def label(path: KeyPath, _: Any) -> str:
+        if not set(names(path)).isdisjoint(fixed):
+            return FIXED
         if LAST_LAYER in names(path):
             return LAST_LAYER
         return BACKBONE if names(path)[0] == BACKBONE else REST
