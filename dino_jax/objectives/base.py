@@ -105,6 +105,28 @@ class Context:
     steps_per_epoch: int
 
 
+def check_head(where: str, head: str, context: Context) -> None:
+    """Checks that there is a head that takes features of the backbone.
+
+    Args:
+      where: name of the option that names the head, for messages.
+      head: its value.
+      context: the other parts of the config.
+
+    Raises:
+      ValueError: if there is no such head, or it takes another head.
+    """
+    if head not in context.outputs:
+        raise ValueError(f"{where} is {head!r}; config.network.heads has {sorted(context.outputs)}")
+    taken = context.inputs[head]
+    if taken in context.inputs:  # the name of another head
+        raise ValueError(
+            f"{where} is {head!r}, which takes the output of the head {taken!r}; this objective "
+            f"needs one that takes features: set --config.network.heads.{head}.of to cls or "
+            f"patches, or name another head of {sorted(context.outputs)}"
+        )
+
+
 class Objective(Protocol):
     """A loss with explicit state; pure, so that a train step is a pure function too."""
 

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from dino_jax.config.section import section
-from dino_jax.objectives import dino, ibot, koleo
+from dino_jax.objectives import byol, dino, ibot, koleo, mocov3, simclr
 from dino_jax.objectives.base import Context, Objective
 
 # Modules with a dataclass `Config` and `build(where, config, context) -> Objective`.
-OBJECTIVES: dict[str, Any] = {"dino": dino, "ibot": ibot, "koleo": koleo}
+OBJECTIVES: dict[str, Any] = {
+    "byol": byol,
+    "dino": dino,
+    "ibot": ibot,
+    "koleo": koleo,
+    "mocov3": mocov3,
+    "simclr": simclr,
+}
 
 
 def build_objectives(

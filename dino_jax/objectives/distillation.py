@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from dino_jax.config.range import MOST_EPOCHS
 from dino_jax.config.section import option
-from dino_jax.objectives.base import Context
+from dino_jax.objectives.base import Context, check_head
 from dino_jax.objectives.centering import Center, Centering, Sinkhorn
 from dino_jax.optim.schedules import Constant, Schedule, build_teacher_temperature
 
@@ -44,17 +44,7 @@ def build_distillation(where: str, config: DistillationConfig, context: Context)
     Raises:
       ValueError: if the head is unknown or takes another head, or the warm-up does not fit the run.
     """
-    if config.head not in context.outputs:
-        raise ValueError(
-            f"{where}.head is {config.head!r}; config.network.heads has {sorted(context.outputs)}"
-        )
-    taken = context.inputs[config.head]
-    if taken in context.inputs:  # the name of another head
-        raise ValueError(
-            f"{where}.head is {config.head!r}, which takes the output of the head {taken!r}; this "
-            f"objective needs one that takes features: set --config.network.heads.{config.head}.of "
-            f"to cls or patches, or name another head of {sorted(context.outputs)}"
-        )
+    check_head(f"{where}.head", config.head, context)
     return dict(
         head=config.head,
         prototypes=context.outputs[config.head],

@@ -6,10 +6,13 @@ import pytest
 
 from dino_jax.data.block_masking import BlockMasking
 from dino_jax.devices.sharding import batch_sharding, make_mesh
+from dino_jax.objectives.byol import ByolObjective
 from dino_jax.objectives.centering import Center, Sinkhorn
 from dino_jax.objectives.dino import DinoObjective
 from dino_jax.objectives.ibot import IbotObjective
 from dino_jax.objectives.koleo import KoleoObjective
+from dino_jax.objectives.mocov3 import Mocov3Objective
+from dino_jax.objectives.simclr import SimclrObjective
 from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import run
 
@@ -24,6 +27,9 @@ OBJECTIVES = {
     "ibot, sinkhorn": IbotObjective(*COMMON, Sinkhorn()),
     "koleo, groups": KoleoObjective(Constant(0.1), group_size=4),
     "koleo, all": KoleoObjective(Constant(0.1), group_size=0),
+    "simclr": SimclrObjective(Constant(1.0)),
+    "byol": ByolObjective(Constant(1.0)),
+    "mocov3": Mocov3Objective(Constant(1.0)),
 }
 
 
