@@ -58,6 +58,9 @@ class LarsConfig:
     trust_coefficient: float = option(
         0.001, "update norm over parameter norm", above=0, at_most=1000
     )
+    rate: Literal["outside", "in_momentum"] = option(
+        "outside", "multiplies the momentum (DINO, BYOL, MoCo v3), or what goes into it (SimCLR)"
+    )
 
 
 @dataclass(frozen=True)
@@ -78,8 +81,14 @@ class OptimizerConfig:
     warmup_epochs: float = option(
         10.0, "epochs in which the rate rises from 0", at_least=0, at_most=MOST_EPOCHS
     )
+    warmup_peak: Literal["last", "after"] = option(
+        "last", "step with the peak: the last one of the warm-up, or the first one after it (MoCo)"
+    )
     weight_decay: float = option(0.04, "at the start", at_least=0, at_most=1000)
     weight_decay_end: float = option(0.4, "at the end of its cosine", at_least=0, at_most=1000)
+    decayed: Literal["matrices", "all"] = option(
+        "matrices", "what decays: all but 1-D tensors and biases, or all (AdamW of MoCo v3)"
+    )
     layer_decay: float = option(
         1.0, "rate factor from a block to the one before", above=0, at_most=10
     )
@@ -159,6 +168,7 @@ def _build_schedules(
             warmup_epochs=config.warmup_epochs,
             total_steps=total_steps,
             steps_per_epoch=steps_per_epoch,
+            warmup_peak=config.warmup_peak,
         ),
         "weight_decay": schedules.build_cosine(
             config.weight_decay, config.weight_decay_end, total_steps=total_steps
@@ -225,7 +235,13 @@ def make_optimizer(
 
 
 def make_adamw(
-    lr: Schedule, weight_decay: Schedule, *, b1: float, b2: float, eps: float
+    lr: Schedule,
+    weight_decay: Schedule,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    decayed: str = "matrices",
 ) -> Optimizer:
     """AdamW (arXiv:1711.05101) as in torch: the decoupled decay is multiplied by the current rate.
 
@@ -235,51 +251,74 @@ def make_adamw(
     _check_fraction(b1=b1, b2=b2)
     check_positive(eps=eps)
     return optax.chain(
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps), add_decay(weight_decay), scale_by_rate(lr)
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        add_decay(weight_decay, decayed),
+        scale_by_rate(lr),
     )
 
 
-def make_sgd(lr: Schedule, weight_decay: Schedule, *, momentum: float) -> Optimizer:
+def make_sgd(
+    lr: Schedule, weight_decay: Schedule, *, momentum: float, decayed: str = "matrices"
+) -> Optimizer:
     """SGD with heavy-ball momentum and L2 decay in the gradient, as torch.
 
     Raises:
       ValueError: if momentum is outside [0, 1).
     """
     _check_fraction(momentum=momentum)
-    return optax.chain(add_decay(weight_decay), optax.trace(momentum), scale_by_rate(lr))
+    return optax.chain(add_decay(weight_decay, decayed), optax.trace(momentum), scale_by_rate(lr))
 
 
 def make_lars(
-    lr: Schedule, weight_decay: Schedule, *, momentum: float, trust_coefficient: float
+    lr: Schedule,
+    weight_decay: Schedule,
+    *,
+    momentum: float,
+    trust_coefficient: float,
+    rate: str = "outside",
+    decayed: str = "matrices",
 ) -> Optimizer:
     """LARS (arXiv:1708.03888) as in DINO: trust ratio after the decay, 1-D tensors plain SGD.
+
+    Args:
+      lr: schedule of the learning rate.
+      weight_decay: schedule of the decay.
+      momentum: heavy-ball momentum.
+      trust_coefficient: norm of an update relative to that of its tensor.
+      rate: "outside": the rate multiplies the momentum (DINO, BYOL, MoCo v3). "in_momentum": it is
+        part of what the momentum sums up (SimCLR's TensorFlow), which differs while it changes.
+      decayed: a key of `parameter_groups.DECAYED`.
 
     Raises:
       ValueError: if momentum is outside [0, 1) or the trust coefficient is not positive.
     """
     _check_fraction(momentum=momentum)
     check_positive(trust_coefficient=trust_coefficient)
+    scale, sum_up = scale_by_rate(lr), optax.trace(momentum)
+    last = {"outside": (sum_up, scale), "in_momentum": (scale, sum_up)}[rate]
     return optax.chain(
-        add_decay(weight_decay),
-        scale_by_tensor_trust(trust_coefficient),
-        optax.trace(momentum),
-        scale_by_rate(lr),
+        add_decay(weight_decay, decayed), scale_by_tensor_trust(trust_coefficient), *last
     )
 
 
 def _build_adamw(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
     own = config.adamw
-    return make_adamw(lr, weight_decay, b1=own.b1, b2=own.b2, eps=own.eps)
+    return make_adamw(lr, weight_decay, b1=own.b1, b2=own.b2, eps=own.eps, decayed=config.decayed)
 
 
 def _build_sgd(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
-    return make_sgd(lr, weight_decay, momentum=config.sgd.momentum)
+    return make_sgd(lr, weight_decay, momentum=config.sgd.momentum, decayed=config.decayed)
 
 
 def _build_lars(config: OptimizerConfig, lr: Schedule, weight_decay: Schedule) -> Optimizer:
     own = config.lars
     return make_lars(
-        lr, weight_decay, momentum=own.momentum, trust_coefficient=own.trust_coefficient
+        lr,
+        weight_decay,
+        momentum=own.momentum,
+        trust_coefficient=own.trust_coefficient,
+        rate=own.rate,
+        decayed=config.decayed,
     )
 
 

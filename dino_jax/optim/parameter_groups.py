@@ -4,7 +4,7 @@ Parameters are {"backbone": {…}, "heads_NAME": {…}}. The leaves under "block
 layer along a leading depth axis (`nn.scan`); every rule is about one tensor of one layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -50,6 +50,13 @@ def is_decayed(path: KeyPath, leaf: jax.Array) -> bool:
     both official codes.
     """
     return tensor_rank(path, leaf) != 1 and not names(path)[-1].endswith("bias")
+
+
+# Which tensors weight decay applies to: see `is_decayed`, or all of them (MoCo v3's AdamW).
+DECAYED: dict[str, Callable[[KeyPath, jax.Array], bool]] = {
+    "matrices": is_decayed,
+    "all": lambda path, leaf: True,
+}
 
 
 def label_frozen(params: Any, fixed: Sequence[str] = ()) -> Any:

@@ -17,6 +17,9 @@ Step = int | np.integer | np.ndarray | jax.Array
 # Returns float64 (NumPy) for a host step and a float32 jax.Array for a jax.Array.
 Schedule = Callable[[Step], Any]
 
+# Which step has the peak of the learning rate: the last one of the warm-up (DINO), or the first one
+# after it (SimCLR, BYOL, MoCo v3, MAE).
+WARMUP_PEAKS = ("last", "after")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # exponents of the batch size
 
 
@@ -73,18 +76,27 @@ class Cosine:
 class WarmupCosine:
     """Linear warm-up from exactly 0, then half a cosine from `peak` to `final` over the rest.
 
-    The warm-up is `np.linspace(0, peak, warmup_steps)` with its endpoint, as in the official code:
-    the last warm-up step and the first cosine step both give `peak`.
+    Attributes:
+      peak: value at the end of the warm-up.
+      final: value at `total_steps`.
+      total_steps: one past the last step.
+      warmup_steps: steps before the cosine.
+      rise_steps: steps in which the line goes from 0 to the peak. None: `warmup_steps` - 1, that is
+        `np.linspace(0, peak, warmup_steps)` as in the official code of DINO, where the last step of
+        the warm-up and the first one of the cosine both give the peak. SimCLR, BYOL, MoCo v3 and
+        MAE reach it at the first step of the cosine: `warmup_steps`.
     """
 
     peak: float
     final: float
     total_steps: int
     warmup_steps: int
+    rise_steps: int | None = None
 
     def __call__(self, step: Step) -> Any:
         def formula(xp: Any, s: Any) -> Any:
-            warmup = self.peak * (s / max(self.warmup_steps - 1, 1))
+            rise = self.warmup_steps - 1 if self.rise_steps is None else self.rise_steps
+            warmup = self.peak * (s / max(rise, 1))
             cosine_steps = self.total_steps - self.warmup_steps
             cosine = _cosine(xp, s - self.warmup_steps, self.peak, self.final, cosine_steps)
             return xp.where(s < self.warmup_steps, warmup, cosine)
@@ -159,7 +171,13 @@ def build_cosine(base: float, final: float, *, total_steps: int) -> Cosine:
 
 
 def build_warmup_cosine(
-    peak: float, final: float, *, warmup_epochs: float, total_steps: int, steps_per_epoch: int
+    peak: float,
+    final: float,
+    *,
+    warmup_epochs: float,
+    total_steps: int,
+    steps_per_epoch: int,
+    warmup_peak: str = "last",
 ) -> WarmupCosine:
     """Builds the schedule of a learning rate.
 
@@ -169,6 +187,7 @@ def build_warmup_cosine(
       warmup_epochs: May be fractional; rounded to steps.
       total_steps: Updates of the whole run, warm-up included.
       steps_per_epoch: Updates per epoch.
+      warmup_peak: One of `WARMUP_PEAKS`.
 
     Raises:
       ValueError: if a value is negative, or the warm-up is longer than the run.
@@ -183,7 +202,8 @@ def build_warmup_cosine(
             f"({epochs:g} epochs, {total_steps} steps); lower warmup_epochs to at most {epochs:g} "
             f"or train for at least {warmup_epochs:g} epochs"
         )
-    return WarmupCosine(peak, final, total_steps, warmup_steps)
+    rise_steps = {"last": None, "after": warmup_steps}[warmup_peak]
+    return WarmupCosine(peak, final, total_steps, warmup_steps, rise_steps)
 
 
 def build_teacher_temperature(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import KeyPath, tree_map_with_path
 
-from dino_jax.optim.parameter_groups import is_decayed, lr_multipliers, tensor_norms, tensor_rank
+from dino_jax.optim.parameter_groups import DECAYED, lr_multipliers, tensor_norms, tensor_rank
 from dino_jax.optim.schedules import Schedule
 
 Transform = optax.GradientTransformationExtraArgs
@@ -37,8 +37,9 @@ def clip_modules(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(clip_each)
 
 
-def add_decay(weight_decay: Schedule) -> Transform:
-    """Adds `weight_decay(step) * param` to the updates of the decayed tensors."""
+def add_decay(weight_decay: Schedule, decayed: str = "matrices") -> Transform:
+    """Adds `weight_decay(step) * param` to the updates of the tensors of a key of `DECAYED`."""
+    is_decayed = DECAYED[decayed]
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         rate = weight_decay(_step(extra))
