@@ -6,5 +6,5 @@ backbone.py  the protocol of backbones; vit.py, resnet.py: one file = one kind
 head.py      the protocol of heads; dino_head.py, mlp_head.py: one file = one kind
 crops.py     the input of a backbone
 the rest     parts of these: vision_transformer.py, block.py, layers.py, position.py,
-             stochastic_depth.py
+             stem.py, stochastic_depth.py
 """

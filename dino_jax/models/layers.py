@@ -66,6 +66,7 @@ class BatchNorm(nn.Module):
       use_scale: whether there is a learned factor per channel.
       use_bias: whether there is a learned offset per channel.
       dtype: dtype of the result; statistics are float32.
+      first_scale: initial factor of every channel.
     """
 
     momentum: float = 0.9  # torch's momentum 0.1
@@ -73,13 +74,15 @@ class BatchNorm(nn.Module):
     use_scale: bool = True
     use_bias: bool = True
     dtype: Dtype = jnp.float32
+    first_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         features = (x.shape[-1],)
+        first_scale = nn.initializers.constant(self.first_scale)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, features, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, features) if self.use_scale else 1.0
+        scale = self.param("scale", first_scale, features) if self.use_scale else 1.0
         bias = self.param("bias", nn.initializers.zeros, features) if self.use_bias else 0.0
         x = x.astype(jnp.float32)
         if self.is_mutable_collection("batch_stats"):

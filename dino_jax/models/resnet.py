@@ -14,6 +14,7 @@ from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
 
 EXPANSION = 4  # output channels of a bottleneck over its width
 
+STEMS = ("imagenet", "small")
 # Blocks per stage (arXiv:1512.03385, Table 1).
 DEPTHS = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3)}
 
@@ -29,6 +30,14 @@ class Config:
     )
     width: int = option(64, "channels of the stem; officially 64", at_least=1, at_most=MOST_WIDTH)
     in_channels: int = option(3, "channels of an image", at_least=1, at_most=1000)
+    stem: str = option(
+        "imagenet",
+        "imagenet (7x7 of stride 2, max pool) | small (3x3 of stride 1; SimCLR below 33 pixels)",
+        among=STEMS,
+    )
+    zero_init_residual: bool = option(
+        False, "the last BatchNorm of a block starts with scale 0 (SimCLR, BYOL, MoCo v3)"
+    )
 
 
 def convolution(
@@ -57,6 +66,7 @@ class Bottleneck(nn.Module):
     width: int
     stride: int
     dtype: Dtype = jnp.float32
+    zero_init_residual: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -70,7 +80,9 @@ class Bottleneck(nn.Module):
         x = convolution(self.width, 3, self.stride, self.dtype, name="conv2")(x)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn2")(x))
         x = convolution(out_dim, 1, 1, self.dtype, name="conv3")(x)
-        return nn.relu(BatchNorm(dtype=self.dtype, name="bn3")(x) + shortcut)
+        first_scale = 0.0 if self.zero_init_residual else 1.0
+        last = BatchNorm(dtype=self.dtype, first_scale=first_scale, name="bn3")
+        return nn.relu(last(x) + shortcut)
 
 
 class ResNet(OneBlock, nn.Module):
@@ -84,12 +96,17 @@ class ResNet(OneBlock, nn.Module):
       width: channels of the stem and of the first stage's 3x3 convolutions.
       in_channels: channels of an image.
       dtype: dtype of the activations; parameters and statistics are float32.
+      stem: one of `STEMS`.
+      zero_init_residual: whether the last BatchNorm of a block starts with scale 0, so that blocks
+        start as their shortcuts (arXiv:1706.02677, Section 5.1).
     """
 
     depths: Sequence[int] = DEPTHS["50"]
     width: int = 64
     in_channels: int = 3
     dtype: Dtype = jnp.float32
+    stem: str = "imagenet"
+    zero_init_residual: bool = False
 
     @property
     def embed_dim(self) -> int:
@@ -99,19 +116,26 @@ class ResNet(OneBlock, nn.Module):
     @property
     def patch_size(self) -> int:
         """Pixels per cell of the last feature map along one axis."""
-        return 2 ** (len(self.depths) + 1)
+        halvings = {"imagenet": 2, "small": 0}[self.stem] + len(self.depths) - 1
+        return 2**halvings
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Features:
         """[B, H, W, C] -> {"cls": [B, D] mean over the map, "patches": [B, N, D] row by row}."""
-        x = convolution(self.width, 7, 2, self.dtype, name="conv1")(images)
+        kernel, stride = {"imagenet": (7, 2), "small": (3, 1)}[self.stem]
+        x = convolution(self.width, kernel, stride, self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(dtype=self.dtype, name="bn1")(x))
-        x = nn.pool(x, -jnp.inf, jax.lax.max, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        if self.stem == "imagenet":
+            x = nn.pool(x, -jnp.inf, jax.lax.max, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, depth in enumerate(self.depths):
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
                 block = Bottleneck(
-                    self.width * 2**stage, stride, self.dtype, name=f"layer{stage + 1}_{index}"
+                    self.width * 2**stage,
+                    stride,
+                    self.dtype,
+                    self.zero_init_residual,
+                    name=f"layer{stage + 1}_{index}",
                 )
                 x = block(x)
         patches = x.reshape(x.shape[0], -1, x.shape[-1])
@@ -134,4 +158,6 @@ def build(config: Config, dtype: Dtype) -> ResNet:
             "config.network.backbone.depths () must have a number for at least one stage, or be "
             "None for those of `size`"
         )
-    return ResNet(depths, config.width, config.in_channels, dtype)
+    return ResNet(
+        depths, config.width, config.in_channels, dtype, config.stem, config.zero_init_residual
+    )

@@ -18,6 +18,7 @@ from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm
 from dino_jax.models.position import Grid, init_positions, resize_position_embedding
+from dino_jax.models.stem import ConvolutionStem
 from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
 
 # Activations of a block that the backward pass keeps; the rest is computed again.
@@ -80,6 +81,7 @@ class VisionTransformer(nn.Module):
     position_kernel: str = "bicubic"
     position: str = "learned"
     first_kernels: str = "normal"
+    stem: str = "patches"
     dtype: Dtype = jnp.float32
     remat: str = "none"
     scan_unroll: int = 1
@@ -87,7 +89,11 @@ class VisionTransformer(nn.Module):
 
     has_attention = True
     drops_patches = True
-    row_wise = True
+
+    @property
+    def row_wise(self) -> bool:
+        """BatchNorm in a stem of convolutions looks at all images."""
+        return self.stem == "patches"
 
     @property
     def table_grid(self) -> Grid:
@@ -113,7 +119,7 @@ class VisionTransformer(nn.Module):
         # before it continues; without one it chooses. CPUs are faster with loops; GPUs unknown.
         fastest = self.depth if device.platform == "tpu" else 1
         vit = self.clone(scan_unroll=self.scan_unroll or fastest)
-        if weights is None:
+        if weights is None or not self.row_wise:
             return vit
         memory = kernel_memory(device) if self.dtype == jnp.bfloat16 else 0
         return vit.clone(branches=Branches(weights, self.norm_epsilon, memory))
@@ -121,7 +127,10 @@ class VisionTransformer(nn.Module):
     def setup(self):
         dim, patch = self.embed_dim, self.patch_size
         token_init = nn.initializers.normal(self.token_std)
-        self.patch_embed = PatchEmbed(patch, dim, self.dtype, self.first_kernels)
+        if self.stem == "patches":
+            self.patch_embed = PatchEmbed(patch, dim, self.dtype, self.first_kernels)
+        else:
+            self.patch_embed = ConvolutionStem(dim, self.dtype)
         self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
         shape = (1, 1 + self.table_grid[0] * self.table_grid[1], dim)
         self.pos_embed = self.param(

@@ -8,8 +8,11 @@ from dino_jax.config.range import MOST_IMAGES, MOST_SIDE, MOST_WIDTH
 from dino_jax.config.section import option, suggest
 from dino_jax.models.layers import FFNS, FIRST_KERNELS, Dtype
 from dino_jax.models.position import POSITION_KERNELS, POSITIONS
+from dino_jax.models.stem import HALVINGS, STEM_PATCH
 from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
 from dino_jax.models.vision_transformer import REMAT_POLICIES, VisionTransformer
+
+STEMS = ("patches", "convolutions")
 
 
 class Size(NamedTuple):
@@ -98,6 +101,12 @@ class Config:
         "normal (DINO) | xavier (MAE) | xavier_split (MoCo v3: queries, keys and values apart)",
         among=FIRST_KERNELS,
     )
+    stem: str = option(
+        "patches",
+        "patches (one linear map of each) | convolutions (MoCo v3: four of stride 2 with "
+        "BatchNorm, in place of one block)",
+        among=STEMS,
+    )
     remat: str = option(
         "none",
         "what the backward pass keeps: none (all) | names | full (nothing)",
@@ -155,6 +164,12 @@ def _check(vit: VisionTransformer) -> None:
         raise ValueError(
             f"config.network.backbone.position ({vit.position!r}) has sines and cosines of two "
             f"axes: embed_dim ({dim}) must be a multiple of 4"
+        )
+    if vit.stem == "convolutions" and (vit.patch_size != STEM_PATCH or dim % 2 ** (HALVINGS - 1)):
+        raise ValueError(
+            f"config.network.backbone.stem='convolutions' halves images {HALVINGS} times and "
+            f"doubles channels: patch_size ({vit.patch_size}) must be {STEM_PATCH}, embed_dim "
+            f"({dim}) a multiple of {2 ** (HALVINGS - 1)}"
         )
     if min(height, width) < vit.patch_size:
         raise ValueError(

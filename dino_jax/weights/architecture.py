@@ -112,12 +112,13 @@ def _infer_resnet(shapes: Shapes) -> dict[str, Any]:
     blocks = [re.match(r"layer(\d+)\.(\d+)\.", name) for name in shapes]
     numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
     stages = sorted({stage for stage, _ in numbers})
-    width, channels = shapes["conv1.weight"][:2]
+    width, channels, kernel, _ = shapes["conv1.weight"]
     return {
         "kind": "resnet",
         "depths": tuple(sum(number[0] == stage for number in numbers) for stage in stages),
         "width": width,
         "in_channels": channels,
+        "stem": "small" if kernel == 3 else "imagenet",
     }
 
 

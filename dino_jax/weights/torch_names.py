@@ -52,6 +52,19 @@ _BLOCK_MODULES = {
     ("layer_scale1",): ("ls1", {"gamma": ("gamma", SAME)}),
     ("layer_scale2",): ("ls2", {"gamma": ("gamma", SAME)}),
 }
+# MoCo v3's stem of convolutions is one sequence: convolution, BatchNorm and ReLU four times.
+_STEM_TENSORS = {
+    **{
+        ("patch_embed", f"conv_{i}", "kernel"): (f"patch_embed.proj.{3 * i}.weight", CONVOLUTION)
+        for i in range(5)
+    },
+    **{
+        ("patch_embed", f"norm_{i}", ours): (f"patch_embed.proj.{3 * i + 1}.{theirs}", SAME)
+        for i in range(4)
+        for ours, (theirs, _) in _NORM_LEAVES.items()
+    },
+    ("patch_embed", "conv_4", "bias"): ("patch_embed.proj.12.bias", SAME),
+}
 _BACKBONE_TENSORS = {
     ("cls_token",): ("cls_token", SAME),
     ("pos_embed",): ("pos_embed", SAME),
@@ -59,6 +72,7 @@ _BACKBONE_TENSORS = {
     ("mask_token",): ("mask_token", SAME),
     ("patch_embed", "kernel"): ("patch_embed.proj.weight", CONVOLUTION),
     ("patch_embed", "bias"): ("patch_embed.proj.bias", SAME),
+    **_STEM_TENSORS,
     ("norm", "scale"): ("norm.weight", SAME),
     ("norm", "bias"): ("norm.bias", SAME),
 }

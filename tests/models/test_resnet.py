@@ -180,3 +180,32 @@ def test_statistics_and_gradients_are_those_of_the_global_batch_on_every_mesh():
         statistics = {"batch_stats": variables["batch_stats"]}
         results.append(step(variables["params"], statistics, batch))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+def test_the_small_stem_keeps_every_pixel_and_has_no_pool():
+    resnet = ResNet(**TINY, stem="small")
+    variables = init(resnet)
+    kernel = variables["params"]["conv1"]["kernel"]
+    assert kernel.shape == (3, 3, 3, 4)
+    batch = images(2, (12, 8))
+    plain = PlainResNet(named(variables), TINY["depths"], training=False)
+    x = np.maximum(plain.norm("bn1", plain.convolve("conv1", batch, 1)), 0)
+    assert x.shape == (2, 12, 8, 4)
+    for stage, depth in enumerate(TINY["depths"]):
+        for index in range(depth):
+            x = plain.block(f"layer{stage + 1}.{index}.", x, 2 if stage and not index else 1)
+    features = resnet.apply(variables, batch)
+    np.testing.assert_allclose(features["cls"], x.mean((1, 2)), rtol=0, atol=5e-5)
+    assert features["patches"].shape[1] == (12 // resnet.patch_size) * (8 // resnet.patch_size)
+
+
+def test_blocks_with_a_zero_scale_start_as_their_shortcuts():
+    shape = dict(depths=(2,), width=4)
+    zeros, ones = (
+        jax.jit(ResNet(**shape, zero_init_residual=zero).init)(jax.random.key(0), images(1))
+        for zero in (True, False)
+    )
+    for block in ("layer1_0", "layer1_1"):
+        np.testing.assert_array_equal(zeros["params"][block]["bn3"]["scale"], 0)
+        np.testing.assert_array_equal(ones["params"][block]["bn3"]["scale"], 1)
+        np.testing.assert_array_equal(zeros["params"][block]["bn2"]["scale"], 1)
