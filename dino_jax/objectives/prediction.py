@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 
 from dino_jax.config.section import option
 from dino_jax.objectives.base import Context, Needs, Outputs, check_head
@@ -122,4 +123,4 @@ def sum_over_views(
     compared = [
         compare(q, k) for i, q in enumerate(predictions) for j, k in enumerate(targets) if i != j
     ]
-    return 2 * sum(compared) / len(compared)
+    return 2 * jnp.mean(jnp.stack(compared), axis=0)

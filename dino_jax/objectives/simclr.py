@@ -107,13 +107,15 @@ class SimclrObjective:
         student = branches[self.learner]
         projected = student.project(self.head, student.cls_tokens())
         views = jnp.moveaxis(to_sphere(projected, NORM_FLOOR), 1, 0)
-        pairs = list(itertools.combinations(views, 2))
-        losses, accuracies = zip(*(nt_xent(a, b, self.temperature) for a, b in pairs), strict=True)
-        loss = sum(losses) / len(pairs)
+        measured = [
+            (*nt_xent(a, b, self.temperature), alignment(a, b))
+            for a, b in itertools.combinations(views, 2)
+        ]
+        loss, accuracy, distance = jnp.mean(jnp.asarray(measured), axis=0)
         metrics = {
             "loss": loss,
-            "accuracy": sum(accuracies) / len(pairs),
-            "alignment": sum(alignment(a, b) for a, b in pairs) / len(pairs),
+            "accuracy": accuracy,
+            "alignment": distance,
             "uniformity": uniformity(views[0]),
         }
         return Outcome(loss, state, metrics)
