@@ -1,5 +1,6 @@
 """Heads of kind "dino": the projection head of DINO (arXiv:2104.14294, Sec. 3.1, Appendix C)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import flax.linen as nn
@@ -60,6 +61,25 @@ class Prototypes(nn.Module):
         )
 
 
+def run_mlp(x: jax.Array, widths: Sequence[int], batch_norm: bool, dtype: Dtype) -> jax.Array:
+    """Linear layers with GELU (erf) between them, as modules of the head that calls it.
+
+    Args:
+      x: [..., D]
+      widths: of the layers.
+      batch_norm: BatchNorm after each hidden layer.
+      dtype: dtype of the activations.
+    """
+    for index, width in enumerate(widths):
+        x = dense(width, dtype, name=f"linear_{index}")(x)
+        if index == len(widths) - 1:
+            break
+        if batch_norm:
+            x = BatchNorm(dtype=dtype, name=f"norm_{index}")(x)
+        x = nn.gelu(x, approximate=False)
+    return x
+
+
 class DinoHead(nn.Module):
     """MLP, L2-normalized bottleneck, weight-normalized prototypes.
 
@@ -91,12 +111,8 @@ class DinoHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., K] float32 logits."""
-        for index in range(self.layers - 1):
-            x = dense(self.hidden_dim, self.dtype, name=f"linear_{index}")(x)
-            if self.batch_norm:
-                x = BatchNorm(dtype=self.dtype, name=f"norm_{index}")(x)
-            x = nn.gelu(x, approximate=False)
-        x = dense(self.bottleneck_dim, self.dtype, name=f"linear_{self.layers - 1}")(x)
+        widths = (self.hidden_dim,) * (self.layers - 1) + (self.bottleneck_dim,)
+        x = run_mlp(x, widths, self.batch_norm, self.dtype)
         return Prototypes(self.out_dim, self.train_gain, self.dtype, name="last_layer")(
             l2_normalize(x)
         )

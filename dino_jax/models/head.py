@@ -5,11 +5,13 @@ from typing import Any, Protocol
 
 import jax
 
-FEATURES = ("cls", "patches")  # features of a backbone that a head may take
+# What a head may take: a feature of a backbone, or (cls [B, D], patches [B, k, D], visible) of one
+# view, where visible is that of `Crops`: int32 [B, k], or None for all patches in order.
+FEATURES = ("cls", "patches", "tokens")
 
 
 class Head(Protocol):
-    """A Flax module that maps features [..., D] to [..., K].
+    """A Flax module that maps features [..., D] to [..., K], or tokens as in `FEATURES`.
 
     Attributes:
       of: its input: one of `FEATURES`, or the name of another head.
@@ -22,7 +24,7 @@ class Head(Protocol):
     @property
     def row_wise(self) -> bool: ...
 
-    def __call__(self, x: jax.Array) -> jax.Array: ...
+    def __call__(self, x: Any) -> jax.Array: ...
 
 
 def order_heads(heads: Mapping[str, Any]) -> list[str]:

@@ -40,9 +40,9 @@ def dense(
     )
 
 
-def layer_norm(dtype: Dtype, epsilon: float) -> nn.LayerNorm:
+def layer_norm(dtype: Dtype, epsilon: float, name: str | None = None) -> nn.LayerNorm:
     """LayerNorm with statistics in float32."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False)
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def l2_normalize(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:

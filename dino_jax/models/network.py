@@ -57,8 +57,8 @@ class Network(nn.Module):
         normalized = [crops._replace(images=self.normalize(crops.images)) for crops in groups]
         return self.backbone.encode_groups(normalized)
 
-    def project(self, head: str, x: jax.Array) -> jax.Array:
-        """[..., D] features to the [..., K] output of one head."""
+    def project(self, head: str, x: Any) -> jax.Array:
+        """[..., D] features, or tokens, to the [..., K] output of one head."""
         module: Any = self.heads[head]
         if self.weights is None or not module.row_wise:
             return module(x)
@@ -66,7 +66,7 @@ class Network(nn.Module):
         logits = self.weights.run(
             lambda params, x: alone.apply({"params": params}, x), params, (x,), jnp.float32
         )
-        return logits[: len(x)]
+        return logits[: len(jax.tree.leaves(x)[0])]
 
     def intermediate(
         self, images: jax.Array, layers: Sequence[int], normalize: bool = True
@@ -93,7 +93,8 @@ class Network(nn.Module):
         Raises:
           ValueError: if the input of a head does not exist.
         """
-        outputs = self(images)
+        outputs: dict[str, Any] = dict(self(images))
+        outputs["tokens"] = (outputs["cls"], outputs["patches"], None)
         for name in order_heads(self.heads):
             head = self.heads[name]
             outputs[name] = head(outputs[head.of])

@@ -12,6 +12,18 @@ from dino_jax.optim.schedules import Schedule
 ObjectiveState = Any
 
 
+class Input(NamedTuple):
+    """One view as a network got it.
+
+    Attributes:
+      images: [B, H, W, C] normalized.
+      visible: int32 [B, k], the patches that were encoded; None: all.
+    """
+
+    images: jax.Array
+    visible: jax.Array | None
+
+
 class Outputs(NamedTuple):
     """Outputs of one network on one batch, as an objective sees them.
 
@@ -19,14 +31,17 @@ class Outputs(NamedTuple):
       features: per view {"cls": [B, D], "patches": [B, N, D]}, in the order in which the role sees
         its groups of crops.
       groups: per view, its group.
-      project: (head name, [..., D]) -> [..., K] float32. Call it once per head and network with
+      project: (head name, its input) -> [..., K] float32. The input is [..., D]; a head of "tokens"
+        takes the triple (cls, patches, visible) of a view. Call it once per head and network with
         everything that goes through this head, because BatchNorm in a head sees what comes in one
         call as one batch; an objective that keeps views apart calls it once per view.
+      inputs: per view what the backbone got.
     """
 
     features: tuple[dict[str, jax.Array], ...]
     groups: tuple[str, ...]
-    project: Callable[[str, jax.Array], jax.Array]
+    project: Callable[[str, Any], jax.Array]
+    inputs: tuple[Input, ...] = ()
 
     def cls_tokens(self) -> jax.Array:
         """[B, V, D] cls tokens of all views."""
@@ -36,7 +51,9 @@ class Outputs(NamedTuple):
         """The same with the views of one group only."""
         views = [view for view, name in enumerate(self.groups) if name == group]
         return self._replace(
-            features=tuple(self.features[view] for view in views), groups=(group,) * len(views)
+            features=tuple(self.features[view] for view in views),
+            groups=(group,) * len(views),
+            inputs=tuple(self.inputs[view] for view in views if self.inputs),
         )
 
 

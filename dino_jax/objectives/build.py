@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from dino_jax.config.section import section
-from dino_jax.objectives import byol, dino, ibot, koleo, mocov3, simclr
+from dino_jax.objectives import (
+    byol,
+    dino,
+    ibot,
+    koleo,
+    mae,
+    mocov3,
+    simclr,
+    simdino,
+    simdino_patches,
+)
 from dino_jax.objectives.base import Context, Objective
 
 # Modules with a dataclass `Config` and `build(where, config, context) -> Objective`.
@@ -13,8 +23,11 @@ OBJECTIVES: dict[str, Any] = {
     "dino": dino,
     "ibot": ibot,
     "koleo": koleo,
+    "mae": mae,
     "mocov3": mocov3,
     "simclr": simclr,
+    "simdino": simdino,
+    "simdino_patches": simdino_patches,
 }
 
 

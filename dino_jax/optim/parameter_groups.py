@@ -101,7 +101,11 @@ def lr_multipliers(params: Any, layer_decay: float, patch_embed: float) -> Any:
     Raises:
       ValueError: if the layers are to differ, but the backbone has no stack of blocks.
     """
-    depths = [leaf.shape[0] for path, leaf in tree_leaves_with_path(params) if is_stacked(path)]
+
+    def is_block(path: KeyPath) -> bool:
+        return is_stacked(path) and names(path)[0] == BACKBONE
+
+    depths = [leaf.shape[0] for path, leaf in tree_leaves_with_path(params) if is_block(path)]
     if layer_decay != 1.0 and not depths:
         raise ValueError(
             f"optimizer.layer_decay ({layer_decay}) needs a backbone with a stack of blocks; use 1"
@@ -109,7 +113,7 @@ def lr_multipliers(params: Any, layer_decay: float, patch_embed: float) -> Any:
     depth = depths[0] if depths else 0
 
     def factor(path: KeyPath, leaf: jax.Array) -> np.ndarray:
-        if is_stacked(path):
+        if is_block(path):
             powers = layer_decay ** np.arange(depth, 0, -1, dtype=np.float64)
             return powers.reshape(-1, *[1] * (leaf.ndim - 1)).astype(np.float32)
         module, *rest = names(path)

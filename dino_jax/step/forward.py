@@ -7,7 +7,7 @@ import jax
 
 from dino_jax.data.masking import MASKED_GROUP
 from dino_jax.models.crops import Crops
-from dino_jax.objectives.base import Outputs
+from dino_jax.objectives.base import Input, Outputs
 from dino_jax.step.placement import gather_weights
 from dino_jax.step.roles import Role, Variables
 
@@ -106,7 +106,9 @@ def forward(
         return {name: tree for name, tree in bound.variables.items() if name != "params"}
 
     names = tuple(group.group for group in groups for _ in range(group.views))
-    return Outputs(_split(groups, features), names, bound.project), statistics
+    crops = [view.merged() for group in groups for view in group.apart()]
+    inputs = tuple(Input(bound.normalize(each.images), each.visible) for each in crops)
+    return Outputs(_split(groups, features), names, bound.project, inputs), statistics
 
 
 def _split(
