@@ -7,6 +7,7 @@ import numpy as np
 
 from dino_jax.weights.huggingface_config import KERNELS
 from dino_jax.weights.huggingface_names import VIT, from_huggingface, is_huggingface
+from dino_jax.weights.mae_names import from_mae, has_decoder, has_sincos_positions
 from dino_jax.weights.timm_names import from_timm, is_timm
 
 
@@ -44,6 +45,10 @@ def to_official(tensors: Mapping[str, np.ndarray], by_timm: bool = False) -> Off
     if by_timm or is_timm(tensors):
         official, left_out = from_timm(tensors)
         return Official(official, "timm", left_out, "antialiased", 1e-6)
+    if has_decoder(tensors):
+        return Official(from_mae(tensors), "MAE", [], "bicubic_plain", 1e-6)
+    if has_sincos_positions(tensors):
+        return Official(dict(tensors), "MAE or MoCo v3", [], "bicubic_plain", 1e-6)
     registers = any(name.endswith("register_tokens") for name in tensors)
     kernel = "antialiased" if registers else "bicubic"
     return Official(dict(tensors), "official", [], kernel, 1e-6)

@@ -76,6 +76,13 @@ _BACKBONE_TENSORS = {
     ("norm", "scale"): ("norm.weight", SAME),
     ("norm", "bias"): ("norm.bias", SAME),
 }
+_DECODER_TENSORS = {
+    **{(x, "kernel"): (f"{x}.weight", LINEAR) for x in ("embed", "predict")},
+    **{(x, "bias"): (f"{x}.bias", SAME) for x in ("embed", "predict", "norm")},
+    ("norm", "scale"): ("norm.weight", SAME),
+    ("mask_token",): ("mask_token", SAME),
+    ("pos_embed",): ("pos_embed", SAME),
+}
 _RESNET_MODULE = re.compile(r"(layer\d+_\d+/)?(conv\d|bn\d|downsample_[01])")
 _CONVOLUTION_LEAVES = {"kernel": ("weight", CONVOLUTION)}
 # Not tensors of the model: torch counts batches, our running statistics need no count.
@@ -223,10 +230,14 @@ def _is_block(path: Path) -> bool:
 def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any]):
     """The official names of one variable (one per layer of a stack) and its conversion."""
     _, part, *rest = path
-    if part == "backbone" and rest[0] == "blocks":
+    prefix = _head_prefix(part.removeprefix("heads_"), tree) if _is_head(path) else part
+    if rest[0] == "blocks":
         module, leaves = _lookup(_BLOCK_MODULES, tuple(rest[1:-1]), path)
         leaf, conversion = _lookup(leaves, rest[-1], path)
-        return [f"backbone.blocks.{i}.{module}.{leaf}" for i in range(shape[0])], conversion
+        return [f"{prefix}.blocks.{i}.{module}.{leaf}" for i in range(shape[0])], conversion
+    if _is_decoder(part, tree):
+        name, conversion = _lookup(_DECODER_TENSORS, tuple(rest), path)
+        return [f"{prefix}.{name}"], conversion
     if part == "backbone" and _RESNET_MODULE.fullmatch("/".join(rest[:-1])):
         name, conversion = _resnet_tensor(rest, path)
         return [f"backbone.{name}"], conversion
@@ -235,7 +246,7 @@ def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any])
         return [f"backbone.{name}"], conversion
     if _is_head(path):
         name, conversion = _head_tensor(part, rest, path, tree)
-        return [f"{_head_prefix(part.removeprefix('heads_'), tree)}.{name}"], conversion
+        return [f"{prefix}.{name}"], conversion
     raise ValueError(f"no official name is known for {'/'.join(path)}")
 
 
@@ -265,6 +276,10 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
     stride = 3 if "norm_0" in siblings else 2
     position = int(index) * stride + (kind == "norm")
     return f"mlp.{position}.{leaf_name}", conversion
+
+
+def _is_decoder(part: str, tree: Mapping[Path, Any]) -> bool:
+    return part != "backbone" and any(path[1:3] == (part, "blocks") for path in tree)
 
 
 def _has_names(head: str, tree: Mapping[Path, Any]) -> bool:

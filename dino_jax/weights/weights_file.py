@@ -16,6 +16,8 @@ from dino_jax.models.build import NetworkConfig, build_network
 from dino_jax.models.network import Network
 from dino_jax.weights.architecture import HEAD_DIM, infer_backbone, infer_head
 from dino_jax.weights.dialects import Official, to_official
+from dino_jax.weights.mae_names import HEAD_DIM as DECODER_HEAD_DIM
+from dino_jax.weights.mae_names import has_decoder, infer_decoder
 from dino_jax.weights.model_card import ModelCard, read_model_card
 from dino_jax.weights.state_dict import SavedWeights, read_weights
 from dino_jax.weights.torch_names import Variables, from_torch, split_state_dict
@@ -87,7 +89,10 @@ def read_network(
         backbone = infer_backbone(backbone_tensors, implicit)
         if not with_heads:
             parts = {}
-        heads = {_head_name(part): infer_head(part, x) for part, x in parts.items()}
+        heads = {
+            _head_name(part): infer_decoder(x) if has_decoder(tensors) else infer_head(part, x)
+            for part, x in parts.items()
+        }
         config = {
             "dtype": "float32",
             "mean": card.mean or IMAGENET_MEAN,
@@ -155,6 +160,11 @@ def _describe_backbone(
 
 
 def _describe_head(name: str, head: Mapping[str, Any]) -> str:
+    if head["kind"] == "decoder":
+        return (
+            f"  head {name}: decoder, {head['depth']} blocks of width {head['embed_dim']}, "
+            f"{head['num_heads']} attention heads (assumed: {DECODER_HEAD_DIM} channels each)"
+        )
     gain = "trained gain" if head["train_gain"] else "gain 1"
     return (
         f"  head {name}: {head['layers']} layers, {head['hidden_dim']} wide, bottleneck "
