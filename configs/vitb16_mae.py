@@ -47,6 +47,7 @@ def use_mae(config: ConfigDict) -> None:
         weight_decay=0.05,
         weight_decay_end=0.05,
         min_lr=0.0,
+        warmup_peak="after",
         clip_grad=0.0,
         freeze_last_layer_epochs=0.0,
     )

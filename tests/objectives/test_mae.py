@@ -1,12 +1,17 @@
 """MAE's network and loss against recordings of the official code."""
 
+import dataclasses
+import json
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import vitb16_mae
+from dino_jax.config.section import section
 from dino_jax.data.mask_indices import index_masks
 from dino_jax.models.decoder import Decoder
 from dino_jax.models.network import Network
@@ -14,13 +19,14 @@ from dino_jax.models.position import sincos_table
 from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.objectives import mae
 from dino_jax.objectives.base import Context
-from dino_jax.optim.schedules import build_warmup_cosine
+from dino_jax.optim.optimizer import OptimizerConfig, build_optimizer
 from dino_jax.step.forward import forward
 from dino_jax.step.roles import Learns, Role
 from dino_jax.weights import to_torch
 from tests.models.sketch import assert_gradients_equal
 from tests.plain_mae import to_ours
 
+SSL = Path(__file__).parents[1] / "golden/ssl"
 VIT = VisionTransformer(embed_dim=48, depth=2, num_heads=3, patch_size=8, image_size=(48, 48))
 DECODER = Decoder(out_dim=192, grid=(6, 6), embed_dim=32, depth=2, num_heads=4)
 NETWORK = Network(VIT, {"decoder": DECODER}, (0.5,) * 3, (0.25,) * 3)
@@ -133,15 +139,15 @@ def test_a_head_without_tokens_or_of_another_size_is_refused(variables, batch):
 
 
 def test_the_recorded_rates_are_those_of_the_schedule():
-    import json
-    from pathlib import Path
-
-    recorded = json.loads(
-        (Path(__file__).parents[1] / "golden/ssl/m_names_init_schedule.json").read_text()
+    recorded = json.loads((SSL / "m_names_init_schedule.json").read_text())
+    optimizer = section("config.optimizer", vitb16_mae.get_config().optimizer, OptimizerConfig)
+    steps = 1000
+    _, rates = build_optimizer(
+        dataclasses.replace(optimizer, warmup_epochs=40.0),
+        total_steps=800 * steps,
+        steps_per_epoch=steps,
+        batch_size=4096,
     )
-    steps = 100
-    rate = build_warmup_cosine(
-        2.4e-3, 0.0, warmup_epochs=40, total_steps=800 * steps, steps_per_epoch=steps
-    )
-    for epoch, value in recorded["lr_epoch_value"]:
-        np.testing.assert_allclose(rate(round(epoch * steps)), value, rtol=1e-5, atol=1e-12)
+    for epoch, value in recorded["lr_epoch_value"]["points"]:
+        ours = rates["lr"](round(epoch * steps))
+        np.testing.assert_allclose(ours, value, rtol=1e-5, atol=1e-9, err_msg=str(epoch))
