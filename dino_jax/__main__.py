@@ -53,6 +53,11 @@ COMMANDS = {
         "dino_jax.embedding.__main__",
         "Turns images into vectors, for search, clustering or a classifier of your own.",
     ),
+    "search": Command(
+        "dino_jax.search.__main__",
+        "Searches a catalogue of photos: an index, exact answers, duplicates, measures, and a "
+        "page.",
+    ),
     "visualize": Command(
         "dino_jax.visualize.__main__",
         "Draws what a backbone sees: attention, parts of objects, similar patches and images.",

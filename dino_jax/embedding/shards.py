@@ -17,6 +17,8 @@ import numpy as np
 from etils import epath
 
 from dino_jax.data.building.output_folder import write_text
+from dino_jax.foreign.files import open_regular, read_text
+from dino_jax.foreign.json_text import parse_json
 from dino_jax.workdir.paths import written_whole
 
 
@@ -63,6 +65,43 @@ class Shards:
             sum(self._count_rows(shard) for shard in range(self.count)),
             sum(self._count_unreadable(shard) for shard in range(self.count)),
         )
+
+    def read(self, shard: int) -> Rows:
+        """Reads a shard; without the names of unreadable images.
+
+        Raises:
+          ValueError: if it is damaged; names the file.
+          OSError: if it is not there.
+        """
+        path = self._path("embeddings", shard, self._format)
+        try:
+            rows = {"npy": self._read_npy, "parquet": self._read_parquet}[self._format](shard)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # NumPy's and pyarrow's readers raise many kinds
+            raise ValueError(f"{path} can't be read: {error}") from error
+        if rows.vectors.ndim != 2 or len(rows.vectors) != len(rows.names):
+            raise ValueError(
+                f"{path} can't be read: vectors {rows.vectors.shape}, {len(rows.names)} names"
+            )
+        return rows
+
+    def _read_npy(self, shard: int) -> Rows:
+        text = read_text(self._path("images", shard, "jsonl"))
+        lines = [parse_json(line) for line in text.splitlines()]
+        with open_regular(self._path("embeddings", shard, "npy")) as file:
+            vectors = np.load(file, allow_pickle=False)
+        names, labels = ([line[column] for line in lines] for column in ("name", "label"))
+        return Rows(vectors, names, labels, [])
+
+    def _read_parquet(self, shard: int) -> Rows:
+        _, parquet = import_pyarrow()
+        with open_regular(self._path("embeddings", shard, "parquet")) as file:
+            table = parquet.read_table(file)
+        flat = table.column("embedding").combine_chunks().flatten().to_numpy()
+        names, labels = (table.column(name).to_pylist() for name in ("name", "label"))
+        vectors = flat.reshape(len(names), -1) if names else np.zeros((0, 0), np.float32)
+        return Rows(vectors, names, labels, [])
 
     def _write_npy(self, shard: int, rows: Rows) -> None:
         pairs = zip(rows.names, rows.labels, strict=True)

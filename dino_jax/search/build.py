@@ -1,0 +1,246 @@
+"""The work of `dino-jax search build`: a new index, from photographs or from embedded vectors."""
+
+import argparse
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+
+from dino_jax.commands.batch_command import run_batch_command
+from dino_jax.data.sources import FolderSource
+from dino_jax.embedding import embed
+from dino_jax.embedding.embedder import check_tokens, width_of
+from dino_jax.embedding.projection import load_projection
+from dino_jax.embedding.shards import Rows, Shards
+from dino_jax.foreign.json_text import read_json
+from dino_jax.search.index import Index
+from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
+from dino_jax.search.origin import fingerprint_of
+from dino_jax.search.photos import PhotoFile, digest_files, list_photos
+from dino_jax.search.scan import unit_rows
+from dino_jax.search.segment import Row
+from dino_jax.search.update import follow, set_metadata
+from dino_jax.search.writer import Blocks, writing
+from dino_jax.weights.limits import check_batch, check_side
+from dino_jax.weights.model import Model, load
+from dino_jax.workdir.paths import absolute_path
+
+MOST_PLAN = 1 << 24  # bytes of embed.json
+_SHARD = re.compile(r"embeddings-(\d{5})-of-(\d{5})\.(npy|parquet)")
+NO_MODEL = """search build needs MODEL and PHOTOS, or --from=EMBEDDED.
+MODEL is the workdir of a run, or a file of official weights of DINO or DINOv2. Without either, ten
+minutes on your own photos make a small one (two CPU cores, or any GPU; no labels):
+  dino-jax train --config=vits16_small_data --workdir=runs/mine --config.data.path=PHOTOS
+Released weights find more: docs/search.md says where they are."""
+
+
+def build_of_photos(arguments: argparse.Namespace) -> str:
+    """Makes an index of a folder, or continues with one that was stopped; returns its last line."""
+    check_batch(arguments.batch_size, jax.local_device_count())
+    photos = str(Path(arguments.photos).expanduser().absolute())
+    source, model = FolderSource(photos), load(arguments.model, arguments.step)
+    check_tokens(model.network, arguments.tokens, arguments.layers)
+    size = arguments.image_size or model.image_size
+    check_side(model, size, "--image-size")
+    options = _embed_options(arguments, model, photos, size)
+    embed.check_dim(model, options, len(source))
+    folder = Path(arguments.index).expanduser()
+    new = Manifest(_origin_of(arguments, model, size), photos)
+    check_new(folder, new)
+    with writing(folder, new) as writer:
+        if not writer.manifest.generation:
+            if writer.manifest.origin.reduced:
+                machine = embed.Machine(arguments.batch_size, arguments.threads)
+                projection = embed.find_projection(model, options, source, machine)
+                writer.set_projection(projection)
+            writer.commit()
+        lines = [follow(writer, model, source, arguments)]
+        if arguments.metadata:
+            lines.append(set_metadata(writer, arguments.metadata, arguments.key))
+            writer.commit()
+    return "\n".join(lines)
+
+
+def _embed_options(
+    arguments: argparse.Namespace, model: Model, photos: str, size: int
+) -> embed.Options:
+    """The same choice for `dino-jax embed`, whose projection is used."""
+    return embed.Options(
+        model=model.title,
+        source={"kind": "folder", "path": photos},
+        image_size=size,
+        tokens=arguments.tokens,
+        layers=arguments.layers,
+        normalize=False,
+        reduce=arguments.reduce,
+        dim=arguments.dim,
+        sample=arguments.sample,
+        format="npy",
+        shard_images=1,
+        max_pixels=arguments.max_pixels,
+    )
+
+
+def _origin_of(arguments: argparse.Namespace, model: Model, size: int) -> Origin:
+    reduced = arguments.reduce != "none"
+    width = width_of(model, (size, size), arguments.tokens, arguments.layers)
+    return Origin(
+        model=model.title,
+        fingerprint=fingerprint_of(model),
+        path=str(absolute_path(arguments.model)),
+        step=arguments.step,
+        image_size=size,
+        tokens=arguments.tokens,
+        layers=arguments.layers,
+        reduced=reduced,
+        dim=arguments.dim if reduced else width,
+    )
+
+
+def check_new(folder: Path, new: Manifest) -> None:
+    """Checks that a folder is free, or an index of the same model and photographs.
+
+    Raises:
+      ValueError: if it is something else; says what differs.
+    """
+    if not (folder / MANIFEST).exists():
+        if folder.exists() and (not folder.is_dir() or any(folder.glob("[!.]*"))):
+            others = [path.name for path in folder.glob("[!.]*")] if folder.is_dir() else []
+            if others != ["lock.json"]:
+                raise ValueError(f"{folder} exists and is no index; choose another folder")
+        return
+    old = read_manifest(folder)
+    theirs, ours = ({**dataclasses.asdict(x.origin), "photos": x.photos} for x in (old, new))
+    differing = [
+        f"{name}: the index has {theirs[name]!r}, this command {ours[name]!r}"
+        for name in ours
+        if name not in ("path", "step", "model") and theirs[name] != ours[name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{folder} is an index already, and another one: {'; '.join(differing)}; choose "
+            "another folder, or use dino-jax search update"
+        )
+
+
+def build_of_vectors(arguments: argparse.Namespace) -> str:
+    """Makes an index of a folder of `dino-jax embed`; returns its last line."""
+    place = Path(arguments.embedded).expanduser()
+    plan, shards = read_embedded(place)
+    first = shards.read(0)
+    origin = _origin_of_plan(plan, first)
+    if arguments.model:
+        model = load(arguments.model, arguments.step)
+        if model.title != origin.model:
+            raise ValueError(
+                f"{place} was made by {origin.model}, this model is {model.title}; pass the same"
+            )
+        path = str(absolute_path(arguments.model))
+        origin = dataclasses.replace(
+            origin, fingerprint=fingerprint_of(model), path=path, step=arguments.step
+        )
+    folder = Path(arguments.index).expanduser()
+    new = Manifest(origin, _photos_of(plan))
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"{folder} is an index already; choose another folder")
+    check_new(folder, new)
+    files = _files_of(new.photos)
+    with writing(folder, new) as writer:
+        if origin.reduced:
+            projection = load_projection(epath.Path(place / embed.PROJECTION))
+            writer.set_projection(projection)
+        writer.add(_blocks(shards, files))
+        lines = []
+        writer.commit()
+        if arguments.metadata:
+            lines.append(set_metadata(writer, arguments.metadata, arguments.key))
+            writer.commit()
+        count = len(Index(folder, writer.manifest))
+    known = f"their files are in {new.photos}" if files else "their files were not found"
+    return "\n".join([f"{folder}: {count:,} photos of {origin.dim} numbers; {known}", *lines])
+
+
+def read_embedded(place: Path) -> tuple[dict[str, Any], Shards]:
+    """The options and the shards of a folder of `dino-jax embed`.
+
+    Raises:
+      ValueError: if it is not complete, or not one vector per image.
+      OSError: if it is no such folder.
+    """
+    path = place / embed.PLAN
+    if not path.exists():
+        raise FileNotFoundError(f"--from={place} is no folder of dino-jax embed: no {embed.PLAN}")
+    plan = read_json(path, MOST_PLAN)
+    found = [match for one in place.iterdir() if (match := _SHARD.fullmatch(one.name))]
+    if not isinstance(plan, dict) or "tokens" not in plan or plan["tokens"] == "patches":
+        raise ValueError(f"--from={place} holds no vectors of images: {embed.PLAN} names patches")
+    counts = {int(match[2]) for match in found}
+    if len(counts) != 1 or len(found) != next(iter(counts)):
+        raise ValueError(
+            f"--from={place} has {len(found)} shards of {sorted(counts) or 'none'}; run the same "
+            "dino-jax embed again to finish it"
+        )
+    return plan, Shards(str(place), counts.pop(), found[0][3])
+
+
+def _origin_of_plan(plan: dict[str, Any], first: Rows) -> Origin:
+    return Origin(
+        model=plan["model"],
+        fingerprint="",
+        path="",
+        step=None,
+        image_size=int(plan["image_size"]),
+        tokens=plan["tokens"],
+        layers=int(plan["layers"]),
+        reduced=plan["reduce"] != "none",
+        dim=first.vectors.shape[1],
+    )
+
+
+def _photos_of(plan: dict[str, Any]) -> str:
+    """The folder of the images, "" if they are something else."""
+    path = plan.get("source.path", "")
+    is_folder = plan.get("source.kind") == "folder" and path
+    return str(Path(path).expanduser().absolute()) if is_folder else ""
+
+
+def _files_of(photos: str) -> dict[str, tuple[PhotoFile, str]]:
+    """The files of a folder with their digests by name; {} if it is not there."""
+    if not photos or not Path(photos).is_dir():
+        return {}
+    files = list_photos(FolderSource(photos), photos)
+    digests = digest_files(file.path for file in files)
+    return {file.name: (file, digest) for file, digest in zip(files, digests, strict=True)}
+
+
+def _blocks(shards: Shards, files: dict[str, tuple[PhotoFile, str]]) -> Blocks:
+    for shard in range(shards.count):
+        rows = shards.read(shard)
+        named = []
+        for name, label in zip(rows.names, rows.labels, strict=True):
+            file, digest = files.get(name, (None, ""))
+            size, mtime_ns = (file.size, file.mtime_ns) if file else (0, 0)
+            named.append(Row(name, label, size, mtime_ns, digest))
+        if named:
+            yield unit_rows(rows.vectors), named
+
+
+def build(arguments: argparse.Namespace) -> str:
+    """Makes an index; returns lines about it."""
+    if arguments.embedded and arguments.photos:
+        raise ValueError("PHOTOS and --from exclude each other: vectors are there already")
+    if arguments.embedded:
+        return build_of_vectors(arguments)
+    if not arguments.model or not arguments.photos:
+        raise ValueError(NO_MODEL)
+    return build_of_photos(arguments)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command; returns the exit code."""
+    arguments.distributed = False
+    when_stopped = "what was committed stays; the same command continues"
+    return run_batch_command(lambda _: build(arguments), when_stopped, arguments)

@@ -1,0 +1,157 @@
+"""Exact search over the parts of an index: one query at a time, or many on the devices of JAX."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dino_jax.search.scan import Codes, encode, scan, unit_query
+
+BLOCK = 1 << 18  # rows that are on the devices at once
+MORE = 32  # rows beyond k that float32 may have put at a wrong place
+
+
+class Part(NamedTuple):
+    """Some rows of an index, with consecutive numbers.
+
+    Attributes:
+      vectors: [n, d] float16 of length 1.
+      codes: their codes.
+    """
+
+    vectors: np.ndarray
+    codes: Codes
+
+
+class Found(NamedTuple):
+    """The nearest rows of a query, the nearest first, of equal ones the smaller number.
+
+    Attributes:
+      rows: [m] int64 numbers over all parts; m is k, or the number of rows allowed if that is less.
+      scores: [m] float64 inner products of the query and the stored float16 vectors, without any
+        rounding.
+      proven: whether these are certainly the nearest of all.
+      compared: number of rows whose scores were computed.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    proven: bool
+    compared: int
+
+
+def everything(parts: Sequence[Part]) -> list[np.ndarray]:
+    """A mask that allows all rows."""
+    return [np.ones(len(part.vectors), np.uint8) for part in parts]
+
+
+def search(
+    parts: Sequence[Part],
+    vector: np.ndarray,
+    k: int,
+    allowed: Sequence[np.ndarray] | None = None,
+) -> Found:
+    """The k rows with the largest inner product with a query, exactly.
+
+    Args:
+      parts: parts of an index.
+      vector: [d] of any scale.
+      k: number of rows, at least 1.
+      allowed: [n] uint8 for every part, 0 for rows that must not be found; None: all may be.
+
+    Raises:
+      ValueError: if k is not positive, or the query has another width or no direction.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    masks = everything(parts) if allowed is None else allowed
+    query = _check(parts, vector)
+    codes = encode_query(query)
+    best = np.full(min(k, max(1, sum(len(part.vectors) for part in parts))), -np.inf)
+    found, start = [], 0
+    for part, mask in zip(parts, masks, strict=True):
+        rows, uppers = np.empty(len(mask), np.int64), np.empty(len(mask))
+        count = scan(*part.codes, mask, *codes, best, rows, uppers)
+        found.append((start, part, rows[:count], uppers[:count]))
+        start += len(mask)
+    # The heap has only grown: what is below its smallest entry now is certainly too far away.
+    near = [(first, part, rows[uppers >= best[0]]) for first, part, rows, uppers in found]
+    numbers = [first + rows for first, _, rows in near]
+    scores = [score(part.vectors[rows], query) for _, part, rows in near]
+    return _largest(_joined(numbers, np.int64), _joined(scores, np.float64), k)
+
+
+def search_many(
+    parts: Sequence[Part],
+    vectors: np.ndarray,
+    k: int,
+    allowed: Sequence[np.ndarray] | None = None,
+) -> list[Found]:
+    """As `search` for each of many queries, with the matrix products on all devices of JAX.
+
+    Float32 finds `MORE` rows than wanted, float64 ranks them. A row outside is further away than
+    the last one of them; where the rounding of float32 leaves a doubt, the query is searched alone.
+
+    Args:
+      parts: parts of an index.
+      vectors: [M, d] of any scale.
+      k: number of rows, at least 1.
+      allowed: as in `search`.
+    """
+    from dino_jax.evaluation.search import find_nearest, local_mesh  # jax, not for one query
+
+    masks = everything(parts) if allowed is None else allowed
+    queries = np.stack([_check(parts, vector) for vector in vectors])
+    candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in queries]
+    limits, start, mesh = np.full(len(queries), -np.inf), 0, local_mesh()
+    for part, mask in zip(parts, masks, strict=True):
+        kept = np.flatnonzero(mask)
+        for block in np.split(kept, range(BLOCK, len(kept), BLOCK)) if len(kept) else ():
+            rows = part.vectors[block].astype(np.float32)
+            nearest = find_nearest(rows, queries, min(k + MORE, len(block)), mesh)
+            if nearest.indices.shape[1] < len(block):
+                limits = np.maximum(limits, nearest.similarities[:, -1])
+            for place, indices in enumerate(nearest.indices):
+                found = block[indices]
+                scores = score(part.vectors[found], queries[place])
+                candidates[place].append((start + found, scores))
+        start += len(mask)
+    # Of a sum of d products of float32 numbers whose lengths are about 1.
+    doubt = (queries.shape[1] + 2) * 2.0**-23
+    answers = []
+    for vector, pairs, limit in zip(vectors, candidates, limits, strict=True):
+        numbers = [rows for rows, _ in pairs]
+        scores = [values for _, values in pairs]
+        answer = _largest(_joined(numbers, np.int64), _joined(scores, np.float64), k)
+        sure = limit == -np.inf or (len(answer.rows) == k and answer.scores[-1] > limit + doubt)
+        answers.append(answer if sure else search(parts, vector, k, masks))
+    return answers
+
+
+def encode_query(query: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+    """Codes [d] int8, scale, length and lost length of a query, as `scan` takes them."""
+    codes = encode(query[None])
+    exact = query.astype(np.float64)
+    scale = float(codes.scales[0])
+    return codes.codes[0], scale, float(np.linalg.norm(exact)), float(codes.errors[0])
+
+
+def score(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """[m] float64 inner products of [m, d] float16 rows and a query of `unit_query`: exact."""
+    return vectors.astype(np.float64) @ query.astype(np.float64)
+
+
+def _check(parts: Sequence[Part], vector: np.ndarray) -> np.ndarray:
+    widths = {part.vectors.shape[1] for part in parts}
+    if widths - {len(vector)}:
+        raise ValueError(f"the query has {len(vector)} numbers, rows have {sorted(widths)}")
+    return unit_query(vector)
+
+
+def _largest(rows: np.ndarray, scores: np.ndarray, k: int) -> Found:
+    order = np.lexsort((rows, -scores))[:k]
+    return Found(rows[order], scores[order], True, len(rows))
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:
+    return np.concatenate(arrays) if arrays else np.zeros(0, dtype)

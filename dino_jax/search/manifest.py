@@ -1,0 +1,173 @@
+"""What an index holds: index.json, which is replaced as a whole, and names every other file.
+
+Whatever index.json does not name is no part of the index. It holds the size and the SHA-256 of each
+file, and a SHA-256 of itself.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from dino_jax.foreign.files import read_bytes
+from dino_jax.foreign.json_text import parse_json
+from dino_jax.workdir.paths import written_whole
+
+MANIFEST, VERSION = "index.json", 1
+REMOVED, METADATA, PROJECTION = "removed", "metadata", "projection"  # names of single files
+PIECES = ("vectors.npy", "codes.npy", "scales.npy", "errors.npy", "rows.jsonl")  # of a segment
+MOST_BYTES = 1 << 26  # of index.json
+
+
+class DamagedIndexError(ValueError):
+    """A file of an index is not the one that was written; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """How the vectors of an index are made; a query must be made in the same way.
+
+    Attributes:
+      model: title of the model.
+      fingerprint: of its weights, see `fingerprint_of`; "" if vectors came without the model.
+      path: where the model was loaded from; "" if unknown.
+      step: checkpoint of a workdir; None for a file of weights.
+      image_size: side of what the network sees, in pixels.
+      tokens, layers: as in `dino-jax embed`.
+      reduced: whether the projection in the index is applied.
+      dim: numbers per row.
+    """
+
+    model: str
+    fingerprint: str
+    path: str
+    step: int | None
+    image_size: int
+    tokens: str
+    layers: int
+    reduced: bool
+    dim: int
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSum:
+    """A file: its name inside the index, its size in bytes and its SHA-256."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentEntry:
+    """A folder of rows that never changes: its name, its number of rows, and its `PIECES`."""
+
+    name: str
+    rows: int
+    files: tuple[FileSum, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The content of index.json.
+
+    Attributes:
+      origin: how the vectors are made.
+      photos: folder of the photographs; "" if there is none.
+      generation: counts the changes.
+      segments: in the order of their rows.
+      single: files outside of segments by what they are: `REMOVED` (the mask of removed rows),
+        `METADATA` and `PROJECTION`, each if there is one.
+    """
+
+    origin: Origin
+    photos: str
+    generation: int = 0
+    segments: tuple[SegmentEntry, ...] = ()
+    single: dict[str, FileSum] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all segments, also removed ones."""
+        return sum(segment.rows for segment in self.segments)
+
+    def files(self) -> list[FileSum]:
+        """All files but index.json."""
+        return [*self.single.values(), *(file for one in self.segments for file in one.files)]
+
+
+def sum_file(folder: Path, name: str) -> FileSum:
+    """Size and SHA-256 of a file of an index."""
+    with (folder / name).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileSum(name, os.fstat(file.fileno()).st_size, digest)
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replaces index.json; on disk when this returns."""
+    with written_whole(folder / MANIFEST) as path:
+        Path(path).write_bytes(_encode(manifest))
+    sync_folder(folder)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads index.json.
+
+    Raises:
+      FileNotFoundError: if the folder is no index.
+      DamagedIndexError: if it is not what was written, to the last byte.
+      ValueError: if a newer version has written it.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{folder} is not an index (it has no {MANIFEST}); make one with dino-jax search build"
+        )
+    data = read_bytes(path, MOST_BYTES)
+    try:
+        plain = parse_json(data)
+        newer = plain["version"] != VERSION and plain["sha256"] == _digest(_without_sum(plain))
+        found = None if newer else _from_plain(plain)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise DamagedIndexError(f"{path} is damaged: {error}; build the index again") from error
+    if found is None:
+        raise ValueError(f"{path} has the format {plain['version']}, this version reads {VERSION}")
+    if _encode(found) != data:
+        raise DamagedIndexError(f"{path} is damaged: its checksum differs; build the index again")
+    return found
+
+
+def sync_folder(folder: Path) -> None:
+    """Puts the names in a folder on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _encode(manifest: Manifest) -> bytes:
+    plain = {"version": VERSION, **dataclasses.asdict(manifest)}
+    plain = json.loads(json.dumps(plain))
+    return json.dumps({**plain, "sha256": _digest(plain)}, indent=1).encode() + b"\n"
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def _without_sum(plain: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in plain.items() if name != "sha256"}
+
+
+def _from_plain(plain: dict[str, Any]) -> Manifest:
+    """Raises errors of many kinds for anything that is no manifest."""
+    segments = [
+        SegmentEntry(one["name"], int(one["rows"]), tuple(FileSum(**file) for file in one["files"]))
+        for one in plain["segments"]
+    ]
+    single = {what: FileSum(**file) for what, file in plain["single"].items()}
+    origin = Origin(**plain["origin"])
+    return Manifest(origin, plain["photos"], int(plain["generation"]), tuple(segments), single)

@@ -1,0 +1,114 @@
+"""The model of an index: that a query is made as its rows were, by the same weights."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from etils import epath
+
+from dino_jax.commands.compilation_cache import say_programs
+from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.embedding.embed import make_local_mesh
+from dino_jax.embedding.embedder import make_embedder
+from dino_jax.embedding.projection import Projection, load_projection
+from dino_jax.search.manifest import PROJECTION, Manifest, Origin
+from dino_jax.weights.model import Model, load
+
+
+def fingerprint_of(model: Model) -> str:
+    """32 hexadecimal digits that tell the weights of a model from others, wherever they lie."""
+    digest = hashlib.sha256()
+    leaves, _ = jax.tree_util.tree_flatten_with_path(model.variables)
+    for path, leaf in leaves:
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def open_model(manifest: Manifest, path: str, step: int | None, folder: Path) -> Model:
+    """Loads the model with which the rows of an index were made.
+
+    Args:
+      manifest: of the index.
+      path: where it is now; "": where it was when the index was built.
+      step: checkpoint of a workdir; None: that of the index, or the newest of `path`.
+      folder: of the index, for messages.
+
+    Raises:
+      ValueError: if it is another model: names both.
+      OSError: if it is not there.
+    """
+    origin = manifest.origin
+    if not path and not origin.path:
+        raise ValueError(
+            f"{folder} was built from vectors and does not know its model, {origin.model!r}; pass "
+            "--model=PATH"
+        )
+    say_programs()
+    model = load(path or origin.path, step if path else origin.step)
+    require_same(origin, model, folder)
+    return model
+
+
+def require_same(origin: Origin, model: Model, folder: Path) -> None:
+    """Checks that a model is that of an index: by its weights, or, where they are not known, title.
+
+    Raises:
+      ValueError: names both.
+    """
+    mine = fingerprint_of(model) if origin.fingerprint else ""
+    same = mine == origin.fingerprint if origin.fingerprint else model.title == origin.model
+    if not same:
+        raise ValueError(
+            f"{folder} was made by another model: {origin.model} ({origin.fingerprint or 'no'} "
+            f"fingerprint), this one is {model.title} ({mine or 'not compared'}); pass the same "
+            "--model, or build an index for this one"
+        )
+
+
+class QueryEmbedder:
+    """Makes vectors of photographs as the index has them; compiles once, for one batch size."""
+
+    def __init__(self, model: Model, origin: Origin, projection: Projection | None, batch: int):
+        """Compiles nothing yet.
+
+        Args:
+          model: of the index.
+          origin: how its rows were made.
+          projection: of the index, if it has one.
+          batch: photographs that are embedded at once.
+        """
+        mesh = make_local_mesh()
+        self._size, self._batch = origin.image_size, -(-batch // mesh.size) * mesh.size
+        self._embed = make_embedder(
+            model,
+            mesh,
+            tokens=origin.tokens,
+            layers=origin.layers,
+            projection=projection,
+            normalize=True,
+        )
+
+    def __call__(self, photos: Sequence[np.ndarray]) -> np.ndarray:
+        """[n, d] float32 vectors of length 1 of n photographs, each [H, W, 3] uint8."""
+        views = [resize_for_evaluation(photo, self._size) for photo in photos]
+        found = []
+        for start in range(0, len(views), self._batch):
+            some = views[start : start + self._batch]
+            full = np.stack(some + [some[-1]] * (self._batch - len(some)))
+            found.append(np.asarray(self._embed(full))[: len(some)])
+        return np.concatenate(found)
+
+
+def open_projection(manifest: Manifest, folder: Path) -> Projection | None:
+    """The projection of an index, if it has one."""
+    file = manifest.single.get(PROJECTION)
+    return load_projection(epath.Path(folder / file.name)) if file else None
+
+
+def mean_query(vectors: np.ndarray) -> np.ndarray:
+    """[n, d] vectors of photographs of one thing, of length 1, to the one that stands for them."""
+    return np.mean(vectors.astype(np.float64), axis=0)

@@ -1,0 +1,139 @@
+"""Codes of 8 bits for vectors of length 1, and the loop that finds which rows may be the nearest.
+
+A row x has the codes c and one scale s, so that x is about s c; ||x - s c|| is stored with it. For
+a query q with the codes b and the scale t,
+
+  |x.q - s t (c.b)| <= ||x - s c|| ||q|| + ||q - t b|| ||s c||,
+
+so every row has a score that is certain within its own bounds. A row whose upper bound is below the
+k-th largest lower bound is not among the k nearest; the others are few, and are compared in full.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import int16, int32
+
+from dino_jax.workdir.host_kernel import kernel
+
+LARGEST = 127  # of a code
+LONGEST = 1.001  # of a row: float16 rounds the numbers of a vector of length 1 by 2^-11 at most
+SLACK = 1e-12  # above the rounding of the bounds themselves, which are float64
+ROWS_AT_ONCE = 8192  # that are encoded, to bound the memory
+STEP = 2.0**-24  # of the numbers of a query
+
+
+class Codes(NamedTuple):
+    """Rows as codes.
+
+    Attributes:
+      codes: [n, d] int8 in [-127, 127].
+      scales: [n] float32, what a code of 1 stands for.
+      errors: [n] float32, the distance of a row from its codes times its scale, rounded up.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    errors: np.ndarray
+
+
+def unit_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows as they are stored: [n, d] of any scale to float16 of length 1; zeros stay zeros.
+
+    Raises:
+      ValueError: if a number is not finite; names the first row.
+    """
+    rows = np.asarray(vectors, np.float64)
+    if not np.isfinite(rows).all():
+        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+        raise ValueError(f"the vector of row {row} has numbers that are not finite")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float16)
+
+
+def unit_query(vector: np.ndarray) -> np.ndarray:
+    """A query as it is compared: [d] of any scale to float32 of length 1, multiples of 2^-24.
+
+    Products with float16 rows are then multiples of 2^-48, and no partial sum of them needs more
+    than the 53 bits of float64: a score is the same number in whatever order it is summed.
+
+    Raises:
+      ValueError: if it is zero, or a number is not finite.
+    """
+    query = np.asarray(vector, np.float64)
+    length = np.linalg.norm(query)
+    if not np.isfinite(length) or length == 0:
+        raise ValueError(f"a query needs finite numbers that are not all 0; its length is {length}")
+    return (np.rint(query / length / STEP) * STEP).astype(np.float32)
+
+
+def encode(rows: np.ndarray) -> Codes:
+    """Codes of [n, d] float16 rows of length at most `LONGEST`."""
+    parts = [
+        _encode(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)
+    ]
+    if not parts:
+        parts = [_encode(rows)]
+    return Codes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _encode(rows: np.ndarray) -> Codes:
+    exact = rows.astype(np.float64)
+    peaks = np.abs(exact).max(axis=1, initial=0)
+    scales = (peaks / LARGEST).astype(np.float32)
+    steps = np.where(scales > 0, scales, 1).astype(np.float64)[:, None]
+    codes = np.clip(np.rint(exact / steps), -LARGEST, LARGEST)
+    errors = np.linalg.norm(exact - scales.astype(np.float64)[:, None] * codes, axis=1)
+    above = np.nextafter((errors * (1 + 1e-6)).astype(np.float32), np.float32(np.inf))
+    return Codes(codes.astype(np.int8), scales, above)
+
+
+@kernel
+def scan(codes, scales, errors, allowed, query, scale, length, lost, best, rows, uppers):
+    """Goes through the rows of a part once; returns how many of them may be among the k nearest.
+
+    Args:
+      codes, scales, errors: of the n rows, see `Codes`.
+      allowed: [n] uint8; rows with 0 are passed over.
+      query: [d] int8 codes of the query.
+      scale: float64, what one of its codes stands for.
+      length: float64, ||q||.
+      lost: float64, ||q - scale query||.
+      best: [k] float64, a heap of the largest lower bounds so far, the smallest at 0; kept up to
+        date, so that the parts of an index are scanned one after the other.
+      rows: [n] int64, receives the rows.
+      uppers: [n] float64, receives their upper bounds.
+    """
+    count, k, half = 0, len(best), len(query) // 2
+    left, right, last = query[:half], query[half : 2 * half], query[2 * half :]
+    for i in range(len(codes)):
+        if allowed[i] == 0:
+            continue
+        # Two halves side by side, and int16 for a product of two codes: this becomes vpmaddwd.
+        first, second = codes[i, :half], codes[i, half : 2 * half]
+        total = int32(0)
+        for j in range(half):
+            total += int32(
+                int16(int16(first[j]) * int16(left[j])) + int16(int16(second[j]) * int16(right[j]))
+            )
+        for j in range(len(last)):
+            total += int32(codes[i, 2 * half + j]) * int32(last[j])
+        score = total * scale * scales[i]
+        margin = errors[i] * length + lost * (LONGEST + errors[i]) + SLACK
+        if score + margin < best[0]:
+            continue
+        rows[count], uppers[count] = i, score + margin
+        count += 1
+        lower = score - margin
+        if lower > best[0]:
+            place = 0
+            child = 1
+            while child < k:
+                if child + 1 < k and best[child + 1] < best[child]:
+                    child += 1
+                if best[child] >= lower:
+                    break
+                best[place] = best[child]
+                place, child = child, 2 * child + 1
+            best[place] = lower
+    return count
