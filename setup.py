@@ -45,6 +45,7 @@ setup(
     package_data={
         "dino_jax": ["py.typed"],
         "dino_jax.report": ["*.css", "*.js"],
+        "dino_jax.search": ["*.css", "*.html", "*.js"],
         "dino_jax.data.sources": ["digits.npz"],
     },
     entry_points={"console_scripts": ["dino-jax = dino_jax.__main__:main"]},

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dino_jax.search.scan import Codes, encode, scan, unit_query
+from dino_jax.search.scan import Codes, encode, lengths_of, scan, unit_query
 
 BLOCK = 1 << 18  # rows that are on the devices at once
 MORE = 32  # rows beyond k that float32 may have put at a wrong place
@@ -28,8 +28,7 @@ class Found(NamedTuple):
 
     Attributes:
       rows: [m] int64 numbers over all parts; m is k, or the number of rows allowed if that is less.
-      scores: [m] float64 inner products of the query and the stored float16 vectors, without any
-        rounding.
+      scores: [m] float64 cosines, see `score`.
       proven: whether these are certainly the nearest of all.
       compared: number of rows whose scores were computed.
     """
@@ -51,7 +50,7 @@ def search(
     k: int,
     allowed: Sequence[np.ndarray] | None = None,
 ) -> Found:
-    """The k rows with the largest inner product with a query, exactly.
+    """The k rows with the largest cosine with a query, exactly.
 
     Args:
       parts: parts of an index.
@@ -107,7 +106,8 @@ def search_many(
     for part, mask in zip(parts, masks, strict=True):
         kept = np.flatnonzero(mask)
         for block in np.split(kept, range(BLOCK, len(kept), BLOCK)) if len(kept) else ():
-            rows = part.vectors[block].astype(np.float32)
+            stored = part.vectors[block]
+            rows = (stored / lengths_of(stored)[:, None]).astype(np.float32)
             nearest = find_nearest(rows, queries, min(k + MORE, len(block)), mesh)
             if nearest.indices.shape[1] < len(block):
                 limits = np.maximum(limits, nearest.similarities[:, -1])
@@ -137,8 +137,12 @@ def encode_query(query: np.ndarray) -> tuple[np.ndarray, float, float, float]:
 
 
 def score(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """[m] float64 inner products of [m, d] float16 rows and a query of `unit_query`: exact."""
-    return vectors.astype(np.float64) @ query.astype(np.float64)
+    """[m] float64 cosines of [m, d] float16 rows with a query of `unit_query`.
+
+    The inner product is exact, the length is the rounded root of an exact sum: they are the same
+    numbers on every machine, and equal rows have equal scores.
+    """
+    return vectors.astype(np.float64) @ query.astype(np.float64) / lengths_of(vectors)
 
 
 def _check(parts: Sequence[Part], vector: np.ndarray) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Codes of 8 bits for vectors of length 1, and the loop that finds which rows may be the nearest.
 
-A row x has the codes c and one scale s, so that x is about s c; ||x - s c|| is stored with it. For
-a query q with the codes b and the scale t,
+A row is stored in float16, which moves its length from 1; x is the row over its length. It has the
+codes c and one scale s, so that x is about s c; ||x - s c|| is stored with it. For a query q with
+the codes b and the scale t,
 
   |x.q - s t (c.b)| <= ||x - s c|| ||q|| + ||q - t b|| ||s c||,
 
@@ -17,7 +18,6 @@ from numba import int16, int32
 from dino_jax.workdir.host_kernel import kernel
 
 LARGEST = 127  # of a code
-LONGEST = 1.001  # of a row: float16 rounds the numbers of a vector of length 1 by 2^-11 at most
 SLACK = 1e-12  # above the rounding of the bounds themselves, which are float64
 ROWS_AT_ONCE = 8192  # that are encoded, to bound the memory
 STEP = 2.0**-24  # of the numbers of a query
@@ -67,8 +67,15 @@ def unit_query(vector: np.ndarray) -> np.ndarray:
     return (np.rint(query / length / STEP) * STEP).astype(np.float32)
 
 
+def lengths_of(rows: np.ndarray) -> np.ndarray:
+    """[n] float64 lengths of [n, d] float16 rows, 1 for zeros; the sums of squares are exact."""
+    exact = rows.astype(np.float64)
+    lengths = np.sqrt((exact * exact).sum(axis=1))
+    return np.where(lengths > 0, lengths, 1)
+
+
 def encode(rows: np.ndarray) -> Codes:
-    """Codes of [n, d] float16 rows of length at most `LONGEST`."""
+    """Codes of [n, d] rows, each over its length."""
     parts = [
         _encode(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)
     ]
@@ -78,7 +85,7 @@ def encode(rows: np.ndarray) -> Codes:
 
 
 def _encode(rows: np.ndarray) -> Codes:
-    exact = rows.astype(np.float64)
+    exact = rows.astype(np.float64) / lengths_of(rows)[:, None]
     peaks = np.abs(exact).max(axis=1, initial=0)
     scales = (peaks / LARGEST).astype(np.float32)
     steps = np.where(scales > 0, scales, 1).astype(np.float64)[:, None]
@@ -119,7 +126,7 @@ def scan(codes, scales, errors, allowed, query, scale, length, lost, best, rows,
         for j in range(len(last)):
             total += int32(codes[i, 2 * half + j]) * int32(last[j])
         score = total * scale * scales[i]
-        margin = errors[i] * length + lost * (LONGEST + errors[i]) + SLACK
+        margin = errors[i] * length + lost * (1 + errors[i]) + SLACK
         if score + margin < best[0]:
             continue
         rows[count], uppers[count] = i, score + margin

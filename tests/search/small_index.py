@@ -74,7 +74,8 @@ def require_generation(folder: Path) -> int:
     assert [row.name for _, row in index.rows()] == names
     if names:
         query = vector_of("query")
-        scores = np.stack([vector_of(name) for name in names]).astype(np.float64) @ query
+        rows = np.stack([vector_of(name) for name in names]).astype(np.float64)
+        scores = rows @ query / np.linalg.norm(rows, axis=1)
         found = index.search(query, 5)
         wanted = [names[i] for i in np.argsort(-scores, kind="stable")[:5]]
         assert [index.row(int(number)).name for number in found.rows] == wanted

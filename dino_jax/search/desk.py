@@ -1,0 +1,177 @@
+"""What the page asks: uploads and rows to hits, photographs and explanations; knows no HTTP."""
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dino_jax.data.decode import decode_image
+from dino_jax.search.conditions import parse_condition
+from dino_jax.search.hits import Answer, find_hits
+from dino_jax.search.index import Index
+from dino_jax.search.metadata import Value
+from dino_jax.search.origin import QueryEmbedder, open_projection
+from dino_jax.search.photos import Photos, cut
+from dino_jax.search.query import parse_box
+from dino_jax.search.why import draw_why
+from dino_jax.weights.model import Model
+
+MOST_K = 200
+MOST_PIXELS = 50_000_000  # of an upload: 150 MB once decoded
+AT_ONCE, WAITING = 2, 16  # uploads that are decoded and embedded, and that wait for it
+SMALL, LARGE = 360, 1600  # longest side of a served picture in pixels
+Asked = Mapping[str, str]
+
+
+class NotFoundError(ValueError):
+    """There is no such row."""
+
+
+class BusyError(RuntimeError):
+    """As many uploads wait as may."""
+
+
+class Desk:
+    """Answers for one open index; safe to use from many threads."""
+
+    def __init__(self, index: Index, model: Model, photos: Photos, max_pixels: int):
+        """Compiles the network, so that the first answer takes no longer than others.
+
+        Args:
+          index: an open index.
+          model: its model.
+          photos: files of its photographs.
+          max_pixels: of a photograph of the index.
+        """
+        self._index, self._model, self._photos = index, model, photos
+        self._max_pixels, self._origin = max_pixels, index.manifest.origin
+        projection = open_projection(index.manifest, index.folder)
+        self._embed = QueryEmbedder(model, self._origin, projection, 1)
+        self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+        self._inside, self._count = 0, threading.Lock()
+        black = np.zeros((self._origin.image_size, self._origin.image_size, 3), np.uint8)
+        self._embed([black])
+        draw_why(model, self._origin.image_size, black, black)
+        index.search(np.ones(self._origin.dim), 1)
+
+    def info(self) -> dict[str, Any]:
+        """What the page says of the index."""
+        return {
+            "photos": len(self._index),
+            "columns": list(self._index.columns),
+            "model": self._origin.model,
+            "size": self._origin.image_size,
+        }
+
+    def search_upload(self, data: bytes, asked: Asked) -> dict[str, Any]:
+        """Hits of an uploaded photograph, or of the box of it that `asked` names."""
+        begin = time.monotonic()
+        with self._admitted():
+            pixels = _boxed(decode_image(data, MOST_PIXELS), asked)
+            with self._turn:
+                vector = self._embed([pixels])[0]
+        return self._answer(vector, asked, None, begin)
+
+    def search_row(self, row: int, asked: Asked) -> dict[str, Any]:
+        """Hits of a photograph of the index, without itself."""
+        begin = time.monotonic()
+        self._require(row)
+        if "box" in asked:
+            with self._admitted():
+                pixels = _boxed(self._read(row), asked)
+                with self._turn:
+                    return self._answer(self._embed([pixels])[0], asked, row, begin)
+        return self._answer(self._index.vector(row), asked, row, begin)
+
+    def photo(self, row: int, large: bool) -> bytes:
+        """A photograph as JPEG, with nothing of its file but the pixels."""
+        self._require(row)
+        return to_jpeg(self._read(row), LARGE if large else SMALL)
+
+    def why_upload(self, data: bytes, row: int, asked: Asked) -> bytes:
+        """An upload and a hit with their like patches, as JPEG."""
+        self._require(row)
+        with self._admitted():
+            return self._why(_boxed(decode_image(data, MOST_PIXELS), asked), row)
+
+    def why_row(self, query: int, row: int, asked: Asked) -> bytes:
+        """The same for a photograph of the index."""
+        self._require(query)
+        self._require(row)
+        with self._admitted():
+            return self._why(_boxed(self._read(query), asked), row)
+
+    def _why(self, pixels: np.ndarray, row: int) -> bytes:
+        other = self._read(row)
+        with self._turn:
+            drawn = draw_why(self._model, self._origin.image_size, pixels, other)
+        return to_jpeg(drawn, LARGE)
+
+    def _answer(
+        self, vector: np.ndarray, asked: Asked, row: int | None, begin: float
+    ) -> dict[str, Any]:
+        k = int(asked.get("k", "20"))
+        if not 1 <= k <= MOST_K:
+            raise ValueError(f"k must be between 1 and {MOST_K}, got {k}")
+        lines = [line for line in asked.get("where", "").splitlines() if line.strip()]
+        allowed = self._index.allowed([parse_condition(line) for line in lines])
+        if row is not None:
+            allowed = allowed.copy()
+            allowed[row] = 0
+        answer = find_hits(self._index, vector, k, allowed, asked.get("group", ""))
+        return describe(answer, time.monotonic() - begin)
+
+    def _require(self, row: int) -> None:
+        live = self._index.live
+        if not (0 <= row < len(live) and live[row]):
+            raise NotFoundError(f"the index has no row {row}")
+
+    def _read(self, row: int) -> np.ndarray:
+        return self._photos.read(self._index.row(row).name, self._max_pixels)
+
+    @contextlib.contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """A place among those who decode and embed; raises a BusyError if too many wait."""
+        with self._count:
+            if self._inside >= AT_ONCE + WAITING:
+                raise BusyError("too many searches at once; try again in a moment")
+            self._inside += 1
+        try:
+            with self._places:
+                yield
+        finally:
+            with self._count:
+                self._inside -= 1
+
+
+def describe(answer: Answer, seconds: float) -> dict[str, Any]:
+    """An answer as JSON has it."""
+    hits = [{**hit._asdict(), "values": _texts(hit.values)} for hit in answer.hits]
+    return {
+        "hits": hits,
+        "proven": answer.proven,
+        "searched": answer.searched,
+        "seconds": round(seconds, 4),
+    }
+
+
+def _texts(values: Mapping[str, Value]) -> dict[str, str]:
+    return {name: "" if value is None else str(value) for name, value in values.items()}
+
+
+def _boxed(pixels: np.ndarray, asked: Asked) -> np.ndarray:
+    return cut(pixels, parse_box(asked["box"])) if "box" in asked else pixels
+
+
+def to_jpeg(pixels: np.ndarray, longest: int) -> bytes:
+    """A picture [H, W, 3] uint8, made smaller if a side is longer."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    target = io.BytesIO()
+    image.save(target, "JPEG", quality=88)
+    return target.getvalue()
