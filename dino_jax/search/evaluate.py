@@ -68,7 +68,7 @@ def choose(index: Index, arguments: argparse.Namespace, only: set[str] | None = 
             f"{len(parts[0])} queries and {len(parts[1])} photos to search: the filters, and a "
             f"value in --label={arguments.label}, leave nothing"
         )
-    return Labelled(*parts, names, classes, int((allowed & ~labelled).sum()))
+    return Labelled(parts[0], parts[1], names, classes, int((allowed & ~labelled).sum()))
 
 
 def score(index: Index, rows: Labelled, first: tuple[int, ...]) -> Scores:

@@ -26,7 +26,7 @@ def workdir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other_model(tmp_path_factory):
-    return save_tiny_vit(tmp_path_factory.mktemp("other"), width=16)
+    return save_tiny_vit(tmp_path_factory.mktemp("other"), width=12)
 
 
 @pytest.fixture(scope="module", autouse=True)
