@@ -20,12 +20,15 @@ from importlib import resources
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import numpy as np
+
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.foreign.names import one_line
-from dino_jax.search.desk import BusyError, Desk, NotFoundError
+from dino_jax.search.desk import BusyError, Desk, NotFoundError, to_jpeg
 
 MOST_BYTES = 20_000_000  # of an upload
 SILENT_SECONDS = 10  # after which a connection that sends nothing is closed
+ICON_COLOR = (11, 99, 165)
 COOKIE = "dino_jax_search"
 FILES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
 FILES["/page.js"] = ("page.js", "text/javascript")
@@ -163,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
             name, kind = FILES[path]
             data = resources.files("dino_jax.search").joinpath(name).read_bytes()
             return data, f"{kind}; charset=utf-8"
+        if path == "/icon":  # else a browser asks for one that is not there
+            return to_jpeg(np.full((32, 32, 3), ICON_COLOR, np.uint8), 32), "image/jpeg"
         if path == "/info":
             return _json(desk.info())
         if path == "/like":

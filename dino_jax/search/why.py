@@ -3,9 +3,11 @@
 import numpy as np
 
 from dino_jax.data.pipeline import resize_for_evaluation
-from dino_jax.visualize.pictures import apply_heat, enlarge_whole, overlay, tile_row
+from dino_jax.visualize.pictures import apply_heat, overlay, tile_row
 from dino_jax.visualize.sheets import patch_features
 from dino_jax.weights.model import Model
+
+SHOWN = 448  # pixels of a side, about
 
 
 def best_matches(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -26,7 +28,7 @@ def best_matches(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def draw_why(model: Model, size: int, query: np.ndarray, hit: np.ndarray) -> np.ndarray:
-    """The query and the hit side by side, as the network sees them; bright: has its like there.
+    """The query and the hit side by side, the part that the network sees; bright is alike.
 
     Args:
       model: of the index.
@@ -37,12 +39,16 @@ def draw_why(model: Model, size: int, query: np.ndarray, hit: np.ndarray) -> np.
       [H', W', 3] uint8.
     """
     side = size // model.network.backbone.patch_size * model.network.backbone.patch_size
-    views = [resize_for_evaluation(pixels, side) for pixels in (query, hit)]
-    features = [patch_features(model, view) for view in views]
+    seen = [resize_for_evaluation(pixels, side) for pixels in (query, hit)]
+    features = [patch_features(model, view) for view in seen]
     maps = [best_matches(*features), best_matches(*features[::-1])]
     low, high = min(map(np.min, maps)), max(map(np.max, maps))
+    shown = side * max(1, round(SHOWN / side))  # the same part, for people
     drawn = [
-        overlay(enlarge_whole(view), apply_heat((one - low) / max(float(high - low), 1e-6)))
-        for view, one in zip(views, maps, strict=True)
+        overlay(
+            resize_for_evaluation(pixels, shown),
+            apply_heat((one - low) / max(float(high - low), 1e-6)),
+        )
+        for pixels, one in zip((query, hit), maps, strict=True)
     ]
     return tile_row(drawn, gap=8)

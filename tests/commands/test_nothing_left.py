@@ -13,6 +13,7 @@ from tests.saved_model import save_tiny_vit
 EMBED = "embed {model} {photos} --out={out} --batch-size=4"
 EVALUATE = "evaluate knn --checkpoint={model} --data={photos} --out={out} --batch-size=4"
 ATTENTION = "visualize attention {model} {photos} --out={out}/deep"
+SEARCH = "search build {out}/i {model} {photos} --batch-size=4"
 # Command lines that parse, but cannot be carried out, and words of the message.
 WRONG = [
     ("train --config=quickstart --workdir={out} --config.batch_size=5000", "config.batch_size"),
@@ -44,6 +45,13 @@ WRONG = [
     ("visualize neighbours {model} {photos} --out={out}", "needs --gallery=FOLDER"),
     ("visualize pca {model} {photos}/a/0.png.no --out={out}", "there is no image or folder"),
     ("visualize pca {model} {photos}/b/bad.png --out={out}", "no image can be read"),
+    ("search build {out}/i {model} {photos}/no", "does not exist"),
+    ("search build {out}/i {model} {photos} --batch-size=3", "must be a multiple of the 4 devices"),
+    ("search build {out}/i {model} {photos} --image-size=3", "smaller than one patch of 8 pixels"),
+    (f"{SEARCH} --reduce=pca --dim=100000", "--dim=100000: PCA of 12 sample images"),
+    ("search build {out}/i --from={photos}", "is no folder of dino-jax embed"),
+    ("search query {photos} {photos}/a/0.png", "is not an index"),
+    ("search compact {out}", "is not an index"),
     ("import {photos}/a/0.png --out={out}", "0.png"),
     ("import {photos}/no.pth --out={out}", "no.pth"),
     ("export {model} --out={out}/deep/x.bin --names=official", "--out"),
