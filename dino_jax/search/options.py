@@ -106,7 +106,9 @@ def add_update(parser: argparse.ArgumentParser) -> None:
 
 def add_remove(parser: argparse.ArgumentParser) -> None:
     _add_index(parser, unchecked=False)
-    parser.add_argument("names", nargs="*", help="names of photos, as the index has them")
+    parser.add_argument(
+        "names", type=filled, nargs="*", default=[], help="names of photos, as the index has them"
+    )
     _add_where(parser)
 
 
@@ -118,7 +120,13 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
 def add_query(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_index(parser)
-    add("images", nargs="*", help="photos of the one thing that is looked for")
+    add(
+        "images",
+        type=filled,
+        nargs="*",
+        default=[],
+        help="photos of the one thing that is looked for",
+    )
     add("--row", default="", help="name of a photo of the index, instead of files")
     add("--box", default="", help="X0,Y0,X1,Y1: the part of the (one) photo, in its pixels")
     add("-k", "--k", type=whole(1, 100_000), default=10, help="number of answers")
