@@ -1,6 +1,7 @@
 """Milliseconds of processor time per query of the exact search, beside faiss where it is installed.
 
   python -m tests.benchmarks.search [--rows=50000] [--dim=512] [--queries=60]
+      [--kinds catalogue gauss] [--faiss Flat HNSW SQ8]
 
 One thread, one query alone, k = 10, catalogue-like vectors and white noise. Recall is against
 float64 over the float32 vectors. faiss-cpu is no dependency: `pip install faiss-cpu` into an
@@ -18,6 +19,8 @@ from dino_jax.search.scan import encode, unit_rows
 from tests.search.vectors import catalogue, gauss
 
 K = 10
+KINDS = {"catalogue": catalogue, "gauss": gauss}
+RECIPES = {"Flat": "Flat", "HNSW": "HNSW16,Flat", "SQ8": "SQ8"}
 BLOCK = 65_536  # rows that are in float64 at once
 
 
@@ -49,7 +52,7 @@ def report(name: str, find: Callable, queries: np.ndarray, truth: np.ndarray, bu
     )
 
 
-def measure(kind: Callable, rows: int, dim: int, count: int) -> None:
+def measure(kind: Callable, rows: int, dim: int, count: int, names: list[str]) -> None:
     vectors = normalized(kind(rows + count, dim, 0))
     stored, queries = vectors[:rows], vectors[rows:]
     truth = true_rows(stored, queries)
@@ -70,8 +73,8 @@ def measure(kind: Callable, rows: int, dim: int, count: int) -> None:
         print("  faiss is not installed")
         return
     faiss.omp_set_num_threads(1)
-    for name, recipe in (("Flat", "Flat"), ("HNSW", "HNSW16,Flat"), ("SQ8", "SQ8")):
-        index = faiss.index_factory(dim, recipe, faiss.METRIC_INNER_PRODUCT)
+    for name in names:
+        index = faiss.index_factory(dim, RECIPES[name], faiss.METRIC_INNER_PRODUCT)
         if name == "HNSW":
             index.hnsw.efConstruction, index.hnsw.efSearch = 128, 64
         begin = time.process_time()
@@ -92,10 +95,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=50_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--faiss", nargs="*", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     given = parser.parse_args()
-    for kind in (catalogue, gauss):
+    for kind in (KINDS[name] for name in given.kinds):
         print(f"{kind.__name__}, {given.rows:,} x {given.dim}")
-        measure(kind, given.rows, given.dim, given.queries)
+        measure(kind, given.rows, given.dim, given.queries, given.faiss)
 
 
 if __name__ == "__main__":
