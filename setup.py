@@ -11,6 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (HERE / "dino_jax/__init__.py").rea
 TFDS = ["tensorflow-datasets>=4.9.10,<5", "importlib_resources>=6"]
 # libtpu, which also compiles where there is no TPU (dino_jax.plan).
 TPU = ["jax[tpu]>=0.10.2,<0.11"]
+CUDA12, CUDA13 = ["jax[cuda12]>=0.10.2,<0.11"], ["jax[cuda13]>=0.10.2,<0.11"]  # NVIDIA GPUs
 WANDB = ["wandb>=0.25,<0.32"]
 MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
@@ -73,6 +74,8 @@ setup(
     ],
     extras_require={
         "tpu": TPU,
+        "cuda12": CUDA12,  # neither was run on a GPU yet
+        "cuda13": CUDA13,
         "tfds": TFDS,
         "parquet": PARQUET,
         "wandb": WANDB,

@@ -18,6 +18,7 @@ from dino_jax.data.worker_process import start_workers_alone
 from dino_jax.devices.libtpu_lock import find_lock
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor import machine, run
+from dino_jax.doctor.gpu import check_gpu, has_gpus, read_driver
 from dino_jax.doctor.result import (
     Result,
     attempt,
@@ -41,6 +42,8 @@ def examine_host(expected: str) -> Iterator[Result]:
     yield attempt("packages", lambda: machine.check_packages(bounds, _installed))
     parts = importlib.metadata.requires("jax") or []
     yield attempt("jax parts", lambda: machine.check_jax_parts(parts, _installed, expected))
+    if has_gpus():
+        yield check_gpu(read_driver(), _installed, os.environ)
     yield machine.check_lock(find_lock())
     port = os.environ.get("JAX_COORDINATOR_PORT", str(machine.DEFAULT_PORT))
     yield attempt("port", lambda: machine.check_port(int(port)))

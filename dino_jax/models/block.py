@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from dino_jax.devices.kernels.branches import Branches
+from dino_jax.models.gpu_attention import attend_by_cudnn
 from dino_jax.models.layers import (
     FFNS,
     Attend,
@@ -40,6 +41,7 @@ class Block(nn.Module):
       norm_epsilon: added to the variance in both LayerNorms.
       first_kernels: a key of `layers.FIRST_KERNELS`.
       dtype: dtype of the activations.
+      by_cudnn: whether cuDNN computes the attention when attention weights are not needed.
       branches: how the devices of a mesh compute when attention weights are not needed.
     """
 
@@ -54,6 +56,7 @@ class Block(nn.Module):
     norm_epsilon: float = 1e-6
     first_kernels: str = "normal"
     dtype: Dtype = jnp.float32
+    by_cudnn: bool = False
     branches: Branches | None = None
 
     def setup(self):
@@ -92,8 +95,10 @@ class Block(nn.Module):
         """
         weights: list[jax.Array | None] = [None] * len(groups)
 
+        quickest = attend if tokens is None or not self.by_cudnn else attend_by_cudnn
+
         def attention(groups: Groups, scales: Groups) -> Groups:
-            groups, weights[:] = self.attention_branch(groups, scales)
+            groups, weights[:] = self.attention_branch(groups, scales, [quickest] * len(groups))
             return groups
 
         ffn: Branch = self.ffn_branch
@@ -105,13 +110,10 @@ class Block(nn.Module):
         return self._move(groups, ffn, drop_rate, kept, 1), weights
 
     def attention_branch(
-        self, groups: Groups, scales: Groups, attends: Sequence[Attend] = ()
+        self, groups: Groups, scales: Groups, attends: Sequence[Attend]
     ) -> tuple[Groups, list[jax.Array | None]]:
         """x + scale * attention(norm(x)), and the attention weights, if they are computed."""
-        pairs = [
-            self.attention(self.norm1(x), how)
-            for x, how in zip(groups, attends or [attend] * len(groups), strict=True)
-        ]
+        pairs = [self.attention(self.norm1(x), how) for x, how in zip(groups, attends, strict=True)]
         branches = [self.layer_scale1(x) if self.layer_scale else x for x, _ in pairs]
         return _add(groups, branches, scales), [weights for _, weights in pairs]
 
@@ -129,8 +131,9 @@ class Block(nn.Module):
         params = self._params("norm1", "attention", "layer_scale1")
         if branches.take_attention(self.dim, tokens):
             return branches.attention(groups, scales, params, self.num_heads, tokens)
+        quickest = attend_by_cudnn if self.by_cudnn else attend
         attends = [
-            branches.long_attention if branches.take_long_attention(count) else attend
+            branches.long_attention if branches.take_long_attention(count) else quickest
             for count in tokens
         ]
         return branches.plain(

@@ -16,6 +16,7 @@ from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.models.backbone import Features, ImplicitSettings
 from dino_jax.models.block import Block, Groups
 from dino_jax.models.crops import Crops
+from dino_jax.models.gpu_attention import takes_cudnn
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm
 from dino_jax.models.position import Grid, init_positions, resize_position_embedding
 from dino_jax.models.stem import ConvolutionStem
@@ -55,6 +56,7 @@ class VisionTransformer(nn.Module):
 
     Attributes:
       dtype: dtype of the activations; parameters are float32.
+      by_cudnn: attention by cuDNN, see `on_devices`.
       branches: kernels for sequences that they take, see `on_devices`.
     """
 
@@ -85,6 +87,7 @@ class VisionTransformer(nn.Module):
     dtype: Dtype = jnp.float32
     remat: str = "none"
     scan_unroll: int = 1
+    by_cudnn: bool = False
     branches: Branches | None = None
 
     has_attention = True
@@ -118,7 +121,8 @@ class VisionTransformer(nn.Module):
         # Inside a loop the TPU compiler stores everything for the backward pass, layer by layer,
         # before it continues; without one it chooses. CPUs are faster with loops; GPUs unknown.
         fastest = self.depth if device.platform == "tpu" else 1
-        vit = self.clone(scan_unroll=self.scan_unroll or fastest)
+        by_cudnn = takes_cudnn(device, self.dtype, self.embed_dim // self.num_heads)
+        vit = self.clone(scan_unroll=self.scan_unroll or fastest, by_cudnn=by_cudnn)
         if weights is None or not self.row_wise:
             return vit
         memory = kernel_memory(device) if self.dtype == jnp.bfloat16 else 0
@@ -163,6 +167,7 @@ class VisionTransformer(nn.Module):
             norm_epsilon=self.norm_epsilon,
             first_kernels=self.first_kernels,
             dtype=self.dtype,
+            by_cudnn=self.by_cudnn,
             branches=self.branches
             and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),
         )
