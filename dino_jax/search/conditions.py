@@ -59,12 +59,7 @@ def parse_condition(text: str) -> Condition:
     return Condition(*match.groups())
 
 
-def passing(conditions: Sequence[Condition], columns: Callable[[str], list[Value]]) -> np.ndarray:
-    """[n] uint8: 1 where all conditions hold.
-
-    Args:
-      conditions: at least one.
-      columns: gives the n values of a column; raises a ValueError for an unknown one.
-    """
-    masks = [[one.holds(value) for value in columns(one.column)] for one in conditions]
-    return np.all(np.array(masks, bool), axis=0).astype(np.uint8)
+def holding(condition: Condition, values: Sequence[Value]) -> np.ndarray:
+    """[n] uint8: 1 where a condition holds for a value."""
+    different = {value: condition.holds(value) for value in set(values)}
+    return np.array([different[value] for value in values], np.uint8)

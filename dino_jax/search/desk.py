@@ -1,6 +1,7 @@
 """What the page asks: uploads and rows to hits, photographs and explanations; knows no HTTP."""
 
 import contextlib
+import functools
 import io
 import threading
 import time
@@ -24,6 +25,7 @@ from dino_jax.weights.model import Model
 MOST_K = 200
 MOST_PIXELS = 50_000_000  # of an upload: 150 MB once decoded
 AT_ONCE, WAITING = 2, 16  # uploads that are decoded and embedded, and that wait for it
+READ_AT_ONCE, KEPT = 4, 512  # photographs that are decoded at once; pictures kept in memory
 SMALL, LARGE = 360, 1600  # longest side of a served picture in pixels
 Asked = Mapping[str, str]
 
@@ -54,6 +56,8 @@ class Desk:
         self._embed = QueryEmbedder(model, self._origin, projection, 1)
         self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
         self._inside, self._count = 0, threading.Lock()
+        self._reading = threading.BoundedSemaphore(READ_AT_ONCE)
+        self._jpeg = functools.lru_cache(KEPT)(self._make_jpeg)
         black = np.zeros((self._origin.image_size, self._origin.image_size, 3), np.uint8)
         self._embed([black])
         draw_why(model, self._origin.image_size, black, black)
@@ -91,7 +95,7 @@ class Desk:
     def photo(self, row: int, large: bool) -> bytes:
         """A photograph as JPEG, with nothing of its file but the pixels."""
         self._require(row)
-        return to_jpeg(self._read(row), LARGE if large else SMALL)
+        return self._jpeg(row, LARGE if large else SMALL)
 
     def why_upload(self, data: bytes, row: int, asked: Asked) -> bytes:
         """An upload and a hit with their like patches, as JPEG."""
@@ -105,6 +109,10 @@ class Desk:
         self._require(row)
         with self._admitted():
             return self._why(_boxed(self._read(query), asked), row)
+
+    def _make_jpeg(self, row: int, longest: int) -> bytes:
+        with self._reading:
+            return to_jpeg(self._read(row), longest)
 
     def _why(self, pixels: np.ndarray, row: int) -> bytes:
         other = self._read(row)

@@ -10,7 +10,7 @@ import numpy as np
 
 from dino_jax.config.section import suggest
 from dino_jax.foreign.files import MAX_TEXT_BYTES, read_text
-from dino_jax.search.conditions import Condition, passing
+from dino_jax.search.conditions import Condition, holding
 from dino_jax.search.engine import Found, search, search_many
 from dino_jax.search.manifest import (
     METADATA,
@@ -24,6 +24,7 @@ from dino_jax.search.metadata import Table, Value, read_lines
 from dino_jax.search.segment import Row, Segment
 
 SAID_BYTES = 1 << 30  # of files whose checking takes a second or more, so that it is said
+KEPT_COLUMNS, KEPT_MASKS = 32, 64  # in memory
 BUILT_IN = ("name", "label")  # columns that every index has
 
 
@@ -43,6 +44,9 @@ class Index:
         self._segments = [Segment(folder, entry, dim) for entry in manifest.segments]
         self._starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
         self.live = _read_live(folder, manifest)
+        # A page asks for the same columns and filters again and again.
+        self._column = functools.lru_cache(KEPT_COLUMNS)(self._read_column)
+        self._holding = functools.lru_cache(KEPT_MASKS)(self._find_holding)
 
     def __len__(self) -> int:
         """Number of rows that are not removed."""
@@ -114,7 +118,7 @@ class Index:
             raise ValueError(f"{self.folder} has no column {name!r}; {suggest(name, self.columns)}")
         return self._column(name)
 
-    def _column(self, name: str) -> list[Value]:
+    def _read_column(self, name: str) -> list[Value]:
         rows = [row for segment in self._segments for row in segment.rows()]
         if name == "name":
             return [row.name for row in rows]
@@ -125,9 +129,13 @@ class Index:
 
     def allowed(self, conditions: Sequence[Condition] = ()) -> np.ndarray:
         """[rows] uint8: 1 for rows that are not removed and pass all conditions."""
-        if not conditions:
-            return self.live
-        return self.live & passing(conditions, self.column)
+        mask = self.live
+        for condition in conditions:
+            mask = mask & self._holding(condition)
+        return mask
+
+    def _find_holding(self, condition: Condition) -> np.ndarray:
+        return holding(condition, self.column(condition.column))
 
     def search(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
         """See `engine.search`; `allowed` is that of the method."""

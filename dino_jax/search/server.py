@@ -27,6 +27,7 @@ from dino_jax.foreign.names import one_line
 from dino_jax.search.desk import BusyError, Desk, NotFoundError, to_jpeg
 
 MOST_BYTES = 20_000_000  # of an upload
+MOST_DIGITS = 19  # of a length
 SILENT_SECONDS = 10  # after which a connection that sends nothing is closed
 ICON_COLOR = (11, 99, 165)
 COOKIE = "dino_jax_search"
@@ -109,6 +110,8 @@ class Handler(BaseHTTPRequestHandler):
     server_version, sys_version = "dino-jax", ""
 
     def do_GET(self) -> None:
+        if self.headers.get("Content-Length") or self.headers.get("Transfer-Encoding"):
+            self.close_connection = True  # its body would be taken for the next request
         self._respond(self._get)
 
     def do_POST(self) -> None:
@@ -191,9 +194,9 @@ class Handler(BaseHTTPRequestHandler):
         given = self.headers.get("Content-Length")
         if given is None or self.headers.get("Transfer-Encoding"):
             raise RefusedError(411, "an upload needs its Content-Length")
-        if not given.isascii() or not given.isdigit():
+        if not (given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS):
             raise RefusedError(400, "Content-Length is no number")
-        size = int(given[:20])
+        size = int(given)
         if size > MOST_BYTES:
             raise RefusedError(413, f"at most {MOST_BYTES // 10**6} MB, this has {size / 1e6:,.0f}")
         data = self.rfile.read(size)

@@ -180,7 +180,16 @@ def test_an_upload_needs_its_length(page):
     assert b" 411 " in raw(page, line + b"\r\n").splitlines()[0]
     chunked = b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
     assert b" 411 " in raw(page, line + chunked).splitlines()[0]
-    assert b" 400 " in raw(page, line + b"Content-Length: -5\r\n\r\n").splitlines()[0]
+    for wrong in (b"-5", b"x", b"0" * 20 + b"5"):
+        answer = raw(page, line + b"Content-Length: " + wrong + b"\r\n\r\nhello")
+        assert b" 400 " in answer.splitlines()[0] and answer.count(b"HTTP/1.1") == 1
+
+
+def test_the_body_of_a_get_is_not_taken_for_a_request(page):
+    host = f"Host: 127.0.0.1:{page.server_port}\r\n".encode()
+    inner = b"GET /info HTTP/1.1\r\n" + host + b"\r\n"
+    length = f"Content-Length: {len(inner)}\r\n\r\n".encode()
+    assert raw(page, b"GET /info HTTP/1.1\r\n" + host + length + inner).count(b"HTTP/1.1") == 1
 
 
 def test_too_large_an_upload_is_refused_before_it_is_read(page):
