@@ -63,6 +63,7 @@ BATCH = whole(1, MOST_IMAGES)  # images at once
 SIDE = whole(1, MOST_SIDE)  # pixels that a network sees
 OVERLAP = whole(0, MOST_SIDE)  # pixels
 LAYERS = whole(1, 1000)
+CHANNELS = whole(1, 1000)  # of an image
 THREADS = whole(1, 1024)
 WORKERS = whole(0, 1024)  # 0: this process only
 SEED = whole(0, 2**32 - 1)  # what jax.random.key takes without losing bits

@@ -3,7 +3,10 @@
 import argparse
 from typing import Any
 
+from dino_jax.commands.arguments import CHANNELS, filled
 from dino_jax.commands.config_file import load_config
+
+ORIENTATIONS = ("apply", "ignore")
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,13 +25,34 @@ def add_kind_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data-dir", default="", help="of TFDS")
     add("--image-column", default="", help="column of Parquet; default: the only one with images")
     add("--label-column", default="", help="column of Parquet; default: no labels")
+    add_decoding_arguments(parser)
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds options that say how an image becomes pixels; where not given, None or False."""
+    add = parser.add_argument
+    add("--channels", type=CHANNELS, help="of an image; default: as the model takes, or 3")
+    add(
+        "--range",
+        type=filled,
+        help="numbers that become black and white: byte (8 bits only), full (of their type), "
+        "LOW,HIGH or LOW%%,HIGH%% (percentiles); default: as the model was trained, or byte",
+    )
+    add("--clip", action="store_true", help="cut numbers outside of --range=LOW,HIGH off")
+    add("--orientation", choices=ORIENTATIONS, help="of EXIF; default: apply")
+
+
+def given_decoding(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of `add_decoding_arguments` that were given, as a section of images has them."""
+    names = ("channels", "range", "clip", "orientation")
+    return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
 
 
 def source_config(arguments: argparse.Namespace) -> dict[str, Any]:
     """The config of the source that the command line names, as plain values."""
     if arguments.source.endswith(".py"):
         config: Any = load_config(arguments.source)
-        return config.data.to_dict()
+        return {**config.data.to_dict(), **given_decoding(arguments)}
     return part_config(arguments, arguments.source, arguments.split)
 
 
@@ -42,4 +66,5 @@ def part_config(arguments: argparse.Namespace, path: str, split: str) -> dict[st
         "data_dir": arguments.data_dir,
         "image_column": arguments.image_column,
         "label_column": arguments.label_column,
+        **given_decoding(arguments),
     }

@@ -42,15 +42,24 @@ class BackEnd(Protocol):
 
 @dataclass(frozen=True)
 class HostBackEnd:
-    """The workers do everything."""
+    """The workers do everything.
+
+    Attributes:
+      groups: groups of crops by name.
+      channels: C, of the images.
+    """
 
     groups: Mapping[str, Group]
+    channels: int = 3
     shares_order = False
 
     def layout(self, images: int) -> Layout:
-        """ "GROUP_crops": [b, V, h, w, 3] uint8."""
+        """ "GROUP_crops": [b, V, h, w, C] uint8."""
         return {
-            f"{name}_crops": ((images, len(group.crops), *group.size, 3), np.dtype(np.uint8))
+            f"{name}_crops": (
+                (images, len(group.crops), *group.size, self.channels),
+                np.dtype(np.uint8),
+            )
             for name, group in self.groups.items()
         }
 
@@ -64,14 +73,16 @@ class HostBackEnd:
 
 @dataclass(frozen=True)
 class DeviceBackEnd:
-    """The workers cut and resize, the devices recolor."""
+    """The workers cut and resize, the devices recolor; for the attributes see `HostBackEnd`."""
 
     groups: Mapping[str, Group]
+    channels: int = 3
     shares_order = True
 
     def layout(self, images: int) -> Layout:
         """Those of the host, and what `colors_layout` names."""
-        return HostBackEnd(self.groups).layout(images) | colors_layout(self.groups, images)
+        crops = HostBackEnd(self.groups, self.channels).layout(images)
+        return crops | colors_layout(self.groups, images)
 
     def fill(self, batch: Batch, row: int, stills: Sequence[Still], drawn: Drawn) -> None:
         """Cuts and resizes."""
@@ -89,17 +100,19 @@ class CanvasBackEnd:
     Attributes:
       groups: groups of crops by name.
       size: (height, width) of a canvas in pixels.
+      channels: C, of the images.
     """
 
     groups: Mapping[str, Group]
     size: tuple[int, int]
+    channels: int = 3
     shares_order = True
 
     def layout(self, images: int) -> Layout:
-        """ "canvas": [b, F, 3, H, W] uint8, one per frame that some crop is cut from;
+        """ "canvas": [b, F, C, H, W] uint8, one per frame that some crop is cut from;
         "GROUP_boxes": [b, V, BOX_COLUMNS] float32; and what `colors_layout` names.
         """
-        canvas = ((images, len(self._frames()), 3, *self.size), np.dtype(np.uint8))
+        canvas = ((images, len(self._frames()), self.channels, *self.size), np.dtype(np.uint8))
         boxes = {
             f"{name}_boxes": ((images, len(group.crops), BOX_COLUMNS), np.dtype(np.float32))
             for name, group in self.groups.items()
@@ -159,13 +172,14 @@ def split_used(stills: Sequence[Still], groups: Mapping[str, Group]) -> dict[int
 def cut(
     stills: Sequence[Still], columns: Mapping[int, np.ndarray], group: Group, drawn: Drawn
 ) -> np.ndarray:
-    """All crops of a group, each from its frame: [V, 3, h, w] uint8."""
+    """All crops of a group, each from its frame: [V, C, h, w] uint8."""
     parameters = [drawn[crop.key] for crop in group.crops]
     of_crop = [config.frame % len(stills) for config in group.configs]
     if len(set(of_crop)) == 1:  # without a copy, for still images
         frame = of_crop[0]
         return resize(columns[frame], parameters, group.size, stills[frame].reduction)
-    crops = np.empty((len(parameters), 3, *group.size), np.uint8)
+    channels = len(columns[of_crop[0]])
+    crops = np.empty((len(parameters), channels, *group.size), np.uint8)
     for frame in set(of_crop):
         rows = [row for row, other in enumerate(of_crop) if other == frame]
         chosen = [parameters[row] for row in rows]
@@ -179,7 +193,7 @@ def resize(
     size: tuple[int, int],
     reduction: int = 1,
 ) -> np.ndarray:
-    """Crops of one frame, cut, resized and flipped: [V, 3, h, w] uint8."""
+    """Crops of one frame, cut, resized and flipped: [V, C, h, w] uint8."""
     boxes = np.array([one.box for one in parameters], np.float64) / reduction
     flips = np.array([one.flip for one in parameters])
     return resize_crops(columns, boxes, flips, *size)

@@ -19,8 +19,8 @@ def place(pixels: np.ndarray, canvas: np.ndarray) -> tuple[float, float]:
     by Pillow's antialiased bicubic filter.
 
     Args:
-      pixels: [h, w, 3] uint8.
-      canvas: [3, H, W] uint8, one plane per color, contiguous; overwritten.
+      pixels: [h, w, C] uint8.
+      canvas: [C, H, W] uint8, one plane per channel, contiguous; overwritten.
 
     Returns:
       Pixels of the canvas per pixel of the image, along the height and the width: at most 1.
@@ -28,6 +28,10 @@ def place(pixels: np.ndarray, canvas: np.ndarray) -> tuple[float, float]:
     height, width = pixels.shape[:2]
     most_height, most_width = canvas.shape[1:]
     if height <= most_height and width <= most_width:
+        if len(canvas) != 3:
+            canvas[:, :height, :width] = pixels.transpose(2, 0, 1)
+            _blacken(canvas, height, width)
+            return 1.0, 1.0
         _split_colors(np.ascontiguousarray(pixels).reshape(height, -1), canvas)
         return 1.0, 1.0
     new_height, new_width = fitting_size((height, width), (most_height, most_width))
@@ -61,7 +65,7 @@ def _split_colors(rows, canvas):
 
 @kernel
 def _copy_planes(planes, canvas):
-    for color in range(3):
+    for color in range(len(planes)):
         for y in range(planes.shape[1]):
             for x in range(planes.shape[2]):
                 canvas[color, y, x] = planes[color, y, x]
@@ -71,7 +75,7 @@ def _copy_planes(planes, canvas):
 @kernel
 def _blacken(canvas, height, width):
     """Everything below row `height` and right of column `width`."""
-    for color in range(3):
+    for color in range(len(canvas)):
         for y in range(height):
             canvas[color, y, width:] = 0
         canvas[color, height:] = 0

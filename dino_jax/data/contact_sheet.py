@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dino_jax.data.augment import CropParameters
+from dino_jax.data.viewable import as_rgb
 
 BACKGROUND, TEXT, FAINT = (22, 24, 29), (235, 237, 240), (150, 156, 166)
 MARGIN, GAP, ROW_GAP, FRAME = 24, 12, 18, 3  # pixels
@@ -23,7 +24,7 @@ LEGEND = "F flip   J color jitter   G grayscale   B blur with its radius   S sol
 
 @dataclass(frozen=True)
 class View:
-    """One crop: its group, how it was made, and its [h, w, 3] uint8 pixels."""
+    """One crop: its group, how it was made, and its [h, w, C] uint8 pixels."""
 
     group: str
     parameters: CropParameters
@@ -32,7 +33,7 @@ class View:
 
 @dataclass(frozen=True)
 class Row:
-    """One image, [H, W, 3] uint8, with its name and its crops, group by group."""
+    """One image, [H, W, C] uint8, with its name and its crops, group by group."""
 
     image: np.ndarray
     name: str
@@ -147,7 +148,9 @@ def _paste_original(
     height, width = row.image.shape[:2]
     scale = min(room.width / width, room.height / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    picture = Image.fromarray(row.image).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    picture = Image.fromarray(as_rgb(row.image)).resize(
+        size, Image.Resampling.LANCZOS, reducing_gap=2.0
+    )
     draw = ImageDraw.Draw(picture)
     boxes = [_scale_box(view.parameters.box, scale) for view in row.views]
     for view, box, color in zip(row.views, boxes, colors, strict=True):
@@ -179,7 +182,7 @@ def _paste_view(
     draw = ImageDraw.Draw(sheet)
     outer = (left, top, left + place.width + 2 * FRAME - 1, top + place.height + 2 * FRAME - 1)
     draw.rectangle(outer, fill=color)
-    picture = Image.fromarray(view.pixels)
+    picture = Image.fromarray(as_rgb(view.pixels))
     if picture.size != (place.width, place.height):
         picture = picture.resize((place.width, place.height), Image.Resampling.NEAREST)
     sheet.paste(picture, (left + FRAME, top + FRAME))

@@ -24,14 +24,18 @@ def split_columns(image: np.ndarray) -> np.ndarray:
     """Transposes an image for `resize_crops`.
 
     Args:
-      image: [H, W, 3] uint8.
+      image: [H, W, C] uint8.
 
     Returns:
-      [3, W + padding, H + padding] uint8; the padding is not initialized.
+      [C, W + padding, H + padding] uint8; the padding is not initialized.
     """
-    height, width = image.shape[:2]
-    columns = np.empty((3, _round_up(width + _TAPS, 8), _round_up(height + _LANES, 64)), np.uint8)
-    _fill_columns(np.ascontiguousarray(image).reshape(height, -1), columns)
+    height, width, channels = image.shape
+    sides = (_round_up(width + _TAPS, 8), _round_up(height + _LANES, 64))
+    columns = np.empty((channels, *sides), np.uint8)
+    if channels == 3:
+        _fill_columns(np.ascontiguousarray(image).reshape(height, -1), columns)
+    else:
+        columns[:, :width, :height] = image.transpose(2, 1, 0)
     return columns
 
 
@@ -52,9 +56,9 @@ def resize_crops(
       width: w, width of the results in pixels.
 
     Returns:
-      [N, 3, h, w] uint8, one plane per color.
+      [N, C, h, w] uint8, one plane per channel.
     """
-    shape = (len(boxes), 3, height, width)
+    shape = (len(boxes), len(columns), height, width)
     size = math.prod(shape)
     crops = np.empty(size + _LANES, np.uint8)[:size].reshape(shape)
     _fill_crops(columns, boxes, flips, crops)
@@ -128,7 +132,7 @@ def _fill_crops(columns, boxes, flips, crops):
         x = x % 8 * blocks + x // 8  # the order that _transpose wants
         middle = np.empty((8 * blocks, lanes), np.uint8)
         rows = np.empty((lanes + _TAPS, _padded(width, _LANES)), np.uint8)
-        for color in range(3):
+        for color in range(len(columns)):
             _mix(columns[color, :, top:], x_first + left, x_weights, lanes, middle, x)
             _transpose(middle.reshape(8, blocks, lanes), rows.view(np.uint64))
             _mix(rows, y_first, y_weights, _padded(width, _LANES), crops[n, color], upright)

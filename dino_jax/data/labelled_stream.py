@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.data.augment import CropConfig, sample_crop_parameters
+from dino_jax.data.decoding import require_channels
 from dino_jax.data.pipeline import (
     READABLE,
     check_division,
@@ -15,8 +16,9 @@ from dino_jax.data.pipeline import (
     iterate,
     pair,
     read_options,
-    read_readable,
 )
+from dino_jax.data.reading import read_readable
+from dino_jax.data.resampling import resize_pixels
 from dino_jax.data.slots import Batch
 from dino_jax.data.sources import ImageSource
 
@@ -34,6 +36,7 @@ def build_labelled_stream(
     host: int = 0,
     hosts: int = 1,
     threads: int = 2,
+    channels: int = 3,
 ) -> Generator[Batch]:
     """Yields this host's rows of an endless, shuffled sequence of batches.
 
@@ -51,9 +54,10 @@ def build_labelled_stream(
       host: index of this host (process).
       hosts: number of hosts; host h gets rows h * b to (h + 1) * b, b = batch_size // hosts.
       threads: threads that build whole batches ahead.
+      channels: C, of the images.
 
     Yields:
-      "image": [b, S, S, 3] uint8; "label": [b] int32; "unreadable": [b] int32 source index of the
+      "image": [b, S, S, C] uint8; "label": [b] int32; "unreadable": [b] int32 source index of the
       image that had to be replaced, else -1.
 
     Raises:
@@ -64,7 +68,7 @@ def build_labelled_stream(
     order_seed, image_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
     batches = rows.map_with_index(pair).batch(batch_size // hosts)[host::hosts]
-    load = _CropBatch(source, RESAMPLING[resampling], image_size, image_seed, max_pixels)
+    load = _CropBatch(source, RESAMPLING[resampling], image_size, image_seed, max_pixels, channels)
     return iterate(batches.map(load).to_iter_dataset(read_options(threads)))
 
 
@@ -74,18 +78,17 @@ def random_crop(
     """A random part of an image, resized and perhaps mirrored.
 
     Args:
-      image: [H, W, 3] uint8.
+      image: [H, W, C] uint8.
       rng: random generator of the crop.
       size: S, side of the result in pixels.
       resampling: resampling of the resize; Pillow's, with antialiasing.
 
     Returns:
-      [S, S, 3] uint8.
+      [S, S, C] uint8.
     """
     chosen = sample_crop_parameters(rng, _PLAIN_CROP, *image.shape[:2])
     left, top, right, bottom = chosen.box
-    part = Image.fromarray(image[top:bottom, left:right])
-    crop = np.asarray(part.resize((size, size), resampling))
+    crop = resize_pixels(image[top:bottom, left:right], (size, size), resampling)
     return crop[:, ::-1] if chosen.flip else crop
 
 
@@ -102,11 +105,12 @@ class _CropBatch:
     image_size: int
     seed: int
     max_pixels: int
+    channels: int
 
     def __call__(self, pairs: np.ndarray) -> Batch:
         size = self.image_size
         batch = {
-            "image": np.zeros((len(pairs), size, size, 3), np.uint8),
+            "image": np.zeros((len(pairs), size, size, self.channels), np.uint8),
             "label": np.zeros(len(pairs), np.int32),
             "unreadable": np.full(len(pairs), READABLE, np.int32),
         }
@@ -118,6 +122,7 @@ class _CropBatch:
                 )
             if used != index:
                 batch["unreadable"][row] = index
+            require_channels(frames[0], self.channels)
             rng = generator_of(self.seed, position)
             batch["image"][row] = random_crop(frames[0], rng, size, self.resampling)
             batch["label"][row] = label

@@ -32,12 +32,13 @@ from dino_jax.data.back_ends import (
     resize,
 )
 from dino_jax.data.decode import REDUCTIONS, Still, decode_image, decode_still
+from dino_jax.data.decoding import RGB, Decoding, require_channels
 from dino_jax.data.geometry import split_columns
 from dino_jax.data.groups import Crop, Group
 from dino_jax.data.photometric import blur_taps, encode_photometric
 from dino_jax.data.recolor import recolor_crops
 
-Frame = np.ndarray | Still  # [H, W, 3] uint8 RGB
+Frame = np.ndarray | Still  # [H, W, C] uint8
 Frames = Frame | Sequence[Frame]  # one, or several: frames of one clip
 
 # Blur probability of a crop from that of the config. The helper in DINOv2's and DINOv3's code blurs
@@ -88,12 +89,14 @@ class MultiCrop:
         devices, to `dino_jax.step.canvas`.
       canvas: (height, width) of the arrays that the canvas back end sends, in pixels.
       scaled_decoding: whether `decode` may reduce JPEGs.
+      channels: C, of the images.
     """
 
     crops: Mapping[str, CropConfig]
     backend: str = "host"
     canvas: tuple[int, int] = (512, 512)
     scaled_decoding: bool = False
+    channels: int = 3
 
     def __post_init__(self):
         check_crops(self.crops)
@@ -147,15 +150,15 @@ class MultiCrop:
             drawn[name, number] = parameters
         return drawn
 
-    def decode(self, data: bytes, max_pixels: int) -> Frame:
+    def decode(self, data: bytes, max_pixels: int, decoding: Decoding = RGB) -> Frame:
         """Decodes one image file for `fill`.
 
         Raises:
           UnreadableImageError, MemoryError: as `decode_image`.
         """
         if self.scaled_decoding:
-            return decode_still(data, max_pixels, self.reduction)
-        return decode_image(data, max_pixels)
+            return decode_still(data, max_pixels, self.reduction, decoding)
+        return decode_image(data, max_pixels, decoding)
 
     def reduction(self, height: int, width: int) -> int:
         """How far an image can be reduced so that no box is smaller than its crop, however drawn.
@@ -187,22 +190,28 @@ class MultiCrop:
         Args:
           batch: the arrays of `layout`.
           row: row of the batch.
-          frames: [H, W, 3] uint8 RGB, an image from `decode`, or several, whose sizes may differ.
+          frames: [H, W, C] uint8, an image from `decode`, or several, whose sizes may differ.
           rng: the randomness of this image.
+
+        Raises:
+          ValueError: if the images have another number of channels.
         """
         several = [frames] if isinstance(frames, np.ndarray | Still) else frames
         stills = [
             frame if isinstance(frame, Still) else Still(frame, frame.shape[:2])
             for frame in several
         ]
+        for still in stills:
+            require_channels(still.pixels, self.channels)
         drawn = self.sample(rng, [still.size for still in stills])
         self._back_end.fill(batch, row, stills, drawn)
 
     @cached_property
     def _back_end(self) -> BackEnd:
         if self.backend == "canvas":
-            return CanvasBackEnd(self.groups, self.canvas)
-        return {"host": HostBackEnd, "device": DeviceBackEnd}[self.backend](self.groups)
+            return CanvasBackEnd(self.groups, self.canvas, self.channels)
+        back_end = {"host": HostBackEnd, "device": DeviceBackEnd}[self.backend]
+        return back_end(self.groups, self.channels)
 
     @cached_property
     def _order(self) -> tuple[Crop, ...]:
@@ -222,14 +231,14 @@ def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig
     """Cuts, resizes and recolors in the official order: crop, flip, jitter, gray, blur, solarize.
 
     Args:
-      image: [H, W, 3] uint8 RGB, of any size that holds the box.
+      image: [H, W, C] uint8, of any size that holds the box.
       parameters: from `sample_crop_parameters`.
       config: size and solarize threshold.
 
     Returns:
-      [height, width, 3] uint8.
+      [height, width, C] uint8.
     """
-    crop = np.empty((1, *config.size, 3), np.uint8)
+    crop = np.empty((1, *config.size, image.shape[2]), np.uint8)
     resized = resize(split_columns(image), [parameters], config.size)
     photometric = encode_photometric([parameters], [config], blur_taps([config]))
     recolor_crops(resized, photometric, crop)
@@ -244,12 +253,12 @@ def allocate(multi_crop: MultiCrop, images: int) -> Batch:
 
 def compile_kernels(multi_crop: MultiCrop) -> None:
     """Compiles the kernels of `fill`, or loads them from disk, where worker processes find them."""
-    image = np.zeros((8, 8, 3), np.uint8)
+    image = np.zeros((8, 8, multi_crop.channels), np.uint8)
     multi_crop.fill(allocate(multi_crop, 1), 0, image, np.random.default_rng(0))
 
 
-def build_multi_crop(config: Any) -> MultiCrop:
-    """Builds the augmentation of `config.augment`.
+def build_multi_crop(config: Any, channels: int = 3) -> MultiCrop:
+    """Builds the augmentation of `config.augment`, of images with so many channels.
 
     Raises:
       ValueError: for an unknown entry, a value out of range, or crops that are inconsistent.
@@ -258,7 +267,7 @@ def build_multi_crop(config: Any) -> MultiCrop:
         config = section("config.augment", config, AugmentConfig)
     blur = BLURS[config.blur]
     crops = {name: replace(crop, blur=blur(crop.blur)) for name, crop in config.crops.items()}
-    return MultiCrop(crops, config.backend, config.canvas, config.scaled_decoding)
+    return MultiCrop(crops, config.backend, config.canvas, config.scaled_decoding, channels)
 
 
 def check_crops(crops: Mapping[str, CropConfig]) -> None:

@@ -7,26 +7,25 @@ number changes nothing, and a resume starts at any step.
 """
 
 import atexit
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from PIL import Image
 
-from dino_jax.data.decode import UnreadableImageError, decode_image
+from dino_jax.data.decode import UnreadableImageError
+from dino_jax.data.decoding import require_channels
 from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
+from dino_jax.data.reading import read_image, read_readable
+from dino_jax.data.resampling import resize_pixels
 from dino_jax.data.slots import Layout, Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
 from dino_jax.data.worker_process import follow_parent
-from dino_jax.foreign.files import require_memory
-from dino_jax.foreign.names import one_line
 
 READABLE = -1  # in "unreadable": this row's image could be read
-MAX_REPLACEMENTS = 100
 # Short side of an evaluation view before the central square is cut, over its side.
 USUAL_SHORT_SIDE = 256 / 224
 MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
@@ -137,6 +136,7 @@ def build_eval_stream(
     max_images: int | None = None,
     threads: int = 2,
     short_side: float = USUAL_SHORT_SIDE,
+    channels: int = 3,
 ) -> Generator[Batch]:
     """Yields this host's rows of one pass over the source, in order, without randomness.
 
@@ -153,11 +153,13 @@ def build_eval_stream(
       threads: threads that build whole batches ahead.
       short_side: short side of an image before the central square is cut, over `image_size`; at
         least 1.
+      channels: C, of the images.
 
     Yields:
-      "image": [b, S, S, 3] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
+      "image": [b, S, S, C] uint8; "label": [b] int32, -1 for none; "valid": [b] bool, False for the
       padding of the last batch and for unreadable images (both black, label -1); "unreadable": [b]
-      int64 source index of an unreadable image, else -1; "name": [b] str, "" where not valid.
+      int64 source index of an unreadable image, else -1; "name": [b] str, "" where not valid;
+      "reason": [b] str, name and reason of an unreadable image, else "".
 
     Raises:
       ValueError: if the hosts do not divide the batch or a number is not positive.
@@ -173,94 +175,9 @@ def build_eval_stream(
     table = np.pad(indices, (0, padding), constant_values=-1).reshape(
         -1, hosts, batch_size // hosts
     )
-    load = _EvalBatch(source, table[:, host], image_size, max_pixels, short_side)
+    load = _EvalBatch(source, table[:, host], image_size, max_pixels, short_side, channels)
     dataset = grain.MapDataset.range(len(table)).map(load)
     return iterate(dataset.to_iter_dataset(read_options(threads)))
-
-
-def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.ndarray, int, str]:
-    """Reads and decodes one image of a source, or the first frame of a clip.
-
-    Returns:
-      [H, W, 3] uint8, the label, and the name inside the source.
-
-    Raises:
-      UnreadableImageError: if the file can't be read or decoded; the message names it.
-    """
-    frames, label, name = read_frames(source, index, max_pixels, most=1)
-    return frames[0], label, name
-
-
-def read_frames(
-    source: ImageSource,
-    index: int,
-    max_pixels: int,
-    most: int | None = None,
-    decode: Callable[[bytes, int], Any] = decode_image,
-) -> tuple[list[Any], int, str]:
-    """Reads and decodes the frames of one clip of a source; a still image is one frame.
-
-    Args:
-      source: source of images or clips.
-      index: index in the source.
-      max_pixels: larger frames are unreadable.
-      most: number of frames to decode, starting with the first; None for all.
-      decode: makes a frame of the bytes of a file and the limit of pixels.
-
-    Returns:
-      Frames, [H, W, 3] uint8 or what `decode` makes, the label, and the name inside the source.
-
-    Raises:
-      UnreadableImageError: if a frame can't be read or decoded; the message, one line, names the
-        clip.
-      MemoryError: if there is no memory for a small image either.
-    """
-    try:
-        record = source[index]
-        stored = record["image"]
-        stored = stored[:most] if isinstance(stored, list) else [stored]
-        frames = [
-            frame if isinstance(frame, np.ndarray) else decode(frame, max_pixels)
-            for frame in stored
-        ]
-    except MemoryError as error:
-        require_memory()
-        raise UnreadableImageError(f"{source.name(index)}: too large for the memory") from error
-    except (OSError, UnreadableImageError) as error:
-        raise UnreadableImageError(f"{source.name(index)}: {one_line(str(error))}") from error
-    if not frames:
-        raise UnreadableImageError(f"{source.name(index)}: the clip has no frames")
-    return frames, record["label"], record["name"]
-
-
-def read_readable(
-    source: ImageSource,
-    index: int,
-    max_pixels: int,
-    decode: Callable[[bytes, int], Any] = decode_image,
-) -> tuple[int, list[Any], int]:
-    """Reads and decodes image `index`, or the next one of the source that can be read.
-
-    Returns:
-      The index of the image that was read, its frames as in `read_frames` (one for a still image),
-      and its label.
-
-    Raises:
-      ValueError: if 100 images in a row are unreadable.
-    """
-    failure = None
-    for offset in range(min(MAX_REPLACEMENTS, len(source))):
-        used = (index + offset) % len(source)
-        try:
-            frames, label, _ = read_frames(source, used, max_pixels, decode=decode)
-            return used, frames, label
-        except UnreadableImageError as error:
-            failure = error
-    raise ValueError(
-        f"{min(MAX_REPLACEMENTS, len(source))} images in a row are unreadable, from "
-        f"{source.name(index)} on; the last reason was {failure}. Is the storage mounted, "
-        "are these images, is max_pixels large enough?"
-    )
 
 
 def resize_for_evaluation(
@@ -272,12 +189,12 @@ def resize_for_evaluation(
     CenterCrop, but images longer than 8:1 are cut to 8:1 first.
 
     Args:
-      image: [H, W, 3] uint8.
+      image: [H, W, C] uint8.
       size: S, in pixels.
       short_side: short side over `size`, at least 1.
 
     Returns:
-      [S, S, 3] uint8.
+      [S, S, C] uint8.
     """
     height, width = image.shape[:2]
     if height == width == size:
@@ -290,8 +207,8 @@ def resize_for_evaluation(
     new_width = short if width <= height else int(short * width / height)
     new_height = short if height <= width else int(short * height / width)
     left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    resized = Image.fromarray(image).resize((new_width, new_height), Image.Resampling.BICUBIC)
-    return np.array(resized.crop((left, top, left + size, top + size)))
+    resized = resize_pixels(image, (new_height, new_width), Image.Resampling.BICUBIC)
+    return np.ascontiguousarray(resized[top : top + size, left : left + size])
 
 
 @dataclass(frozen=True)
@@ -345,25 +262,29 @@ class _EvalBatch:
     image_size: int
     max_pixels: int
     short_side: float
+    channels: int
 
     def __call__(self, step: int) -> Batch:
         indices = self.indices[step]
+        side = self.image_size
         batch = {
-            "image": np.zeros((len(indices), self.image_size, self.image_size, 3), np.uint8),
+            "image": np.zeros((len(indices), side, side, self.channels), np.uint8),
             "label": np.full(len(indices), UNLABELED, np.int32),
             "valid": np.zeros(len(indices), bool),
             "unreadable": np.full(len(indices), READABLE, np.int64),
             "name": np.full(len(indices), "", object),
+            "reason": np.full(len(indices), "", object),
         }
         for row, index in enumerate(indices.tolist()):
             if index < 0:
                 continue
             try:
                 image, label, name = read_image(self.source, index, self.max_pixels)
-            except UnreadableImageError:
-                batch["unreadable"][row] = index
+            except UnreadableImageError as error:
+                batch["unreadable"][row], batch["reason"][row] = index, str(error)
                 continue
-            view = resize_for_evaluation(image, self.image_size, self.short_side)
+            require_channels(image, self.channels)
+            view = resize_for_evaluation(image, side, self.short_side)
             batch["image"][row] = view
             batch["label"][row], batch["valid"][row] = label, True
             batch["name"][row] = name

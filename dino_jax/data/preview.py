@@ -9,8 +9,9 @@ from PIL import Image
 
 from dino_jax.data.contact_sheet import Row, View, draw_sheet
 from dino_jax.data.decode import UnreadableImageError
+from dino_jax.data.decoding import build_decoding
 from dino_jax.data.multi_crop import MultiCrop, apply_crop, build_multi_crop
-from dino_jax.data.pipeline import read_image
+from dino_jax.data.reading import read_image
 from dino_jax.data.sources import ImageSource, build_source
 
 SPARE = 100  # unreadable images that are replaced
@@ -29,7 +30,8 @@ def draw_preview(config: Any, title: str, images: int, say: Callable[[str], obje
       ValueError: if source or augmentation can't be built, or none of the images is readable.
       OSError: if the source's files are missing.
     """
-    source, multi_crop = build_source(config.data), build_multi_crop(config.augment)
+    source, decoding = build_source(config.data), build_decoding("config.data", config.data)
+    multi_crop = build_multi_crop(config.augment, decoding.channels)
     rng = np.random.default_rng(config.seed)
     readable = pick_images(source, images, config.max_pixels, rng, say)
     rows = [
@@ -38,7 +40,8 @@ def draw_preview(config: Any, title: str, images: int, say: Callable[[str], obje
     ]
     if not rows:
         raise ValueError("none of the chosen images can be read")
-    return draw_sheet(rows, title, f"{len(source):,} images, {config.data.kind}")
+    about = f"{len(source):,} images, {config.data.kind}, {decoding.describe()}"
+    return draw_sheet(rows, title, about)
 
 
 def pick_images(

@@ -1,5 +1,8 @@
 """Color jitter, grayscale, blur and solarization of uint8 crops, with the arithmetic of Pillow.
 
+Saturation, hue and grayscale are those of RGB; crops of another number of channels are left as they
+are by them, and the contrast of each channel is by its own mean.
+
 A row of numbers defines the operations on a crop, for this back end and for the one on the
 device (`step/photometric.py`).
 """
@@ -38,16 +41,18 @@ def recolor_crops(crops: np.ndarray, photometric: Photometric, out: np.ndarray) 
     """Applies jitter in its order, grayscale, blur and solarization; equal to Pillow bit by bit.
 
     Args:
-      crops: [N, 3, h, w] uint8, one plane per color; overwritten.
+      crops: [N, C, h, w] uint8, one plane per channel; overwritten.
       photometric: operations on N crops.
-      out: [N, h, w, 3] uint8, contiguous; receives the result.
+      out: [N, h, w, C] uint8, contiguous; receives the result.
     """
-    _recolor(crops, *photometric, out)
+    recolor = _recolor if crops.shape[1] == 3 else _recolor_channels
+    recolor(crops, *photometric, out)
 
 
 def interleave_crops(crops: np.ndarray, out: np.ndarray) -> None:
-    """Copies [N, 3, h, w] uint8 crops to [N, h, w, 3]."""
-    _interleave(crops, out)
+    """Copies [N, C, h, w] uint8 crops to [N, h, w, C]."""
+    interleave = _interleave if crops.shape[1] == 3 else _interleave_channels
+    interleave(crops, out)
 
 
 @kernel
@@ -71,6 +76,41 @@ def _recolor(crops, values, order, out):
         if row[SOLARIZE] < 256:
             _invert_from(crop.reshape(crop.size), uint8(row[SOLARIZE]))
     _interleave(crops, out)
+
+
+@kernel
+def _recolor_channels(crops, values, order, out):
+    """`_recolor` of any number of channels, each by itself."""
+    for n in range(len(crops)):
+        crop, row = crops[n], values[n]
+        for operation in order[n]:
+            if operation == BRIGHTNESS and row[BRIGHTNESS] != 1:
+                _blend(crop, float32(0), row[BRIGHTNESS])
+            elif operation == CONTRAST and row[CONTRAST] != 1:
+                for plane in crop:
+                    _blend(plane, _mean_level(plane), row[CONTRAST])
+        if row[BLUR] != ONE:
+            _blur(crop, row[BLUR:])
+        if row[SOLARIZE] < 256:
+            _invert_from(crop.reshape(crop.size), uint8(row[SOLARIZE]))
+    _interleave_channels(crops, out)
+
+
+@kernel
+def _mean_level(plane):
+    total = 0
+    for level in plane.reshape(plane.size):
+        total += level
+    return float32(np.floor(total / plane.size + 0.5))
+
+
+@kernel
+def _interleave_channels(crops, out):
+    for n in range(len(crops)):
+        for c in range(crops.shape[1]):
+            for y in range(crops.shape[2]):
+                for x in range(crops.shape[3]):
+                    out[n, y, x, c] = crops[n, c, y, x]
 
 
 @kernel

@@ -11,7 +11,8 @@ import numpy as np
 
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.multi_crop import build_multi_crop
-from dino_jax.data.pipeline import build_train_stream, read_image
+from dino_jax.data.pipeline import build_train_stream
+from dino_jax.data.reading import read_image
 from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.doctor.result import Result
@@ -123,7 +124,7 @@ def measure_input(source: ImageSource, recipe: Recipe, config: Any, seconds: flo
     hosts, runtime = jax.process_count(), config.runtime
     stream = build_train_stream(
         source,
-        build_multi_crop(config.augment),
+        build_multi_crop(config.augment, recipe.crop_shape[2]),
         seed=config.seed,
         batch_size=config.batch_size,
         start_step=0,

@@ -23,7 +23,7 @@ class Picture(NamedTuple):
     """An image to embed.
 
     Attributes:
-      pixels: [H, W, 3] uint8, whole patches.
+      pixels: [H, W, C] uint8, whole patches.
       key: anything, to tell it by.
     """
 
@@ -41,7 +41,7 @@ class _Open(NamedTuple):
 
 
 def make_patch_embedder(model: Model, mesh: Mesh, *, layers: int, normalize: bool) -> PatchEmbed:
-    """Compiles tiles [B, H, W, 3] uint8 -> [B, h, w, layers * D] float32, once per size.
+    """Compiles tiles [B, H, W, C] uint8 -> [B, h, w, layers * D] float32, once per size.
 
     Args:
       model: model whose patch tokens are taken, after the final norm.
@@ -98,7 +98,8 @@ def embed_pictures(
     def run(grid: Grid) -> None:
         jobs, waiting[grid] = waiting[grid][:batch_size], waiting[grid][batch_size:]
         height, width = (count * patch_size for count in grid)
-        batch = np.zeros((batch_size, height, width, 3), np.uint8)
+        channels = jobs[0][0].picture.pixels.shape[2]
+        batch = np.zeros((batch_size, height, width, channels), np.uint8)
         for row, (opened, number) in enumerate(jobs):
             top, left = (count * patch_size for count in opened.tiles[number].start)
             pixels = opened.picture.pixels

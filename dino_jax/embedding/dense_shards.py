@@ -36,12 +36,14 @@ class DenseRow(NamedTuple):
       label: name of its class, None for none.
       size: (height, width) of the file in pixels.
       features: [h, w, D] float32, None if the image is unreadable.
+      reason: then, its name and why.
     """
 
     name: str
     label: str | None
     size: tuple[int, int]
     features: np.ndarray | None
+    reason: str = ""
 
 
 class DenseShards:

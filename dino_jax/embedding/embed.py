@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import sys
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from dino_jax.commands.progress import show_progress
 from dino_jax.commands.source_arguments import source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.pipeline import build_eval_stream
-from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.data.sources import ImageSource, build_source, said_whole
 from dino_jax.data.sources.contents import contents_of, describe_contents
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
@@ -31,11 +32,11 @@ from dino_jax.embedding.projection import (
     fit_pca,
     load_projection,
 )
-from dino_jax.embedding.rows import Subset, collect, embed_rows, shard_range
+from dino_jax.embedding.rows import Subset, collect, embed_rows, say_reasons, shard_range
 from dino_jax.embedding.shards import Shards, import_pyarrow
 from dino_jax.processes.agreement import Agreement, Alone, open_alike
 from dino_jax.weights.limits import check_batch, check_side
-from dino_jax.weights.model import Model, load
+from dino_jax.weights.model import Model, decoded_by, load
 from dino_jax.workdir.paths import absolute_path
 
 PLAN, PROJECTION = "embed.json", "projection.npz"
@@ -97,12 +98,13 @@ def embed(
     missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
     ranges = [shard_range(shard, options.shard_images, len(source)) for shard in missing]
     if missing:
+        channels = model.network.backbone.in_channels
         wanted = Subset(source, np.concatenate(ranges))
         embedder = build_embedder(model, options, machine, projection, options.normalize)
-        with contextlib.closing(open_stream(wanted, options, machine)) as stream:
+        with contextlib.closing(open_stream(wanted, options, machine, channels)) as stream:
             rows = embed_rows(embedder, show_progress(stream, "embed", len(wanted)), wanted)
             for shard, images in zip(missing, ranges, strict=True):
-                shards.write(shard, collect(itertools.islice(rows, len(images))))
+                shards.write(shard, collect(say_reasons(itertools.islice(rows, len(images)))))
     _wait_for_all("shards")
     return describe(shards, out) if begin == 0 else ""
 
@@ -180,10 +182,10 @@ def find_projection(
     if options.reduce == "random":
         size = (options.image_size, options.image_size)
         return draw_random(width_of(model, size, options.tokens, options.layers), options.dim)
-    count = min(options.sample, len(source))
+    count, channels = min(options.sample, len(source)), model.network.backbone.in_channels
     sample = Subset(source, np.arange(count) * len(source) // count)
     embedder = build_embedder(model, options, machine, normalize=False)
-    with contextlib.closing(open_stream(sample, options, machine)) as stream:
+    with contextlib.closing(open_stream(sample, options, machine, channels)) as stream:
         rows = itertools.islice(embed_rows(embedder, stream, sample), count)
         return fit_pca(collect(rows).vectors, options.dim)
 
@@ -211,7 +213,7 @@ def make_local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
 
 
-def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:
+def open_stream(source: ImageSource, options: Options, machine: Machine, channels: int) -> Any:
     """Batches of all images of the source, in order."""
     return build_eval_stream(
         source,
@@ -219,6 +221,7 @@ def open_stream(source: ImageSource, options: Options, machine: Machine) -> Any:
         batch_size=machine.batch_size,
         max_pixels=options.max_pixels,
         threads=machine.threads,
+        channels=channels,
     )
 
 
@@ -234,6 +237,12 @@ def _wait_for_all(what: str) -> None:
         multihost_utils.sync_global_devices(f"dino_jax:embed:{what}")
 
 
+def say_decoding(model: Model) -> None:
+    """One line, by process 0, about how images become pixels."""
+    if jax.process_index() == 0:
+        print(f"images: {model.decoding.describe()}", file=sys.stderr, flush=True)
+
+
 def options_of(arguments: argparse.Namespace, model: Model) -> Options:
     """Reads the options from the command line.
 
@@ -242,7 +251,7 @@ def options_of(arguments: argparse.Namespace, model: Model) -> Options:
     """
     return Options(
         model=model.title,
-        source=source_config(arguments),
+        source=said_whole(source_config(arguments), "SOURCE", model.decoding),
         image_size=arguments.image_size or model.image_size,
         tokens=arguments.tokens,
         layers=arguments.layers,
@@ -260,7 +269,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
 
     def work(agreement: Agreement) -> str:
-        model = load(arguments.model, arguments.step)
+        model = decoded_by(load(arguments.model, arguments.step), arguments)
+        say_decoding(model)
         options = options_of(arguments, model)
         machine = Machine(arguments.batch_size, arguments.threads)
         out = os.fspath(absolute_path(arguments.out))

@@ -26,7 +26,7 @@ def make_embedder(
     projection: Projection | None = None,
     normalize: bool = False,
 ) -> Embed:
-    """Compiles images [B, S, S, 3] uint8 -> [B, d] float32; the call returns before it is done.
+    """Compiles images [B, S, S, C] uint8 -> [B, d] float32; the call returns before it is done.
 
     Args:
       model: model whose features are taken.
@@ -73,7 +73,8 @@ def check_tokens(network: Network, tokens: str, layers: int) -> None:
 
 def width_of(model: Model, image_size: tuple[int, int], tokens: str, layers: int) -> int:
     """D, the numbers per image of `take_tokens`."""
-    images = jax.ShapeDtypeStruct((1, *image_size, 3), jnp.uint8)
+    channels = model.network.backbone.in_channels
+    images = jax.ShapeDtypeStruct((1, *image_size, channels), jnp.uint8)
     take = partial(take_tokens, model.network, tokens=tokens, layers=layers)
     return jax.eval_shape(take, model.variables, images).shape[-1]
 

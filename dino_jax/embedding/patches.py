@@ -18,18 +18,19 @@ from dino_jax.commands.progress import Progress
 from dino_jax.commands.source_arguments import source_config
 from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.decode import UnreadableImageError
-from dino_jax.data.pipeline import iterate, read_image, read_options
-from dino_jax.data.sources import ImageSource
+from dino_jax.data.pipeline import iterate, read_options
+from dino_jax.data.reading import read_image
+from dino_jax.data.sources import ImageSource, said_whole
 from dino_jax.embedding.dense import PatchEmbed, Picture, embed_pictures, make_patch_embedder
 from dino_jax.embedding.dense_shards import DenseRow, DenseShards
-from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh, open_source
+from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh, open_source, say_decoding
 from dino_jax.embedding.embedder import check_tokens
-from dino_jax.embedding.rows import shard_range
+from dino_jax.embedding.rows import say_reasons, shard_range
 from dino_jax.embedding.tiles import fit_grid, resize_to_grid
 from dino_jax.foreign.names import printable
 from dino_jax.processes.agreement import Agreement
 from dino_jax.weights.limits import attention_bytes, check_batch, check_side, most_bytes
-from dino_jax.weights.model import Model, load
+from dino_jax.weights.model import Model, decoded_by, load
 from dino_jax.workdir.paths import absolute_path
 
 TILE_PATCHES = 48  # of a tile's side, unless asked otherwise: its attention fits everywhere
@@ -100,7 +101,7 @@ def embed_patches(
         with contextlib.closing(
             _rows(embed, patch_size, options, machine, source, indices)
         ) as rows:
-            shards.write(shard, _shown(rows, progress, done))
+            shards.write(shard, _shown(say_reasons(rows), progress, done))
         done += len(indices)
     progress.close()
     _wait_for_all("shards")
@@ -197,8 +198,8 @@ class _Load:
         index = int(self.indices[position])
         try:
             image, label, name = read_image(self.source, index, self.max_pixels)
-        except UnreadableImageError:
-            return DenseRow(self.source.name(index), None, (0, 0), None)
+        except UnreadableImageError as error:
+            return DenseRow(self.source.name(index), None, (0, 0), None, str(error))
         height, width = image.shape[:2]
         grid = fit_grid((height, width), self.patch_size, self.short_side)
         names: Sequence[str] = self.source.class_names
@@ -223,12 +224,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
 
     def work(agreement: Agreement) -> str:
-        model = load(arguments.model, arguments.step)
+        model = decoded_by(load(arguments.model, arguments.step), arguments)
+        say_decoding(model)
         tile = arguments.tile or TILE_PATCHES * model.network.backbone.patch_size
         own = 0 if arguments.own_size else arguments.image_size or model.image_size
         options = PatchOptions(
             model=model.title,
-            source=source_config(arguments),
+            source=said_whole(source_config(arguments), "SOURCE", model.decoding),
             image_size=own,
             tile=tile,
             overlap=tile // 4 if arguments.overlap is None else arguments.overlap,

@@ -1,8 +1,9 @@
 """From a stream of images to the rows of a shard."""
 
 import collections
+import sys
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from dino_jax.embedding.embedder import Embed
 from dino_jax.embedding.shards import Rows
 from dino_jax.foreign.names import printable
 
+MOST_EXPLAINED = 20
 AHEAD = 2  # batches that the devices may lag behind the decoding
 
 
@@ -35,12 +37,17 @@ class Subset:
 
 
 class Row(NamedTuple):
-    """One image: vector [d] (of a black image if it is unreadable), printable name and class."""
+    """One image: vector [d] (of a black image if it is unreadable), printable name and class.
+
+    Attributes:
+      reason: of an unreadable one, its name and why it cannot be read.
+    """
 
     vector: np.ndarray
     readable: bool
     name: str
     label: str | None
+    reason: str = ""
 
 
 def shard_range(shard: int, images: int, total: int) -> np.ndarray:
@@ -71,7 +78,28 @@ def rows_of(vectors: np.ndarray, batch: Batch, source: ImageSource) -> Iterator[
         lost = int(batch["unreadable"][row])
         name = printable(batch["name"][row]) if readable else source.name(lost)
         named = 0 <= label < len(source.class_names)
-        yield Row(vector, readable, name, printable(source.class_names[label]) if named else None)
+        class_name = printable(source.class_names[label]) if named else None
+        yield Row(vector, readable, name, class_name, batch["reason"][row])
+
+
+class Explained(Protocol):
+    """A row that knows why it has no image, if it has none."""
+
+    @property
+    def reason(self) -> str: ...
+
+
+R = TypeVar("R", bound=Explained)
+
+
+def say_reasons(rows: Iterable[R]) -> Iterator[R]:
+    """The rows; says on stderr why the first `MOST_EXPLAINED` unreadable images are left out."""
+    lost = 0
+    for row in rows:
+        lost += bool(row.reason)
+        if row.reason and lost <= MOST_EXPLAINED:
+            print(f"unreadable image, left out: {row.reason}", file=sys.stderr, flush=True)
+        yield row
 
 
 def collect(rows: Iterable[Row]) -> Rows:

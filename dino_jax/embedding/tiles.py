@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from dino_jax.data.resampling import resize_pixels
+
 Grid = tuple[int, int]
 
 
@@ -36,12 +38,11 @@ def fit_grid(size: tuple[int, int], patch_size: int, short_side: int | None) -> 
 
 
 def resize_to_grid(image: np.ndarray, grid: Grid, patch_size: int) -> np.ndarray:
-    """[H, W, 3] uint8 to the pixels of a grid of patches, antialiased bicubic as in evaluations."""
+    """[H, W, C] uint8 to the pixels of a grid of patches, antialiased bicubic as in evaluations."""
     height, width = (count * patch_size for count in grid)
     if image.shape[:2] == (height, width):
         return image
-    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    return np.asarray(resized)
+    return resize_pixels(image, (height, width), Image.Resampling.BICUBIC)
 
 
 def cut_into_tiles(grid: Grid, side: int, overlap: int) -> list[Tile]:

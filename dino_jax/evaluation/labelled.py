@@ -8,6 +8,7 @@ from etils import epath
 
 from dino_jax.commands.config_file import load_config
 from dino_jax.commands.source_arguments import part_config
+from dino_jax.data.decoding import Decoding
 from dino_jax.data.sources import (
     UNLABELED,
     FolderSource,
@@ -16,6 +17,7 @@ from dino_jax.data.sources import (
     build_source,
     is_given,
 )
+from dino_jax.data.sources.decoded import decoded
 
 FOLDERS = {"train": ("train",), "test": ("val", "validation", "test")}
 SPLITS = {"tfds": "validation", "digits": "test"}  # of the test images
@@ -36,15 +38,15 @@ class Labelled(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def open_labelled(arguments: argparse.Namespace) -> Labelled:
-    """Opens the images that the command line names.
+def open_labelled(arguments: argparse.Namespace, decoding: Decoding) -> Labelled:
+    """Opens the images that the command line names, decoded as `decoding` says.
 
     Raises:
       ValueError: if it does not name both parts, labels are missing, there are fewer than two
         classes, or test images have other classes than training images.
       OSError: if there are no such files.
     """
-    train, test = open_part(arguments, "train"), open_part(arguments, "test")
+    train, test = (open_part(arguments, decoding, part) for part in ("train", "test"))
     if len(train.class_names) < 2:
         raise ValueError(
             "classification needs at least two classes, the training images have only "
@@ -76,8 +78,8 @@ def has_parts(arguments: argparse.Namespace) -> bool:
     return not folders or not parts.isdisjoint(folders)
 
 
-def open_classes(folder: str) -> ImageSource:
-    """Opens the images of one folder of class folders.
+def open_classes(folder: str, decoding: Decoding) -> ImageSource:
+    """Opens the images of one folder of class folders, decoded as `decoding` says.
 
     Raises:
       ValueError: if there are fewer than two classes, or other images than theirs.
@@ -89,17 +91,19 @@ def open_classes(folder: str) -> ImageSource:
             f"--data={folder} needs the folders train and val, or one folder per class, at least "
             f"two; classes found: {list(source.class_names)}"
         )
-    return source
+    return decoded(source, decoding)
 
 
-def open_part(arguments: argparse.Namespace, part: str) -> ImageSource:
+def open_part(arguments: argparse.Namespace, decoding: Decoding, part: str) -> ImageSource:
     """Opens the "train" or the "test" images that the command line names, with their own labels.
+
+    Where their config does not say it, they are decoded as `decoding` says.
 
     Raises:
       ValueError: if it does not name them, or they have no labels.
       OSError: if there are no such files.
     """
-    source = build_source(_config(arguments, part), f"--{part}")
+    source = build_source(_config(arguments, part), f"--{part}", decoding)
     if not source.class_names:
         raise ValueError(
             f"the {part} images have no labels: put them into one folder per class, write "

@@ -1,7 +1,9 @@
 """How an evaluation reads its images."""
 
 import argparse
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -9,12 +11,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.commands.progress import show_progress
+from dino_jax.data.decoding import RGB, Decoding
 from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.options.groups import USUAL_BATCH
 from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.weights.limits import check_batch, check_side
-from dino_jax.weights.model import Model
+from dino_jax.weights.model import Model, decoded_by
 
 
 class Reading(NamedTuple):
@@ -26,6 +29,7 @@ class Reading(NamedTuple):
       max_pixels: larger images count as unreadable.
       threads: threads that decode batches ahead, per process.
       short_side: short side of an image before the central square is cut, over `image_size`.
+      decoding: how image files become pixels.
     """
 
     image_size: int
@@ -33,6 +37,7 @@ class Reading(NamedTuple):
     max_pixels: int
     threads: int
     short_side: float = USUAL_SHORT_SIDE
+    decoding: Decoding = RGB
 
     def stream(self, source: ImageSource, title: str) -> Iterator[Batch]:
         """This process's rows of all images, in order; process 0 shows progress."""
@@ -45,14 +50,23 @@ class Reading(NamedTuple):
             hosts=jax.process_count(),
             threads=self.threads,
             short_side=self.short_side,
+            channels=self.decoding.channels,
         )
         if jax.process_index():
             return stream
         return show_progress(stream, title, len(source) // jax.process_count())
 
 
-def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Reading:
+def reading_of(
+    arguments: argparse.Namespace, model: Model, mesh: Mesh, own_photos: bool = False
+) -> Reading:
     """Reads the options from the command line.
+
+    Args:
+      arguments: options of `add_labelled_arguments` and `add_reading_arguments`.
+      model: the model.
+      mesh: mesh of the devices.
+      own_photos: whether EXIF orientation is applied by default; the official protocols ignore it.
 
     Raises:
       ValueError: if a size does not fit the model or the devices.
@@ -61,7 +75,13 @@ def reading_of(arguments: argparse.Namespace, model: Model, mesh: Mesh) -> Readi
     image_size = arguments.image_size or model.image_size
     check_batch(batch_size, mesh.size)
     check_side(model, image_size, "--image-size")
-    return Reading(image_size, batch_size, arguments.max_pixels, arguments.threads)
+    decoding = decoded_by(model, arguments).decoding
+    if not (arguments.orientation or own_photos):
+        decoding = replace(decoding, orientation="ignore")
+    if jax.process_index() == 0:
+        print(f"images: {decoding.describe()}", file=sys.stderr, flush=True)
+    threads = arguments.threads
+    return Reading(image_size, batch_size, arguments.max_pixels, threads, decoding=decoding)
 
 
 def name_unreadable(source: ImageSource, indices: np.ndarray) -> dict[str, object]:

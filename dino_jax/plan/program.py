@@ -74,7 +74,8 @@ def abstract_batch(
     config: Config, recipe: Recipe, sharding: Any
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes of the batch that the step of a config takes."""
-    layout = batch_layout(build_multi_crop(config.augment), recipe.masking, config.batch_size)
+    multi_crop = build_multi_crop(config.augment, recipe.crop_shape[2])
+    layout = batch_layout(multi_crop, recipe.masking, config.batch_size)
     del layout["unreadable"]  # stays on the host
     return {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

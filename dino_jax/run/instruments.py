@@ -6,6 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from dino_jax.data.decoding import build_decoding
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.online.base import Context
 from dino_jax.evaluation.online.build import (
@@ -114,6 +115,7 @@ def make_context(config: Any, recipe: Recipe, mesh: Mesh, workdir: str) -> Conte
         evaluated=recipe.evaluated,
         image_size=config.image_size,
         max_pixels=config.max_pixels,
+        decoding=build_decoding("config.data", config.data),
         mesh=mesh,
         folder=absolute_path(workdir),
     )

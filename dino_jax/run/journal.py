@@ -4,11 +4,13 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 from etils import epath
 
+from dino_jax.data.reading import explain_unreadable
 from dino_jax.data.sources import ImageSource
 from dino_jax.evaluation.online.base import Metrics
 from dino_jax.run.best import Best
@@ -117,6 +119,7 @@ class Journal:
                 self._folder,
                 max_skipped_in_a_row=config.max_skipped_in_a_row,
                 max_unreadable_share=config.max_unreadable_share,
+                explain=partial(explain_unreadable, self._source, max_pixels=config.max_pixels),
             )
             self._open = stack.pop_all()
         self._history = []  # of a long run it is large, and nobody needs it any more

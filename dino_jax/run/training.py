@@ -11,6 +11,7 @@ from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.config_command import ConfigArguments, start_logging
 from dino_jax.commands.facts import code_of, facts_of
 from dino_jax.commands.one_writer import one_writer
+from dino_jax.data.decoding import build_decoding
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
 from dino_jax.data.worker_process import start_workers_alone
@@ -72,7 +73,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             lowered, len(source), mesh, workdir
         )
         config = frozen_roles.fill_steps(config)
-        multi_crop = build_multi_crop(config.augment)
+        multi_crop = build_multi_crop(config.augment, recipe.crop_shape[2])
         instruments = build_instruments(config, recipe, mesh, source, workdir)
         checks.compare(lowered, instruments.sources)
         programs = keep_programs(runtime.compilation_cache, workdir)
@@ -143,6 +144,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 describe_mesh(mesh),
                 f"compiled    {programs}",
                 f"data        {len(source):,} images, {config.data.kind}",
+                f"            {build_decoding('config.data', config.data).describe()}",
                 *describe_recipe(recipe, lowered, state),
                 *first.lines,
                 *frozen_roles.lines,

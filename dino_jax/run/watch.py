@@ -2,6 +2,7 @@
 
 import collections
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from dino_jax.workdir.paths import write_atomically
 from dino_jax.workdir.side_files import read_side_file
 
 ENOUGH_TO_TELL = 1000  # images seen before the share of unreadable ones can end a run
+MOST_EXPLAINED = 100  # images that are read again to say why they cannot be read
 RUN_AHEAD = 2  # steps that the host may run ahead of the devices before it looks at their numbers
 
 
@@ -44,6 +46,7 @@ class Watch:
         *,
         max_skipped_in_a_row: int,
         max_unreadable_share: float,
+        explain: Callable[[int], str],
     ):
         """Makes a watch that has no numbers yet.
 
@@ -53,11 +56,13 @@ class Watch:
           folder: workdir; the names of unreadable images are collected in its bad_images.txt.
           max_skipped_in_a_row: steps that are not finite before the run gives up.
           max_unreadable_share: largest share of the images seen by this process group, in [0, 1].
+          explain: name of an image by its index, and why it cannot be read.
         """
         self._source, self._progress = source, progress
         self._max_skipped, self._max_unreadable_share = max_skipped_in_a_row, max_unreadable_share
         self._pending: collections.deque = collections.deque()
         self._bad_images = BadImages(folder, source)
+        self._explain, self._explained = explain, 0
         self._unreadable = 0
         self._newest: dict[str, float] = {}
         self._moments: dict[str, jax.Array] = {}
@@ -105,8 +110,10 @@ class Watch:
     def _check_images(self, unreadable: np.ndarray) -> None:
         bad = unreadable[unreadable >= 0]
         self._unreadable += len(bad)
-        for name in self._bad_images.add(len(unreadable), bad.tolist()):
-            self._progress.say(f"unreadable image, replaced by the next one: {name}")
+        for index, name in self._bad_images.add(len(unreadable), bad.tolist()):
+            self._explained += 1
+            about = self._explain(index) if self._explained <= MOST_EXPLAINED else name
+            self._progress.say(f"unreadable image, replaced by the next one: {about}")
         share = self._bad_images.share()
         if share > self._max_unreadable_share:
             raise UnreadableImagesError(
@@ -143,8 +150,8 @@ class BadImages:
         self._known: set[int] = set()
         self._seen = self._bad = 0
 
-    def add(self, seen: int, bad: list[int]) -> list[str]:
-        """Counts the images of a batch; returns the names that are new in this start.
+    def add(self, seen: int, bad: list[int]) -> list[tuple[int, str]]:
+        """Counts the images of a batch; returns indices and names that are new in this start.
 
         Args:
           seen: images of the batch.
@@ -160,9 +167,11 @@ class BadImages:
             self._names += unlisted
             if jax.process_index() == 0:
                 write_atomically(self.path, "".join(f"{name}\n" for name in self._names))
-        return names
+        return list(zip(indices, names, strict=True))
 
     def share(self) -> float:
-        """Share of unreadable images among those seen; 0 until enough were seen."""
+        """Share of unreadable images among those seen; 0 for one file, or before enough are."""
+        if len(self._known) < 2:
+            return 0.0
         enough = min(ENOUGH_TO_TELL, len(self._source))
         return self._bad / self._seen if self._seen >= enough else 0.0

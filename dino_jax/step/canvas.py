@@ -27,13 +27,13 @@ def cut_crops(batch: Batch, sizes: Mapping[str, tuple[int, int]]) -> Batch:
     Sharding the batch axis of every entry needs no communication.
 
     Args:
-      batch: "canvas": [B, F, 3, H, W] uint8, for any groups of crops "GROUP_boxes": [B, V,
+      batch: "canvas": [B, F, C, H, W] uint8, for any groups of crops "GROUP_boxes": [B, V,
         BOX_COLUMNS] float32, and anything else. A batch of another back end has no canvas and is
         returned unchanged.
       sizes: (height, width) of the crops by group, in pixels.
 
     Returns:
-      The batch with "GROUP_crops": [B, V, h, w, 3] uint8 instead of canvas and boxes.
+      The batch with "GROUP_crops": [B, V, h, w, C] uint8 instead of canvas and boxes.
     """
     if "canvas" not in batch:
         return batch
@@ -45,13 +45,13 @@ def cut_crops(batch: Batch, sizes: Mapping[str, tuple[int, int]]) -> Batch:
 
 
 def _cut(canvas: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """canvas [B, F, 3, H, W] uint8, boxes [B, V, BOX_COLUMNS]; one view after another."""
+    """canvas [B, F, C, H, W] uint8, boxes [B, V, BOX_COLUMNS]; one view after another."""
     views = jnp.moveaxis(boxes, 1, 0)
     return jnp.moveaxis(jax.lax.map(lambda view: _cut_view(canvas, view, size), views), 0, 1)
 
 
 def _cut_view(canvas: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """canvas [B, F, 3, H, W] uint8, boxes [B, BOX_COLUMNS] -> [B, h, w, 3] uint8."""
+    """canvas [B, F, C, H, W] uint8, boxes [B, BOX_COLUMNS] -> [B, h, w, C] uint8."""
     image = _choose_frame(canvas, boxes[:, FRAME])
     height, width = size
     flips = boxes[:, FLIP] == 1
@@ -63,7 +63,7 @@ def _cut_view(canvas: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax
 
 
 def _choose_frame(canvas: jax.Array, frames: jax.Array) -> jax.Array:
-    """[B, F, 3, H, W], [B] -> [B, 3, H, W]; without an index, so that devices have no gather."""
+    """[B, F, C, H, W], [B] -> [B, C, H, W]; without an index, so that devices have no gather."""
     image = canvas[:, 0]
     for frame in range(1, canvas.shape[1]):
         image = jnp.where((frames == frame)[:, None, None, None], canvas[:, frame], image)

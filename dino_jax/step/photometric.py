@@ -25,11 +25,14 @@ Batch = dict[str, jax.Array]
 def apply_photometric(batch: Batch) -> Batch:
     """Recolors the crops of a batch as its parameters say; pure, for use inside jit.
 
+    Saturation, hue and grayscale leave crops that are not RGB as they are, and the contrast of each
+    of their channels is by its own mean.
+
     Sharding the batch axis of every entry needs no communication except for the jitter order, a few
       bytes: it is the same in all rows, and that of row 0 is used.
 
     Args:
-      batch: for any groups of crops "GROUP_crops": [B, V, H, W, 3] uint8, "GROUP_photometric":
+      batch: for any groups of crops "GROUP_crops": [B, V, H, W, C] uint8, "GROUP_photometric":
         [B, V, P] float32 and "GROUP_jitter_order": [B, V, 4] uint8, and anything else. A batch of
         the host back end has no such parameters and is returned unchanged.
 
@@ -46,18 +49,20 @@ def apply_photometric(batch: Batch) -> Batch:
 
 
 def _recolor(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
-    """crops [B, V, H, W, 3] uint8, values [B, V, P], order [V, 4]; one view after another."""
+    """crops [B, V, H, W, C] uint8, values [B, V, P], order [V, 4]; one view after another."""
     views = (jnp.moveaxis(crops, 1, 0), jnp.moveaxis(values, 1, 0), order)
     return jnp.moveaxis(jax.lax.map(lambda view: _recolor_view(*view), views), 0, 1)
 
 
 def _recolor_view(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
-    """crops [B, H, W, 3] uint8, values [B, P], order [4]."""
+    """crops [B, H, W, C] uint8, values [B, P], order [4]."""
     columns = values.T[:, :, None, None]  # [P, B, 1, 1]
-    planes = jnp.moveaxis(crops, -1, 0)  # [3, B, H, W], uint8 after every operation
+    planes = jnp.moveaxis(crops, -1, 0)  # [C, B, H, W], uint8 after every operation
+    is_rgb = len(planes) == 3
     for operation in order:
-        planes = jax.lax.switch(operation, _JITTER, planes, columns)
-    planes = jnp.where(columns[GRAYSCALE] == 1, _gray(planes).astype(jnp.uint8), planes)
+        planes = jax.lax.switch(operation, _JITTER if is_rgb else _OF_CHANNELS, planes, columns)
+    if is_rgb:
+        planes = jnp.where(columns[GRAYSCALE] == 1, _gray(planes).astype(jnp.uint8), planes)
     planes = _blur(planes, columns[BLUR:])
     planes = jnp.where(planes < columns[SOLARIZE], planes, 255 - planes)
     return jnp.moveaxis(planes, 0, -1)
@@ -80,10 +85,17 @@ def _adjust_brightness(planes: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def _adjust_contrast(planes: jax.Array, columns: jax.Array) -> jax.Array:
-    gray = _gray(planes)
-    pixels = gray.shape[1] * gray.shape[2]
-    mean = (2 * gray.sum((1, 2), keepdims=True) + pixels) // (2 * pixels)
-    return _blend(mean, planes, columns[CONTRAST])
+    return _blend(_mean_level(_gray(planes)), planes, columns[CONTRAST])
+
+
+def _adjust_contrasts(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    return _blend(_mean_level(planes.astype(jnp.int32)), planes, columns[CONTRAST])
+
+
+def _mean_level(levels: jax.Array) -> jax.Array:
+    """Rounded mean of [..., H, W] int32: [..., 1, 1]."""
+    pixels = levels.shape[-2] * levels.shape[-1]
+    return (2 * levels.sum((-2, -1), keepdims=True) + pixels) // (2 * pixels)
 
 
 def _adjust_saturation(planes: jax.Array, columns: jax.Array) -> jax.Array:
@@ -115,7 +127,12 @@ def _from_hsv(distance: jax.Array, saturation: jax.Array, value: jax.Array) -> j
     return jnp.floor(value * (1 - saturation * part) + 0.5).astype(jnp.uint8)
 
 
+def _leave(planes: jax.Array, columns: jax.Array) -> jax.Array:
+    return planes
+
+
 _JITTER = (_adjust_brightness, _adjust_contrast, _adjust_saturation, _adjust_hue)  # by column
+_OF_CHANNELS = (_adjust_brightness, _adjust_contrasts, _leave, _leave)
 
 
 def _blur(planes: jax.Array, weights: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from dino_jax.config.range import MOST_INTEGER
 from dino_jax.data.augment import CropConfig
+from dino_jax.data.decoding import build_decoding
 from dino_jax.data.masking import Masking, build_masking
 from dino_jax.data.multi_crop import build_multi_crop, check_patches
 from dino_jax.models.build import build_network
@@ -115,6 +116,26 @@ class Recipe:
         )
 
 
+def check_channels(in_channels: int, data: Any) -> None:
+    """Checks that images have the channels that the network takes.
+
+    Args:
+      in_channels: channels that it takes.
+      data: `config.data`.
+
+    Raises:
+      ValueError: if they have others.
+    """
+    channels = build_decoding("config.data", data).channels
+    if channels != in_channels:
+        raise ValueError(
+            f"config.data.channels ({channels}) must be those of the network, "
+            f"config.network.backbone.in_channels ({in_channels}); try "
+            f"--config.data.channels={in_channels}, or --config.network.backbone.in_channels="
+            f"{channels} with as many numbers in config.network.mean and config.network.std"
+        )
+
+
 def build_recipe(
     config: Any, image_count: int, frozen: Mapping[str, Network] | None = None
 ) -> Recipe:
@@ -131,6 +152,7 @@ def build_recipe(
     steps_per_epoch, total_steps = count_steps(config, image_count)
     length = dict(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     network, multi_crop = build_network(config.network), build_multi_crop(config.augment)
+    check_channels(network.backbone.in_channels, config.data)
     groups = multi_crop.groups
     patch_size: int = network.backbone.patch_size
     check_patches(groups, patch_size)

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 
 from dino_jax.commands.arguments import STEP, filled, real, whole
 from dino_jax.commands.command_line import CommandParser, docstring_of
+from dino_jax.commands.source_arguments import add_decoding_arguments
 from dino_jax.visualize.choices import IMAGES_PER_SECOND, PICTURES, SIZE
 
 
@@ -58,6 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--point", default="", help="similar_patches: X,Y in pixels")
     add("--gallery", default="", help="neighbours: folder to search in")
     add("--k", type=whole(1, 1000), default=5, help="neighbours: number of images")
+    add_decoding_arguments(parser)
     add("--as-seen", action="store_true", help="neighbours: images as the network sees them")
     return parser.parse_args(argv)
 

@@ -25,7 +25,7 @@ from dino_jax.visualize.sheets import (
     similarity_sheet,
 )
 from dino_jax.weights.limits import most_patches
-from dino_jax.weights.model import Model, load
+from dino_jax.weights.model import Model, decoded_by, load
 from dino_jax.workdir.paths import folder_of_results
 
 Draw = Callable[[Model, Sequence[Named], Any], dict[str, np.ndarray]]
@@ -117,7 +117,7 @@ def overlay_film(
 def film_images(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> str:
     """The same with images as frames; files that are not images are named on stderr."""
     rate, lost = Fraction(arguments.fps or IMAGES_PER_SECOND).limit_denominator(1001), []
-    frames = (image.pixels for image in stream_images(paths, lost))
+    frames = (image.pixels for image in stream_images(paths, model.decoding, lost))
     target = out / f"{Path(paths[0]).stem}_attention.mp4"
     count = write_film(target, overlay_film(model, frames, arguments, paths[0]), rate)
     say_lost(lost)
@@ -149,7 +149,8 @@ def visualize(arguments: argparse.Namespace) -> str:
     films = [path for path in arguments.images if is_film(path)]
     check_films(arguments, films)
     say_programs()
-    model = load(arguments.model, arguments.step)
+    model = decoded_by(load(arguments.model, arguments.step), arguments)
+    print(f"images: {model.decoding.describe()}", file=sys.stderr)
     out = Path(arguments.out)
     images = [path for path in arguments.images if path not in films]
     with folder_of_results(out):
@@ -164,7 +165,7 @@ def visualize(arguments: argparse.Namespace) -> str:
 
 def draw(model: Model, paths: Sequence[str], out: Path, arguments: Any) -> None:
     """Draws the pictures of images and writes them."""
-    images, lost = read_images(paths)
+    images, lost = read_images(paths, model.decoding)
     say_lost(lost)
     for name, pixels in DRAW[arguments.what](model, images, arguments).items():
         Image.fromarray(pixels).save(out / f"{name}.png")

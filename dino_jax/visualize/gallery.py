@@ -42,6 +42,7 @@ class Gallery:
         self._source, self._mesh = source, mesh
         self._count = min(count, len(source))
         self._image_size, self._max_pixels = image_size, max_pixels
+        self._channels = network.backbone.in_channels
         self._extract = make_extractor(network, mesh)
 
     def nearest(
@@ -79,6 +80,7 @@ class Gallery:
             host=jax.process_index(),
             hosts=hosts,
             max_images=self._count,
+            channels=self._channels,
         )
         return number_rows(stream, batch_size, jax.process_index(), hosts)
 

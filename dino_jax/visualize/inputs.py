@@ -8,22 +8,25 @@ import numpy as np
 from PIL import Image
 
 from dino_jax.data.decode import MAX_PIXELS, UnreadableImageError, read_image_file
+from dino_jax.data.decoding import Decoding
+from dino_jax.data.resampling import resize_pixels
 from dino_jax.data.sources import FolderSource
 from dino_jax.foreign.names import one_line, printable
 
 
 class Named(NamedTuple):
-    """An image [H, W, 3] uint8 and the name of its file."""
+    """An image [H, W, C] uint8 and the name of its file."""
 
     name: str
     pixels: np.ndarray
 
 
-def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
+def read_images(paths: Sequence[str], decoding: Decoding) -> tuple[list[Named], list[str]]:
     """Reads images as they are.
 
     Args:
       paths: files, and folders whose images are all taken, sorted.
+      decoding: how they become pixels.
 
     Returns:
       The images, and a line for each file that cannot be read.
@@ -33,23 +36,24 @@ def read_images(paths: Sequence[str]) -> tuple[list[Named], list[str]]:
       ValueError: if there are no images, or none can be read.
     """
     lost: list[str] = []
-    images = list(stream_images(paths, lost))
+    images = list(stream_images(paths, decoding, lost))
     if not images:
         more = f", and {len(lost) - 1:,} more" if len(lost) > 1 else ""
         raise ValueError(f"no image can be read: {lost[0]}{more}")
     return images, lost
 
 
-def stream_images(paths: Sequence[str], lost: list[str]) -> Iterator[Named]:
+def stream_images(paths: Sequence[str], decoding: Decoding, lost: list[str]) -> Iterator[Named]:
     """Reads them one by one.
 
     Args:
       paths: as `read_images`.
+      decoding: as `read_images`.
       lost: receives a line for each file that cannot be read.
     """
     for file in _list_files(paths):
         try:
-            yield Named(printable(file.stem), read_image_file(file, MAX_PIXELS))
+            yield Named(printable(file.stem), read_image_file(file, MAX_PIXELS, decoding))
         except (OSError, UnreadableImageError) as error:
             lost.append(f"{printable(str(file))}: {one_line(str(error))}")
 
@@ -58,7 +62,7 @@ def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
     """Short side to S, bicubic; then both sides cut to multiples of a patch, around the center.
 
     Args:
-      image: [H, W, 3] uint8.
+      image: [H, W, C] uint8.
       size: S, pixels; 0 leaves the size as it is.
       patch_size: patch size of the backbone.
 
@@ -69,8 +73,7 @@ def fit_to_patches(image: np.ndarray, size: int, patch_size: int) -> np.ndarray:
     if size:
         scale = size / min(height, width)
         height, width = round(height * scale), round(width * scale)
-        resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-        image = np.array(resized)
+        image = resize_pixels(image, (height, width), Image.Resampling.BICUBIC)
     rows, columns = height // patch_size * patch_size, width // patch_size * patch_size
     if min(rows, columns) < patch_size:
         raise ValueError(

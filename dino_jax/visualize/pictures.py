@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dino_jax.data.viewable import as_rgb
+
 # Dark to light through purple and orange; lightness grows evenly, so that it also reads in gray.
 HEAT = np.array(
     [
@@ -48,7 +50,8 @@ def enlarge(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def enlarge_whole(image: np.ndarray) -> np.ndarray:
-    """Enlarged by the smallest whole factor that gives SMALLEST_TILE pixels."""
+    """RGB, enlarged by the smallest whole factor that gives SMALLEST_TILE pixels."""
+    image = as_rgb(image)
     factor = math.ceil(SMALLEST_TILE / min(image.shape[:2]))
     return enlarge(image, factor * image.shape[0], factor * image.shape[1])
 
@@ -57,8 +60,9 @@ def photograph(image: np.ndarray) -> np.ndarray:
     """A photograph to look at: short side to PHOTOGRAPH pixels, long side cut to twice as many.
 
     Args:
-      image: [H, W, 3] uint8 of any size.
+      image: [H, W, C] uint8 of any size; shown by `as_rgb`.
     """
+    image = as_rgb(image)
     scale = PHOTOGRAPH / min(image.shape[:2])
     size = (round(image.shape[1] * scale), round(image.shape[0] * scale))
     resized = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -54,7 +54,7 @@ class ProbeImages:
       source: source of the probe images.
       train: source of the neighbors.
       indices: [P] int64 into `source`.
-      images: [P, S, S, 3] uint8.
+      images: [P, S, S, C] uint8.
     """
 
     def __init__(self, config: Any, context: Context, train: ImageSource):
@@ -77,7 +77,15 @@ class ProbeImages:
         self._neighbours = probes.neighbours
         held_out = held_out_images(probes.evaluation, config) if probes.evaluation else None
         self.train, self.source = train, context.open_source(*held_out) if held_out else train
-        self.indices, self.images = _read(self.source, probes.count, context.image_size, limit)
+        images = Images(
+            self.source,
+            count := min(probes.count, len(self.source)),
+            context.image_size,
+            count,
+            limit,
+            context.decoding.channels,
+        )
+        self.indices, self.images = _read(images)
         self._gallery = Gallery(
             train,
             self._network,
@@ -143,16 +151,14 @@ def check_probes(config: Any, context: Context) -> None:
     check_size("config.image_size", context.image_size, context, [context.evaluated])
 
 
-def _read(
-    source: ImageSource, count: int, image_size: int, max_pixels: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [P] and pixels [P, S, S, 3] of evenly spaced images, those that can be read."""
-    count = min(count, len(source))
-    (batch,) = Images(source, count, image_size, count, max_pixels).stream(host=0, hosts=1)
+def _read(images: Images) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [P] and pixels [P, S, S, C] of evenly spaced images, those that can be read."""
+    count = images.count
+    (batch,) = images.stream(host=0, hosts=1)
     valid = batch["valid"]
     if not valid.any():
         raise ValueError(
             f"none of the {count} probe images can be read; choose others with "
             "--config.probes.evaluation, or --config.probes.count=0 for none"
         )
-    return (np.arange(count) * len(source) // count)[valid], batch["image"][valid]
+    return (np.arange(count) * len(images.source) // count)[valid], batch["image"][valid]

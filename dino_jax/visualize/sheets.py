@@ -7,8 +7,10 @@ import jax
 import numpy as np
 
 from dino_jax.data.decode import MAX_PIXELS
-from dino_jax.data.pipeline import read_image, resize_for_evaluation
+from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.data.reading import read_image
 from dino_jax.data.sources import FolderSource
+from dino_jax.data.sources.decoded import decoded
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.visualize.attention import (
     cls_to_patches,
@@ -42,7 +44,7 @@ def attention_sheet(model: Model, image: np.ndarray, mass: float) -> np.ndarray:
 
     Args:
       model: a ViT.
-      image: [H, W, 3] uint8, sides multiples of a patch.
+      image: [H, W, C] uint8, sides multiples of a patch.
       mass: see `attention.keep_mass`.
 
     Returns:
@@ -66,7 +68,7 @@ def objects_sheet(model: Model, images: Sequence[np.ndarray]) -> np.ndarray:
 
     Args:
       model: any backbone.
-      images: each [H, W, 3] uint8, sides multiples of a patch.
+      images: each [H, W, C] uint8, sides multiples of a patch.
     """
     colors = color_objects([patch_features(model, image) for image in images])
     shown = [enlarge_whole(image) for image in images]
@@ -82,7 +84,7 @@ def similarity_sheet(
 
     Args:
       model: any backbone.
-      images: each [H, W, 3] uint8, sides multiples of a patch.
+      images: each [H, W, C] uint8, sides multiples of a patch.
       point: (x, y) in the first image, in pixels.
 
     Raises:
@@ -118,7 +120,7 @@ def neighbours_sheet(
       OSError: if the folder does not exist.
       ValueError: if it holds no images.
     """
-    source, size = FolderSource(gallery), model.image_size
+    source, size = decoded(FolderSource(gallery), model.decoding), model.image_size
     mesh = make_mesh(1, jax.local_devices()[:1])
     found = Gallery(
         source, model.network, mesh, count=len(source), image_size=size, max_pixels=MAX_PIXELS
@@ -142,7 +144,7 @@ def neighbours_sheet(
 
 
 def patch_features(model: Model, image: np.ndarray) -> np.ndarray:
-    """[h, w, D] float32 patch tokens of [H, W, 3] uint8."""
+    """[h, w, D] float32 patch tokens of [H, W, C] uint8."""
     patches = np.asarray(model(image[None])["patches"][0], np.float32)
     height, width = _grid(model, image)
     return patches.reshape(height, width, -1)

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
+from dino_jax.config.section import section
 from dino_jax.config.upgrade import upgrade
+from dino_jax.data.decoding import Decoding, build_decoding
+from dino_jax.data.sources import ImagesConfig
 from dino_jax.models.build import NetworkConfig, read_network_config
 from dino_jax.workdir.checkpointing import DEFAULT_ROLE
 from dino_jax.workdir.config_json import read_config_json
@@ -23,12 +26,14 @@ class FinishedRun(NamedTuple):
       role: name of the evaluated role.
       network: section of its network, without the heads that the role leaves out.
       image_size: side in pixels at which images are evaluated.
+      decoding: how its images become pixels.
     """
 
     config: dict[str, Any]
     role: str
     network: NetworkConfig
     image_size: int
+    decoding: Decoding
 
 
 def read_run(workdir: epath.PathLike) -> FinishedRun:
@@ -46,9 +51,13 @@ def read_run(workdir: epath.PathLike) -> FinishedRun:
         config, network = upgrade(plain), read_network_config(plain)
         role = config.get("evaluated", DEFAULT_ROLE)
         image_size = int(config.get("image_size", DEFAULT_IMAGE_SIZE))
+        data = section("config.data", config.get("data", {}), ImagesConfig)
+        otherwise = Decoding(channels=len(network.mean))
+        decoding = build_decoding("config.data", data, otherwise)
         left_out = config.get("roles", {}).get(role, {}).get("leaves_out", ())
         heads = {name: head for name, head in network.heads.items() if name not in left_out}
     except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{file} is not the config of a run of dino_jax: {why}") from error
-    return FinishedRun(config, role, dataclasses.replace(network, heads=heads), image_size)
+    network = dataclasses.replace(network, heads=heads)
+    return FinishedRun(config, role, network, image_size, decoding)

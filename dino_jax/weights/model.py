@@ -5,6 +5,7 @@ features = model(["cat.jpg", "dog.jpg"])  # {"cls": [2, D], "patches": [2, N, D]
 attention = model.attention(["cat.jpg"])  # [1, heads, T, T]
 """
 
+import argparse
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
@@ -16,8 +17,17 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.commands.compilation_cache import keep_programs
+from dino_jax.commands.source_arguments import given_decoding
 from dino_jax.data.decode import MAX_PIXELS, read_image_file
+from dino_jax.data.decoding import Decoding, build_decoding
 from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.data.sources import ImagesConfig
+from dino_jax.foreign.numbers import (
+    numbers_of_array,
+    numbers_of_picture,
+    orientation_of,
+    turn_upright,
+)
 from dino_jax.models.backbone import Features
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
@@ -36,7 +46,7 @@ ImageLike = str | epath.PathLike | Image.Image | np.ndarray
 class Model:
     """A frozen backbone; methods take images and compile once per shape.
 
-    Images are [B, H, W, 3] uint8 of any size, or a list of paths, Pillow images or [H, W, 3] uint8
+    Images are [B, H, W, C] uint8 of any size, or a list of paths, Pillow images or [H, W, C]
     arrays, of which `preprocess` makes a batch.
 
     Attributes:
@@ -44,11 +54,21 @@ class Model:
       network: the backbone, without heads.
       variables: its float32 variables.
       image_size: S, pixels that `preprocess` gives by default.
+      decoding: how image files become pixels: as in training, but upright.
     """
 
-    def __init__(self, title: str, network: Network, variables: Variables, image_size: int):
+    def __init__(
+        self,
+        title: str,
+        network: Network,
+        variables: Variables,
+        image_size: int,
+        decoding: Decoding | None = None,
+    ):
         self.title, self.network, self.variables = title, network, variables
         self.image_size = image_size
+        otherwise = Decoding(channels=network.backbone.in_channels)
+        self.decoding = dataclasses.replace(decoding or otherwise, orientation="apply")
         self._apply = jax.jit(partial(network.apply), static_argnames=("method", "layers", "layer"))
 
     def __call__(self, images: Any) -> Features:
@@ -69,11 +89,11 @@ class Model:
         """The usual evaluation view of each image.
 
         Args:
-          images: paths, Pillow images or [H, W, 3] uint8 arrays.
+          images: paths, Pillow images or [H, W, C] arrays.
           size: S, side of the result in pixels; None: `image_size`.
 
         Returns:
-          [B, S, S, 3] uint8.
+          [B, S, S, C] uint8.
 
         Raises:
           OSError: if a file does not exist.
@@ -82,7 +102,8 @@ class Model:
         if isinstance(images, str) or not len(images):
             raise ValueError(f"expected a list of at least one image, got {images!r}")
         side = self.image_size if size is None else size
-        return np.stack([resize_for_evaluation(_pixels(image), side) for image in images])
+        pixels = [_pixels(image, self.decoding) for image in images]
+        return np.stack([resize_for_evaluation(image, side) for image in pixels])
 
     def _batch(self, images: Any) -> jax.Array | np.ndarray:
         if isinstance(images, (np.ndarray, jax.Array)):
@@ -128,14 +149,39 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
     network = build_network(dataclasses.replace(run.network, heads={}))
     variables, step = checkpointing.read_network(workdir, step)
     title = f"{run.role} of step {step} of {workdir}"
-    return Model(title, network, take_part(variables, BACKBONE), run.image_size)
+    return Model(title, network, take_part(variables, BACKBONE), run.image_size, run.decoding)
 
 
-def _pixels(image: ImageLike) -> np.ndarray:
+def decoded_by(model: Model, arguments: argparse.Namespace) -> Model:
+    """The model, whose images are decoded as a command line says, and else as it was trained.
+
+    Args:
+      model: loaded model; it is changed.
+      arguments: with those of `add_decoding_arguments`.
+
+    Raises:
+      ValueError: if a range is unknown, or the network takes other channels.
+    """
+    images = ImagesConfig(**given_decoding(arguments))
+    decoding = build_decoding("the command line", images, model.decoding)
+    if decoding.channels != model.network.backbone.in_channels:
+        raise ValueError(
+            f"--channels={decoding.channels}: {model.title} takes images of "
+            f"{model.network.backbone.in_channels} channels"
+        )
+    model.decoding = decoding
+    return model
+
+
+def _pixels(image: ImageLike, decoding: Decoding) -> np.ndarray:
     if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
+        found = numbers_of_picture(image, b"", decoding.channels)
+        turned = (
+            turn_upright(found.values, orientation_of(image)) if decoding.upright else found.values
+        )
+        return decoding(found._replace(values=turned))
     if not isinstance(image, np.ndarray):
-        return read_image_file(absolute_path(image), MAX_PIXELS)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"expected [H, W, 3] uint8 pixels, got {image.dtype} {image.shape}")
-    return image
+        return read_image_file(absolute_path(image), MAX_PIXELS, decoding)
+    if image.ndim != 3 or image.dtype.kind not in "biuf":
+        raise ValueError(f"expected [H, W, C] pixels, got {image.dtype} {image.shape}")
+    return decoding(numbers_of_array(image))

@@ -15,8 +15,9 @@ from PIL import Image
 from dino_jax.commands.config_file import load_config
 from dino_jax.data.building.inspection import inspect_image
 from dino_jax.data.decode import UnreadableImageError, read_image_file
-from dino_jax.data.pipeline import build_eval_stream, read_image, read_readable
+from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.preview import draw_preview
+from dino_jax.data.reading import read_image, read_readable
 from dino_jax.data.sources import FolderSource, GlobSource, ListSource, TarSource
 from dino_jax.data.sources.base import index_labels
 from dino_jax.data.sources.patterns import match_files

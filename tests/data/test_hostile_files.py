@@ -249,7 +249,7 @@ def test_memory_stays_bounded_whatever_the_headers_claim(folder):
     """The 400 million pixels alone would be 1.2 GB."""
     program = f"""
 from pathlib import Path
-from dino_jax.data.pipeline import read_image
+from dino_jax.data.reading import read_image
 from dino_jax.data.sources import FolderSource
 from tests.data.test_hostile_files import MAX_PIXELS, _stream
 

@@ -83,7 +83,7 @@ def _read_folder(folder: Path) -> object:
     """As training, build and embed do; odd names besides."""
     from dino_jax.data.building.inspection import inspect_image
     from dino_jax.data.decode import UnreadableImageError
-    from dino_jax.data.pipeline import read_image
+    from dino_jax.data.reading import read_image
     from dino_jax.data.sources import FolderSource, GlobSource
 
     for source in (FolderSource(folder), GlobSource(f"{folder}/**/*.png")):
@@ -110,7 +110,7 @@ def _make_folder(folder: Path, rng: np.random.Generator) -> None:
 def _read_all(kind: str, folder: Path) -> object:
     """All images and labels of a source, as far as they can be read."""
     from dino_jax.data.decode import UnreadableImageError
-    from dino_jax.data.pipeline import read_image
+    from dino_jax.data.reading import read_image
     from dino_jax.data.sources import build_source
 
     options = {"kind": kind, "path": str(folder / "x.txt" if kind == "list" else folder)}

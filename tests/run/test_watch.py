@@ -13,6 +13,11 @@ from dino_jax.run.watch import RUN_AHEAD, BadImages, NotFiniteError, UnreadableI
 from dino_jax.step.health import MOMENTS
 
 READABLE = np.array([-1, -1, -1, -1])
+LIMITS = dict(
+    max_skipped_in_a_row=3,
+    max_unreadable_share=0.25,
+    explain=lambda index: f"image-{index}.jpg: it is broken",
+)
 
 
 class Names:
@@ -38,8 +43,7 @@ def screen():
 @pytest.fixture
 def watch(screen, tmp_path):
     progress = Progress(0, 100, 4, stream=screen)
-    limits = dict(max_skipped_in_a_row=3, max_unreadable_share=0.25)
-    return Watch(Names(), progress, epath.Path(tmp_path), **limits)
+    return Watch(Names(), progress, epath.Path(tmp_path), **LIMITS)
 
 
 def numbers(loss=1.0, grad_norm=2.0, in_a_row=0):
@@ -78,8 +82,8 @@ def test_an_unreadable_image_is_named_once_and_counted_every_time(watch, screen)
     watch.add(4, numbers(), READABLE)
     assert watch.catch_up()["unreadable_images"] == 0
     assert screen.getvalue().splitlines() == [
-        "unreadable image, replaced by the next one: image-7.jpg",
-        "unreadable image, replaced by the next one: image-0.jpg",
+        "unreadable image, replaced by the next one: image-7.jpg: it is broken",
+        "unreadable image, replaced by the next one: image-0.jpg: it is broken",
     ]
 
 
@@ -102,9 +106,8 @@ def test_unreadable_images_are_listed_once_also_over_restarts(watch, screen, tmp
     watch.add(1, numbers(), np.array([-1, 7, -1, 7]))
     watch.wait()
     assert listed.read_text() == "image-7.jpg\n"
-    limits = dict(max_skipped_in_a_row=3, max_unreadable_share=0.25)
     progress = Progress(0, 100, 4, stream=screen)
-    again = Watch(Names(), progress, epath.Path(tmp_path), **limits)
+    again = Watch(Names(), progress, epath.Path(tmp_path), **LIMITS)
     again.add(2, numbers(), np.array([9, 7, -1, -1]))
     again.wait()
     assert listed.read_text() == "image-7.jpg\nimage-9.jpg\n"
@@ -119,6 +122,12 @@ def test_too_many_unreadable_images_end_the_run_once_enough_were_seen(watch):
         watch.wait()
 
 
+def test_a_single_file_ends_no_run_however_often_it_is_seen(watch):
+    for step in range(1, 60):
+        watch.add(step, numbers(), np.array([7, 7, 7, 7]))
+    watch.wait()
+
+
 def test_names_of_any_bytes_are_listed_one_a_line_and_once_over_all_starts(tmp_path):
     images = tmp_path / "images"
     images.mkdir()
@@ -126,7 +135,7 @@ def test_names_of_any_bytes_are_listed_one_a_line_and_once_over_all_starts(tmp_p
         (images / os.fsdecode(name)).write_bytes(b"broken")
     source = FolderSource(images)
     for _ in range(2):  # starts
-        names = BadImages(tmp_path, source).add(3, [0, 1, 2])
+        names = [name for _, name in BadImages(tmp_path, source).add(3, [0, 1, 2])]
         assert len(names) == 3
         assert all(name.isprintable() for name in names)
         lines = (tmp_path / "bad_images.txt").read_text("utf-8").split("\n")

@@ -66,7 +66,7 @@ class BeamBuild:
 
 @dataclass(frozen=True)
 class Inspected:
-    """One image: index, SHA-256, [2, 3] moments if requested, and why it can't be used or ""."""
+    """One image: index, SHA-256, [2, C] moments if requested, and why it can't be used or ""."""
 
     index: int
     digest: bytes
@@ -231,10 +231,10 @@ class _WriteShard(_SourceDoFn):
 
 
 class _SumMoments(beam.CombineFn):
-    """Sums [2, 3] moments; the accumulator is (sum, images)."""
+    """Sums [2, C] moments; the accumulator is (sum, images)."""
 
     def create_accumulator(self) -> tuple[np.ndarray, int]:
-        return np.zeros((2, 3)), 0
+        return np.zeros((2, 1)), 0
 
     def add_input(
         self, mutable_accumulator: tuple[np.ndarray, int], element: Inspected
@@ -246,7 +246,7 @@ class _SumMoments(beam.CombineFn):
         self, accumulators: Iterable[tuple[np.ndarray, int]]
     ) -> tuple[np.ndarray, int]:
         totals, images = zip(*accumulators, strict=True)
-        return np.sum(totals, axis=0), sum(images)
+        return sum(totals, np.zeros((2, 1))), sum(images)
 
     def extract_output(self, accumulator: tuple[np.ndarray, int]) -> np.ndarray:
         total, images = accumulator

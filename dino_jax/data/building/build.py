@@ -16,6 +16,8 @@ the same bytes as an earlier one.
 
 Unreadable images are left out: nothing can be learned from them, and a training stream would have
 to replace them in every epoch. If they are more than --max-unreadable of all, nothing is written.
+Images of more than 8 bits per channel need --range, as in training; --measure-range reads all of
+them and prints their limits, and --compute-stats then gives mean and std for that range.
 Copies stay unless --drop-duplicates is given. The same options give the same bytes for any number
 of workers.
 
@@ -52,7 +54,8 @@ from dino_jax.data.building.inspection import (
 )
 from dino_jax.data.building.output_folder import open_folder, write_text
 from dino_jax.data.decode import MAX_PIXELS
-from dino_jax.data.sources import ImageSource, build_source
+from dino_jax.data.decoding import build_decoding
+from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
 from dino_jax.data.sources.record_format import (
     DESCRIPTION,
     Description,
@@ -106,11 +109,13 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
     shards = options.shards or min(MAX_SHARDS, -(-scan.size // SHARD_BYTES))
     counts = write_shards(source, scan, selection, out, shards, workers)
     write_text(f"{out}/{REPORT}", "\n".join(lines) + "\n")
-    mean, std = None, None
+    mean, std, limits = None, None, scan.limits if options.measure_range else None
+    if limits is not None:
+        say(f"limits      --config.data.range={limits[0]:.9g},{limits[1]:.9g}")
     if options.compute_stats:
-        mean, std = mean_and_std(scan.moments[selection.kept])
+        mean, std = mean_and_std(scan.moments[selection.kept], limits or (0.0, 1.0))
         say(f"statistics  mean {mean}, std {std}")
-    write_description(out, Description(source.class_names, counts, mean, std))
+    write_description(out, Description(source.class_names, counts, mean, std, limits))
     (epath.Path(out) / SCAN_FOLDER).rmtree()
     say(f"done        {shards:,} shards in {out}, see report.txt; to train on them:")
     say(f"            --config.data.kind=arrayrecord --config.data.path={out}")
@@ -130,6 +135,8 @@ def scan_source(source: ImageSource, options: Options, out: str, workers: int) -
             target=target,
             max_pixels=options.max_pixels,
             moments=options.compute_stats,
+            channels=_channels(options),
+            measure_range=options.measure_range,
         )
         for part, target in open_parts
     ]
@@ -145,9 +152,11 @@ def scan_part(
     target: str,
     max_pixels: int,
     moments: bool,
+    channels: int,
+    measure_range: bool,
 ) -> None:
     """Inspects some images and writes the result to `target`."""
-    scan = scan_images(source, indices, max_pixels, moments, on_image)
+    scan = scan_images(source, indices, max_pixels, moments, on_image, channels, measure_range)
     with written_whole(target) as path:
         Path(path).write_bytes(scan_to_bytes(scan))
 
@@ -182,6 +191,11 @@ def write_part(
 ) -> None:
     """Writes one shard."""
     write_shard(source, indices.tolist(), digests, target, on_image)
+
+
+def _channels(options: Options) -> int:
+    section = ImagesConfig(channels=options.source.get("channels"))
+    return build_decoding("SOURCE", section).channels
 
 
 def cut(images: int, parts: int) -> list[range]:
@@ -229,6 +243,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         max_pixels=arguments.max_pixels,
         drop_duplicates=arguments.drop_duplicates,
         compute_stats=arguments.compute_stats,
+        measure_range=getattr(arguments, "measure_range", False),
     )
 
 
@@ -236,6 +251,11 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     parser = CommandParser("build", __doc__ or docstring_of(__file__))
     add_arguments(parser)
+    parser.add_argument(
+        "--measure-range",
+        action="store_true",
+        help="read numbers of any type, and find their limits, for config.data.range",
+    )
     parser.add_argument("--workers", type=WORKERS, default=8, help="processes; 0: this one only")
     arguments = parser.parse_args(argv)
 

@@ -16,6 +16,7 @@ class Options:
       max_pixels: larger images count as unreadable.
       drop_duplicates: whether to leave out images with the same bytes as an earlier one.
       compute_stats: whether to compute mean and std.
+      measure_range: whether images of any type are read, and the limits of their numbers found.
     """
 
     source: dict[str, Any]
@@ -23,3 +24,4 @@ class Options:
     max_pixels: int
     drop_duplicates: bool
     compute_stats: bool
+    measure_range: bool = False

@@ -18,7 +18,14 @@ each image.
 
 from dino_jax.data.sources.array_record import ArrayRecordSource
 from dino_jax.data.sources.base import UNLABELED, ImageSource, Record
-from dino_jax.data.sources.build import SOURCES, ImagesConfig, SourceKind, build_source, is_given
+from dino_jax.data.sources.build import (
+    SOURCES,
+    ImagesConfig,
+    SourceKind,
+    build_source,
+    is_given,
+    said_whole,
+)
 from dino_jax.data.sources.digits import DigitsSource
 from dino_jax.data.sources.folder import FolderSource
 from dino_jax.data.sources.listing import GlobSource, ListSource
@@ -45,4 +52,5 @@ __all__ = [
     "TfdsSource",
     "build_source",
     "is_given",
+    "said_whole",
 ]

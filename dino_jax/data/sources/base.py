@@ -8,9 +8,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypedDict
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
+
+from dino_jax.data.decoding import Decoding
 
 UNLABELED = -1
 MAX_CLASSES = 1_000_000
@@ -21,15 +23,17 @@ class Record(TypedDict):
     """One entry of a source.
 
     Attributes:
-      image: an encoded file or [H, W, 3] uint8, or a list of such: the frames of one clip in their
+      image: an encoded file or pixels [H, W, C], or a list of such: the frames of one clip in their
         order, of which crops choose (`CropConfig.frame`) and evaluations take the first.
       label: class index, or -1.
       name: the image's name inside its source, such as "cat/1.jpg"; need not be unique.
+      decoding: how the image becomes pixels, unless that is `decoding.RGB`.
     """
 
     image: bytes | np.ndarray | list[bytes | np.ndarray]
     label: int
     name: str
+    decoding: NotRequired[Decoding]
 
 
 class ImageSource(Protocol):

@@ -1,12 +1,20 @@
 """The section of a config that names a source of images, and the kinds of sources."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from dino_jax.config.section import kinds, option, section
+from dino_jax.data.decoding import (
+    MOST_CHANNELS,
+    RGB,
+    Decoding,
+    build_decoding,
+    with_decoding,
+)
 from dino_jax.data.sources.array_record import ArrayRecordSource
 from dino_jax.data.sources.base import ImageSource
+from dino_jax.data.sources.decoded import decoded
 from dino_jax.data.sources.digits import DigitsSource
 from dino_jax.data.sources.folder import FolderSource
 from dino_jax.data.sources.listing import GlobSource, ListSource
@@ -44,16 +52,34 @@ class ImagesConfig:
     data_dir: str = option("", "tfds: where it was prepared; '': the usual place")
     image_column: str = option("", "parquet; '': the only column that holds images")
     label_column: str = option("", "parquet; '': no labels")
+    channels: int | None = option(
+        None,
+        "of an image; None: those of config.data, of a mixture those of all, there 3",
+        at_least=1,
+        at_most=MOST_CHANNELS,
+    )
+    range: str | None = option(
+        None,
+        "numbers that become black and white: byte (only images of 8 bits), full (of their type), "
+        "LOW,HIGH, or LOW%,HIGH% (percentiles of each channel of an image); None as above: byte",
+    )
+    clip: bool | None = option(
+        None, "numbers outside of LOW,HIGH become these; else such an image is unreadable"
+    )
+    orientation: str | None = option(
+        None, "of EXIF: apply or ignore; None as above: ignore, as the official code does"
+    )
     sources: dict[str, Any] = kinds(SOURCES, "mixture: sources by name", is_table=True)
     weight: float = option(1.0, "as a part of a mixture", above=0, at_most=1e9)
 
 
-def build_source(config: Any, where: str = "config.data") -> ImageSource:
+def build_source(config: Any, where: str = "config.data", otherwise: Decoding = RGB) -> ImageSource:
     """Opens the images of a section.
 
     Args:
       config: the section, or a mapping with some of its options.
       where: its dotted name, or another name known to the user, for messages.
+      otherwise: how images are decoded where the section does not say it.
 
     Raises:
       ValueError: for an unknown kind or option, a missing path, and as in the sources.
@@ -62,14 +88,16 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
     """
     if not isinstance(config, ImagesConfig):
         config = section(where, config, ImagesConfig)
-    kind = SOURCES[config.kind]
+    kind, decoding = SOURCES[config.kind], build_decoding(where, config, otherwise)
     for name in kind.needs:
         if not getattr(config, name):
             settable = where.startswith("config.") and name != "sources"
             hint = f"; try --{where}.{name}={name.upper()}" if settable else ""
             raise ValueError(f"{where}: the {config.kind} source needs {name!r}, got none{hint}")
     try:
-        return kind.build(config, where)
+        if config.sources:  # each of them says how it is decoded
+            return kind.build(_fill_parts(config, decoding), where)
+        return decoded(kind.build(config, where), decoding)
     except (ValueError, OSError) as error:
         if str(error).startswith(where):  # of a part of a mixture
             raise
@@ -78,10 +106,34 @@ def build_source(config: Any, where: str = "config.data") -> ImageSource:
         raise as_base(f"{where}: {error}") from error
 
 
+def said_whole(config: Mapping[str, Any], where: str, otherwise: Decoding) -> dict[str, Any]:
+    """A section of images that says all of how they are decoded.
+
+    Args:
+      config: some options of the section.
+      where: its name, for messages.
+      otherwise: how images are decoded where it does not say it.
+
+    Raises:
+      ValueError: if an option is unknown or out of range.
+    """
+    images = section(where, config, ImagesConfig)
+    return {**config, **asdict(build_decoding(where, images, otherwise))}
+
+
 def is_given(config: Any) -> bool:
     """Whether a section names its images; a path of "" does not."""
     given = all(getattr(config, name) for name in SOURCES[config.kind].needs)
     return given and all(is_given(part) for _, part in config.sources.items())
+
+
+def _fill_parts(config: ImagesConfig, decoding: Decoding) -> ImagesConfig:
+    """A section whose parts say all of how they are decoded."""
+    parts = {
+        name: with_decoding(part, build_decoding(f"sources.{name}", part, decoding))
+        for name, part in config.sources.items()
+    }
+    return replace(config, sources=parts)
 
 
 def _build_mixture(config: ImagesConfig, where: str) -> MixtureSource:

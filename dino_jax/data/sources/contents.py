@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dino_jax.data.sources.base import Contents, ImageSource, PackedNames
+from dino_jax.data.sources.decoded import DecodedSource, describe_decoding
 from dino_jax.data.sources.mixture import MixtureSource
 
 ALL_NAMES = 1 << 18  # so many names are kept, all of them; of more
@@ -43,6 +44,9 @@ def contents_of(where: str, source: ImageSource) -> dict[str, Contents]:
         parts = source.parts().items()
         found = (contents_of(f"{where}.sources.{name}", part) for name, part in parts)
         return {name: contents for each in found for name, contents in each.items()}
+    if isinstance(source, DecodedSource):
+        inner = contents_of(where, source.original)
+        return {name: describe_decoding(each, source.decoding) for name, each in inner.items()}
     if hasattr(source, "contents"):
         return {where: source.contents()}  # pyright: ignore[reportAttributeAccessIssue]
     every = -(-len(source) // MAX_ASKED)

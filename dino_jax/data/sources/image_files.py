@@ -8,7 +8,20 @@ from dino_jax.data.sources.base import Contents, PackedNames, Record, digest_lab
 from dino_jax.foreign.files import MAX_IMAGE_BYTES, is_remote, read_bytes
 from dino_jax.foreign.names import printable
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (
+    ".bmp",
+    ".gif",
+    ".jpeg",
+    ".jpg",
+    ".npy",
+    ".pfm",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 
 
 class ImageFiles:

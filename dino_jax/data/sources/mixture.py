@@ -55,7 +55,7 @@ class MixtureSource:
         record = self._sources[part][inner]
         label = record["label"]
         return {
-            "image": record["image"],
+            **record,
             "label": UNLABELED if label == UNLABELED else int(self._labels[part][label]),
             "name": f"{self._names[part]}/{record['name']}",
         }

@@ -39,14 +39,17 @@ class Description:
     Attributes:
       class_names: the name of each label, () when there are no labels.
       shards: records of each shard, by file name, in order.
-      mean: mean of the RGB channels in [0, 1], every image counting equally; None if not computed.
+      mean: mean of the channels in [0, 1], every image counting equally; None if not computed.
       std: standard deviation, like `mean`.
+      limits: the smallest and the largest stored number, which are 0 and 1 of `mean` and `std`;
+        None if they were not measured.
     """
 
     class_names: tuple[str, ...]
     shards: dict[str, int]
     mean: tuple[float, ...] | None
     std: tuple[float, ...] | None
+    limits: tuple[float, ...] | None = None
 
 
 def shard_name(shard: int, shards: int) -> str:
@@ -57,7 +60,8 @@ def shard_name(shard: int, shards: int) -> str:
 def encode_record(record: Record) -> bytes:
     """One record as bytes; names that are not UTF-8 keep their bytes."""
     packer = msgpack.Packer(unicode_errors="surrogateescape")
-    return packer.pack({**record, "image": encode_image(still_image(record))})
+    image = encode_image(still_image(record))
+    return packer.pack({"image": image, "label": record["label"], "name": record["name"]})
 
 
 def decode_record(data: bytes) -> Record:
@@ -67,7 +71,7 @@ def decode_record(data: bytes) -> Record:
       ValueError: if `data` is not such a record.
     """
     record = msgpack.unpackb(data, unicode_errors="surrogateescape")
-    if not isinstance(record, dict) or record.keys() != Record.__annotations__.keys():
+    if not isinstance(record, dict) or record.keys() != _STORED.keys():
         raise ValueError(f"the record is not of the format {FORMAT!r}")
     types = {name: type(value) for name, value in record.items()}
     if types != _STORED or not UNLABELED <= record["label"] < MAX_CLASSES:
@@ -90,11 +94,14 @@ def still_image(record: Record) -> bytes | np.ndarray:
 
 
 def encode_image(image: bytes | np.ndarray) -> bytes:
-    """A file as it is; [H, W, 3] uint8 as PNG, which loses nothing."""
+    """A file as it is; [H, W, 3] uint8 as PNG, other pixels as .npy, which lose nothing."""
     if isinstance(image, bytes):
         return image
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    if image.dtype == np.uint8 and image.shape[2] == 3:
+        Image.fromarray(image).save(buffer, "PNG")
+    else:
+        np.save(buffer, image, allow_pickle=False)
     return buffer.getvalue()
 
 
@@ -133,6 +140,7 @@ def read_description(folder: str) -> Description:
             shards=dict(shards),
             mean=tuple(float(x) for x in content["mean"]) if content["mean"] else None,
             std=tuple(float(x) for x in content["std"]) if content["std"] else None,
+            limits=tuple(float(x) for x in content.get("limits") or ()) or None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} can't be read: {error!r}; build the data set again") from error

@@ -25,6 +25,7 @@ from dino_jax.foreign.names import printable
 
 _BLOCK = 512  # bytes; a header is one block, and data fill whole blocks (POSIX.1-1988 ustar)
 _DECIMAL = re.compile(r"[0-9]{1,19}")
+ARRAY = "npy"  # an image, or numbers about one
 _REGULAR_FILES = (b"0", b"\0", b"7")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_EXTENDED_BYTES = 1 << 20  # of a pax header or a long name
@@ -63,9 +64,10 @@ class TarSource:
     """Samples of uncompressed tar shards: consecutive members with the same name up to a dot.
 
     The member of a sample with an image suffix is read (KEY.jpg; where there are several, such as
-    KEY.jpg and KEY.seg.png, the only one without a second dot). Its label is the content of KEY.cls
-    or the entry "cls" or "label" of KEY.json, a class index or a name. Samples without an image are
-    skipped. All headers are read once, at the start: about 60 bytes of memory per image.
+    KEY.jpg and KEY.seg.png, the only one without a second dot; KEY.npy where there is no other).
+    Its label is the content of KEY.cls or the entry "cls" or "label" of KEY.json, a class index or
+    a name. Samples without an image are skipped. All headers are read once, at the start: about 60
+    bytes of memory per image.
     """
 
     def __init__(self, path: str):
@@ -213,8 +215,9 @@ def _read_label(suffix: str, data: bytes, name: str) -> int | str | None:
 
 
 def _only_image(sample: _Sample, path: str) -> Member:
-    plain = [suffix for suffix in sample.images if "." not in suffix]
-    candidates = plain or list(sample.images)
+    pictures = [suffix for suffix in sample.images if not suffix.endswith(ARRAY)]
+    plain = [suffix for suffix in pictures or sample.images if "." not in suffix]
+    candidates = plain or pictures or list(sample.images)
     if len(candidates) > 1:
         raise ValueError(
             f"sample {sample.key!r} of {path} has several images: {sorted(sample.images)[:5]}; "

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
 from dino_jax.config.section import option, suggest
+from dino_jax.data.decoding import RGB, Decoding, build_decoding, with_decoding
 from dino_jax.data.pipeline import Batch, build_eval_stream
 from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
 from dino_jax.evaluation.features import (
@@ -94,6 +95,7 @@ class Images:
       image_size: side in pixels, see `pipeline.resize_for_evaluation`.
       batch_size: images per batch over all processes.
       max_pixels: larger images count as unreadable.
+      channels: C, of an image.
     """
 
     source: ImageSource
@@ -101,6 +103,7 @@ class Images:
     image_size: int
     batch_size: int
     max_pixels: int
+    channels: int = 3
 
     def stream(self, host: int, hosts: int) -> Iterator[Batch]:
         """The batches of one of several processes, in order."""
@@ -112,6 +115,7 @@ class Images:
             host=host,
             hosts=hosts,
             max_images=self.count,
+            channels=self.channels,
         )
 
 
@@ -125,6 +129,7 @@ class Context:
       evaluated: the role that stands for the run.
       image_size: side in pixels at which images are evaluated, unless an evaluation has its own.
       max_pixels: larger images count as unreadable.
+      decoding: how images become pixels, where their section does not say it.
       mesh: mesh of the devices.
       folder: workdir.
     """
@@ -136,6 +141,7 @@ class Context:
     max_pixels: int
     mesh: Mesh
     folder: epath.Path
+    decoding: Decoding = RGB
     _sources: list[tuple[str, Any, ImageSource]] = field(default_factory=list, repr=False)
 
     def roles(self, config: Any) -> tuple[str, ...]:
@@ -149,7 +155,8 @@ class Context:
 
     def share(self, config: Any, source: ImageSource, where: str = "config.data") -> None:
         """Lets evaluations use an open source; for the arguments see `open_source`."""
-        self._sources.append((where, config, source))
+        decoding = build_decoding(where, config, self.decoding)
+        self._sources.append((where, with_decoding(config, decoding), source))
 
     def open_source(self, where: str, config: Any) -> ImageSource:
         """Opens a source, only once for all evaluations that share it.
@@ -162,6 +169,7 @@ class Context:
           ValueError: as in `build_source`.
           OSError: as in `build_source`.
         """
+        config = with_decoding(config, build_decoding(where, config, self.decoding))
         for _, known, source in self._sources:
             if known == config:
                 return source
@@ -185,7 +193,8 @@ class Context:
         source = self.open_source(where, images)
         size = config.image_size or self.image_size
         count = min(most, len(source))
-        return Images(source, count, size, config.batch_size, self.max_pixels)
+        channels = self.decoding.channels
+        return Images(source, count, size, config.batch_size, self.max_pixels, channels)
 
     def features(self, role: str, variables: Variables, images: Images) -> LabeledFeatures:
         """Features of images in a network; all processes take part and get the same."""

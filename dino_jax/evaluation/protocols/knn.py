@@ -49,10 +49,11 @@ def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) 
     """
     _check_options(arguments)
     mesh = make_mesh(1)
-    reading = reading_of(arguments, model, mesh)
-    if not has_parts(arguments):
+    own_photos = not has_parts(arguments)
+    reading = reading_of(arguments, model, mesh, own_photos)
+    if own_photos:
         return _leave_one_out(model, arguments, agreement, reading, mesh)
-    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
+    images = open_same(agreement, partial(open_labelled, arguments, reading.decoding), parts_of)
     _check_neighbours(arguments.k, len(images.train), "training images")
     features = extract_labelled(model, images, reading, mesh)
     _check_neighbours(arguments.k, len(features.train.labels), "readable training images")
@@ -77,7 +78,9 @@ def _leave_one_out(
             "and val in it, or --train=PATH and --test=PATH"
         )
     source = open_same(
-        agreement, partial(open_classes, arguments.data), lambda source: {"--data": source}
+        agreement,
+        partial(open_classes, arguments.data, reading.decoding),
+        lambda source: {"--data": source},
     )
     if not jax.process_index():
         print(

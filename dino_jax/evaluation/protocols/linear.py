@@ -54,7 +54,7 @@ def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) 
     if arguments.classifier:
         return evaluate_released(model, arguments, agreement, reading, mesh)
     check_batch(arguments.train_batch_size, mesh.size, "--train-batch-size")
-    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
+    images = open_same(agreement, partial(open_labelled, arguments, reading.decoding), parts_of)
     length = length_of(arguments, len(images.train))
     heads = heads_of(arguments, model, len(images.class_names))
     test = extract_test(model, images.test, heads, reading, mesh)
@@ -87,7 +87,9 @@ def evaluate_released(
       ValueError, OSError: as in `evaluate`, and if the classifier does not fit.
     """
     source = open_same(
-        agreement, partial(open_part, arguments, "test"), lambda source: {"--test": source}
+        agreement,
+        partial(open_part, arguments, reading.decoding, "test"),
+        lambda source: {"--test": source},
     )
     heads = heads_of(arguments, model, len(source.class_names))
     group, *others = heads.groups
@@ -187,6 +189,7 @@ def open_stream(source: ImageSource, arguments: argparse.Namespace, reading: Rea
         host=jax.process_index(),
         hosts=jax.process_count(),
         threads=reading.threads,
+        channels=reading.decoding.channels,
     )
 
 

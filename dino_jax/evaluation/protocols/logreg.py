@@ -37,7 +37,7 @@ def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) 
     mesh = make_mesh(1)
     # DINOv2 resizes to the size of the view itself here, and crops less than for k-NN.
     reading = reading_of(arguments, model, mesh)._replace(short_side=1.0)
-    images = open_same(agreement, partial(open_labelled, arguments), parts_of)
+    images = open_same(agreement, partial(open_labelled, arguments, reading.decoding), parts_of)
     features = extract_labelled(model, images, reading, mesh)
     train, test = features
     classes = len(images.class_names)
