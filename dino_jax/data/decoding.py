@@ -65,27 +65,25 @@ def build_decoding(where: str, config: Any, otherwise: Decoding = RGB) -> Decodi
 
     Args:
       where: its dotted name.
-      config: the section; options that are None are taken from `otherwise`, and `clip` only with
-        its range.
+      config: the section; options that are 0 or "" are taken from `otherwise`, a range with its
+        `clip`.
       otherwise: decoding of the images that these belong to.
 
     Raises:
       ValueError: if a range or an orientation is unknown, or there is nothing to clip.
     """
-    text, clip = config.range, bool(config.clip)
-    if text is None:
-        text = otherwise.range
-        clip = otherwise.clip if config.clip is None else clip
-    parse_range(f"{where}.range", text, clip)
-    orientation = otherwise.orientation if config.orientation is None else config.orientation
-    if orientation not in _WORDS:
-        raise ValueError(f"{where}.orientation is {orientation!r}; known: {sorted(_WORDS)}")
-    return Decoding(
-        otherwise.channels if config.channels is None else config.channels,
-        text,
+    clip = config.clip or (not config.range and otherwise.clip)
+    decoding = Decoding(
+        config.channels or otherwise.channels,
+        config.range or otherwise.range,
         clip,
-        orientation,
+        config.orientation or otherwise.orientation,
     )
+    parse_range(f"{where}.range", decoding.range, clip)
+    if decoding.orientation not in _WORDS:
+        known = sorted(_WORDS)
+        raise ValueError(f"{where}.orientation is {decoding.orientation!r}; known: {known}")
+    return decoding
 
 
 def with_decoding(config: Any, decoding: Decoding) -> Any:

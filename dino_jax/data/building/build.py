@@ -194,7 +194,7 @@ def write_part(
 
 
 def _channels(options: Options) -> int:
-    section = ImagesConfig(channels=options.source.get("channels"))
+    section = ImagesConfig(channels=options.source.get("channels", 0))
     return build_decoding("SOURCE", section).channels
 
 

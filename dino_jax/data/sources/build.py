@@ -52,22 +52,22 @@ class ImagesConfig:
     data_dir: str = option("", "tfds: where it was prepared; '': the usual place")
     image_column: str = option("", "parquet; '': the only column that holds images")
     label_column: str = option("", "parquet; '': no labels")
-    channels: int | None = option(
-        None,
-        "of an image; None: those of config.data, of a mixture those of all, there 3",
-        at_least=1,
+    channels: int = option(
+        0,
+        "of an image; 0: those of config.data, of a mixture those of all, there 3",
+        at_least=0,
         at_most=MOST_CHANNELS,
     )
-    range: str | None = option(
-        None,
+    range: str = option(
+        "",
         "numbers that become black and white: byte (only images of 8 bits), full (of their type), "
-        "LOW,HIGH, or LOW%,HIGH% (percentiles of each channel of an image); None as above: byte",
+        "LOW,HIGH, or LOW%,HIGH% (percentiles of each channel of an image); '' as above: byte",
     )
-    clip: bool | None = option(
-        None, "numbers outside of LOW,HIGH become these; else such an image is unreadable"
+    clip: bool = option(
+        False, "numbers outside of LOW,HIGH become these; else such an image is unreadable"
     )
-    orientation: str | None = option(
-        None, "of EXIF: apply or ignore; None as above: ignore, as the official code does"
+    orientation: str = option(
+        "", "of EXIF: apply or ignore; '' as above: ignore, as the official code does"
     )
     sources: dict[str, Any] = kinds(SOURCES, "mixture: sources by name", is_table=True)
     weight: float = option(1.0, "as a part of a mixture", above=0, at_most=1e9)
