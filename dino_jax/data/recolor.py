@@ -83,12 +83,13 @@ def _recolor_channels(crops, values, order, out):
     """`_recolor` of any number of channels, each by itself."""
     for n in range(len(crops)):
         crop, row = crops[n], values[n]
+        flat = crop.reshape(len(crop), crop[0].size)
         for operation in order[n]:
             if operation == BRIGHTNESS and row[BRIGHTNESS] != 1:
-                _blend(crop, float32(0), row[BRIGHTNESS])
+                _blend(flat, float32(0), row[BRIGHTNESS])
             elif operation == CONTRAST and row[CONTRAST] != 1:
-                for plane in crop:
-                    _blend(plane, _mean_level(plane), row[CONTRAST])
+                for c in range(len(flat)):
+                    _blend(flat[c], _mean_level(flat[c]), row[CONTRAST])
         if row[BLUR] != ONE:
             _blur(crop, row[BLUR:])
         if row[SOLARIZE] < 256:
@@ -97,11 +98,11 @@ def _recolor_channels(crops, values, order, out):
 
 
 @kernel
-def _mean_level(plane):
+def _mean_level(levels):
     total = 0
-    for level in plane.reshape(plane.size):
-        total += level
-    return float32(np.floor(total / plane.size + 0.5))
+    for i in range(levels.size):
+        total += levels[i]
+    return float32(np.floor(total / levels.size + 0.5))
 
 
 @kernel
