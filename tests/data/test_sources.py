@@ -155,7 +155,7 @@ def test_remote_and_local_listings_agree(tmp_path):
 
 def test_an_empty_folder_says_what_was_seen_and_what_counts(tmp_path):
     (tmp_path / "a.txt").write_text("")
-    (tmp_path / "b.npy").write_text("")
+    (tmp_path / "b.npz").write_text("")
     with pytest.raises(ValueError, match=r"no images: 2 other files were seen; .*\.jpg"):
         FolderSource(tmp_path)
 

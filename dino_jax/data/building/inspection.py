@@ -223,7 +223,8 @@ def _read_stored(image: bytes | np.ndarray, max_pixels: int, decoding: Decoding)
 
 def _widest(limits: list[tuple[float, float]]) -> tuple[float, float]:
     """Limits that hold all limits."""
-    return min(low for low, _ in limits), max(high for _, high in limits)
+    lows, highs = zip(NO_LIMITS, *limits, strict=True)
+    return min(lows), max(highs)
 
 
 def _channel_moments(pixels: np.ndarray, are_stored: bool) -> np.ndarray:
