@@ -24,6 +24,7 @@ from dino_jax.data.sources.build import (
     SourceKind,
     build_source,
     is_given,
+    resolve_decoding,
     said_whole,
 )
 from dino_jax.data.sources.digits import DigitsSource
@@ -52,5 +53,6 @@ __all__ = [
     "TfdsSource",
     "build_source",
     "is_given",
+    "resolve_decoding",
     "said_whole",
 ]

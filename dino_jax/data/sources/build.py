@@ -121,6 +121,12 @@ def said_whole(config: Mapping[str, Any], where: str, otherwise: Decoding) -> di
     return {**config, **asdict(build_decoding(where, images, otherwise))}
 
 
+def resolve_decoding(config: Any, where: str, otherwise: Decoding) -> ImagesConfig:
+    """The same, of a whole section, as its dataclass; for the arguments see `said_whole`."""
+    images = section(where, config, ImagesConfig)
+    return with_decoding(images, build_decoding(where, images, otherwise))
+
+
 def is_given(config: Any) -> bool:
     """Whether a section names its images; a path of "" does not."""
     given = all(getattr(config, name) for name in SOURCES[config.kind].needs)

@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 
 from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES, MOST_SIDE
 from dino_jax.config.section import option, suggest
-from dino_jax.data.decoding import RGB, Decoding, build_decoding, with_decoding
+from dino_jax.data.decoding import RGB, Decoding
 from dino_jax.data.pipeline import Batch, build_eval_stream
-from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
+from dino_jax.data.sources import ImagesConfig, ImageSource, build_source, resolve_decoding
 from dino_jax.evaluation.features import (
     Extract,
     LabeledFeatures,
@@ -155,8 +155,7 @@ class Context:
 
     def share(self, config: Any, source: ImageSource, where: str = "config.data") -> None:
         """Lets evaluations use an open source; for the arguments see `open_source`."""
-        decoding = build_decoding(where, config, self.decoding)
-        self._sources.append((where, with_decoding(config, decoding), source))
+        self._sources.append((where, resolve_decoding(config, where, self.decoding), source))
 
     def open_source(self, where: str, config: Any) -> ImageSource:
         """Opens a source, only once for all evaluations that share it.
@@ -169,7 +168,7 @@ class Context:
           ValueError: as in `build_source`.
           OSError: as in `build_source`.
         """
-        config = with_decoding(config, build_decoding(where, config, self.decoding))
+        config = resolve_decoding(config, where, self.decoding)
         for _, known, source in self._sources:
             if known == config:
                 return source
