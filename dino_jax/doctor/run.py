@@ -23,6 +23,7 @@ from dino_jax.step.recipe import Recipe
 from dino_jax.workdir.config_json import check_same_config
 from dino_jax.workdir.paths import absolute_path, is_remote, make_writable
 
+FEW_STEPS, GOOD_STEPS = 2, 16  # of an epoch: fewer than these are a warning, so many are fine
 RESERVE = 1.2  # the input should deliver this many times what is needed
 
 
@@ -54,13 +55,27 @@ def examine_config(config: Config, images: int, workdir: str = "") -> Result:
             read_guard(absolute_path(workdir))
     except (ValueError, OSError) as error:
         return Result("config", "FAIL", str(error), "change the config or the override named here")
-    recipe = checked.recipe
-    return Result(
-        "config",
-        "OK",
-        f"{recipe.total_steps:,} steps of {config.batch_size} images, "
-        f"{config.batch_size // mesh.size} per device",
+    text = (
+        f"{checked.recipe.total_steps:,} steps of {config.batch_size} images, "
+        f"{config.batch_size // mesh.size} per device"
     )
+    if images >= FEW_STEPS * config.batch_size:
+        return Result("config", "OK", text)
+    epoch = f"an epoch of {images:,} images is {images // config.batch_size} step(s)"
+    better = better_batch(images, mesh.size)
+    fix = f"--config.batch_size={better} gives {images // better} updates per epoch"
+    return Result("config", "WARN", f"{text}; {epoch}, which is few updates", fix)
+
+
+def better_batch(images: int, devices: int) -> int:
+    """A batch with which an epoch has at least `GOOD_STEPS` steps, if the devices leave one.
+
+    Args:
+      images: number of training images.
+      devices: number of devices, which divide it.
+    """
+    power = 1 << max(0, (images // GOOD_STEPS).bit_length() - 1)
+    return max(power // devices, 1) * devices
 
 
 def check_data(source: ImageSource, max_pixels: int, samples: int = 8) -> Result:

@@ -11,6 +11,7 @@ from etils import epath
 
 from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.data.sources import FolderSource
+from dino_jax.data.sources.decoded import decoded
 from dino_jax.embedding import embed
 from dino_jax.embedding.embedder import check_tokens, width_of
 from dino_jax.embedding.projection import load_projection
@@ -19,7 +20,7 @@ from dino_jax.foreign.json_text import read_json
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
 from dino_jax.search.origin import fingerprint_of
-from dino_jax.search.photos import PhotoFile, digest_files, list_photos
+from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.update import follow, set_metadata
@@ -54,7 +55,8 @@ def build_of_photos(arguments: argparse.Namespace) -> str:
         if not writer.manifest.generation:
             if writer.manifest.origin.reduced:
                 machine = embed.Machine(arguments.batch_size, arguments.threads)
-                projection = embed.find_projection(model, options, source, machine)
+                seen = decoded(source, UPRIGHT)
+                projection = embed.find_projection(model, options, seen, machine)
                 writer.set_projection(projection)
             writer.commit()
         lines = [follow(writer, model, source, arguments)]

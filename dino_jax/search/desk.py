@@ -17,7 +17,7 @@ from dino_jax.search.hits import Answer, find_hits
 from dino_jax.search.index import Index
 from dino_jax.search.metadata import Value
 from dino_jax.search.origin import QueryEmbedder, open_projection
-from dino_jax.search.photos import Photos, cut
+from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.search.query import parse_box
 from dino_jax.search.why import draw_why
 from dino_jax.weights.model import Model
@@ -76,7 +76,7 @@ class Desk:
         """Hits of an uploaded photograph, or of the box of it that `asked` names."""
         begin = time.monotonic()
         with self._admitted():
-            pixels = _boxed(decode_image(data, MOST_PIXELS), asked)
+            pixels = _boxed(decode_image(data, MOST_PIXELS, UPRIGHT), asked)
             with self._turn:
                 vector = self._embed([pixels])[0]
         return self._answer(vector, asked, None, begin)
@@ -101,7 +101,7 @@ class Desk:
         """An upload and a hit with their like patches, as JPEG."""
         self._require(row)
         with self._admitted():
-            return self._why(_boxed(decode_image(data, MOST_PIXELS), asked), row)
+            return self._why(_boxed(decode_image(data, MOST_PIXELS, UPRIGHT), asked), row)
 
     def why_row(self, query: int, row: int, asked: Asked) -> bytes:
         """The same for a photograph of the index."""

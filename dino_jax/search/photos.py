@@ -11,10 +11,12 @@ import numpy as np
 
 from dino_jax.config.range import MAX_PIXELS
 from dino_jax.data.decode import UnreadableImageError, read_image_file
+from dino_jax.data.decoding import Decoding
 from dino_jax.data.sources import FolderSource
 from dino_jax.foreign.files import MAX_IMAGE_BYTES, read_bytes
 from dino_jax.foreign.names import printable
 
+UPRIGHT = Decoding(orientation="apply")  # of photos, in the index and in queries alike
 THREADS = min(16, os.cpu_count() or 1)  # that read files
 
 
@@ -99,7 +101,7 @@ class Photos:
           UnreadableImageError: if it is not there, or no image.
         """
         try:
-            return read_image_file(self.path(name), max_pixels)
+            return read_image_file(self.path(name), max_pixels, UPRIGHT)
         except OSError as error:
             raise UnreadableImageError(f"{name}: {error}") from error
 

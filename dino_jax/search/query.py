@@ -13,7 +13,7 @@ from dino_jax.foreign.names import printable
 from dino_jax.search.conditions import parse_condition
 from dino_jax.search.hits import draw_sheet, find_hits, to_lines, to_table
 from dino_jax.search.index import Index, open_index
-from dino_jax.search.photos import Photos, cut
+from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.workdir.paths import written_whole
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -67,7 +67,8 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
         pixels = [photos.read(arguments.row, arguments.max_pixels)]
     else:
         number = None
-        pixels = [read_image_file(path, arguments.max_pixels) for path in arguments.images]
+        limit = arguments.max_pixels
+        pixels = [read_image_file(path, limit, UPRIGHT) for path in arguments.images]
     names = [printable(Path(path).name) for path in arguments.images] or [arguments.row]
     if box is not None:
         pixels = [cut(pixels[0], box)]

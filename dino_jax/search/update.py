@@ -19,6 +19,7 @@ from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.commands.progress import show_progress
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import FolderSource
+from dino_jax.data.sources.decoded import decoded
 from dino_jax.embedding.embed import make_local_mesh
 from dino_jax.embedding.embedder import Embed, make_embedder
 from dino_jax.embedding.rows import Row as Embedded
@@ -28,7 +29,7 @@ from dino_jax.search.index import Index
 from dino_jax.search.manifest import read_manifest
 from dino_jax.search.metadata import read_table
 from dino_jax.search.origin import open_model, open_projection
-from dino_jax.search.photos import PhotoFile, digest_files, list_photos
+from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import Writer, advice, writing
@@ -129,7 +130,7 @@ def _embed(
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Embeds and commits block by block; returns the names of files that could not be read."""
-    subset = Subset(source, np.array([file.place for file, *_ in wanted]))
+    subset = Subset(decoded(source, UPRIGHT), np.array([file.place for file, *_ in wanted]))
     embed, lost = _build_embedder(writer, model), []
     stream = build_eval_stream(
         subset,

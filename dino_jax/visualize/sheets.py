@@ -42,6 +42,8 @@ COLUMNS = 3  # of the heads of an attention sheet
 def attention_sheet(model: Model, image: np.ndarray, mass: float) -> np.ndarray:
     """The image, the mean over the heads, the patches that hold `mass` of it; then every head.
 
+    A line below each says which it is.
+
     Args:
       model: a ViT.
       image: [H, W, C] uint8, sides multiples of a patch.
@@ -59,8 +61,10 @@ def attention_sheet(model: Model, image: np.ndarray, mass: float) -> np.ndarray:
     image = enlarge_whole(image)
     first = [image, overlay_attention(image, mean), dim_outside(image, keep_mass(mean, mass))]
     maps = [enlarge(draw_attention(head), *image.shape[:2]) for head in heads]
-    rows = [maps[start : start + COLUMNS] for start in range(0, len(maps), COLUMNS)]
-    return tile_rows([first, *rows])
+    texts = ["image", "mean of the heads", f"{mass:.0%} of the mean"]
+    texts += [f"head {number}" for number in range(len(maps))]
+    tiles = [caption(tile, text) for tile, text in zip([*first, *maps], texts, strict=True)]
+    return tile_rows([tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)])
 
 
 def objects_sheet(model: Model, images: Sequence[np.ndarray]) -> np.ndarray:

@@ -19,6 +19,7 @@ from dino_jax.config.section import option
 from dino_jax.models.backbone import Backbone, ImplicitSettings
 from dino_jax.models.position import resize_position_embedding
 from dino_jax.step.train_state import TrainState, Variables
+from dino_jax.weights.first_kernel import choose_channels, find_first_kernel, mix_channels
 from dino_jax.weights.source import BACKBONE, POSITIONS, Source, open_source, take_part
 from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_names import Path
@@ -36,6 +37,11 @@ class InitFromConfig:
     step: int | None = option(None, "checkpoint of the workdir; None: the newest", at_least=0)
     heads: Literal["import", "fresh"] = option(
         "import", "import those that fit, the others are random; or all are random"
+    )
+    channels: str = option(
+        "",
+        "weights for images of other channels: mean, repeat, or for each of ours the number of one "
+        "of theirs, as 0,1,2,2; '': an error",
     )
 
 
@@ -138,7 +144,7 @@ def load_first_weights(
         return FirstWeights(lines=("init_from   ignored: the workdir has checkpoints of its own",))
     like = _fullest(abstract.networks)
     source = open_source(config.path, config.step, like)
-    variables, lines = _import_backbone(source, like, backbone)
+    variables, lines = _import_backbone(source, like, backbone, config.channels)
     for name in sorted(set(like["params"]) - {BACKBONE}):
         head, line = _import_head(source, name, like, config.heads)
         variables = _replace(variables, head)
@@ -153,20 +159,48 @@ def load_first_weights(
 
 
 def _import_backbone(
-    source: Source, like: Variables, backbone: Backbone
+    source: Source, like: Variables, backbone: Backbone, channels: str
 ) -> tuple[Variables, list[str]]:
     """The backbone with a position table of our size, and the lines that say so."""
     flat: dict[Path, Any] = flatten_dict(take_part(like, BACKBONE))
     count, lines = source.positions(), []
     if POSITIONS in flat and count is not None:
         flat[POSITIONS] = jax.ShapeDtypeStruct((1, count, flat[POSITIONS].shape[2]), jnp.float32)
+    flat, factors = _ask_for_channels(flat, source, channels)
     variables = source.read(unflatten_dict(flat))
+    if factors is not None:
+        variables = mix_channels(variables, factors)
     ours = backbone.implicit
     _check_attention_heads(source, ours)
     variables, lines = _fit_positions(variables, source, ours)
     lines += _name_differences(source, ours)
+    if factors is not None:
+        here, there = factors.shape
+        lines.append(f"            first layer: MADE for {here} channels of {there} ({channels})")
     size = sum(leaf.size for leaf in jax.tree.leaves(variables))
     return variables, [f"            backbone: imported, {size:,} numbers", *lines]
+
+
+def _ask_for_channels(
+    flat: dict[Path, Any], source: Source, channels: str
+) -> tuple[dict[Path, Any], np.ndarray | None]:
+    """Shapes with the first kernel of the source, and how ours is made of it; None: it is ours.
+
+    Raises:
+      ValueError: if the channels differ and `channels` does not say what to do.
+    """
+    path, theirs = find_first_kernel(flat), source.channels()
+    if path is None or theirs in (None, ours := flat[path].shape[2]):
+        return flat, None
+    if not channels:
+        raise ValueError(
+            f"the {source.title} takes images of {theirs} channels, the network of {ours}; set "
+            "--config.init_from.channels to mean, repeat, or the number of one of theirs for each "
+            "of ours"
+        )
+    height, width, _, dim = flat[path].shape
+    asked = jax.ShapeDtypeStruct((height, width, theirs, dim), jnp.float32)
+    return flat | {path: asked}, choose_channels(channels, theirs, ours)
 
 
 def _check_attention_heads(source: Source, ours: ImplicitSettings) -> None:

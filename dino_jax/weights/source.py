@@ -10,6 +10,7 @@ from dino_jax.foreign.json_text import read_json
 from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import build_network, read_network_config
 from dino_jax.weights.dialects import to_official
+from dino_jax.weights.first_kernel import FIRST_TENSORS, find_first_kernel
 from dino_jax.weights.model_card import read_model_card
 from dino_jax.weights.state_dict import read_weights
 from dino_jax.weights.suffixes import SUFFIXES
@@ -40,6 +41,10 @@ class Source(Protocol):
 
     def positions(self) -> int | None:
         """Rows of the position table, the cls token's included; None without a table."""
+        ...
+
+    def channels(self) -> int | None:
+        """Channels of the images; None for a backbone of an unknown kind."""
         ...
 
     def centers(self) -> dict[str, np.ndarray]:
@@ -94,6 +99,11 @@ class RunSource:
         table = flat.get(POSITIONS)
         return None if table is None else table.shape[1]
 
+    def channels(self) -> int | None:
+        flat: dict[Path, Any] = flatten_dict(self._variables)
+        path = find_first_kernel(flat)
+        return None if path is None else flat[path].shape[2]
+
     def centers(self) -> dict[str, np.ndarray]:
         return self._centers
 
@@ -138,6 +148,11 @@ class FileSource:
             x for name, x in self._parts.get(BACKBONE, {}).items() if name.endswith("pos_embed")
         ]
         return tables[0].shape[1] if tables and tables[0].ndim == 3 else None
+
+    def channels(self) -> int | None:
+        tensors = self._parts.get(BACKBONE, {})
+        found = [tensors[name] for name in FIRST_TENSORS if name in tensors]
+        return found[0].shape[1] if found and found[0].ndim == 4 else None
 
     def centers(self) -> dict[str, np.ndarray]:
         return self._centers

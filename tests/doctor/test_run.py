@@ -71,6 +71,18 @@ def test_the_config_is_built_for_these_devices():
     assert bad.level == "FAIL" and "try --config.batch_size=" in bad.text
 
 
+def test_an_epoch_of_one_step_is_a_warning_with_a_better_batch():
+    config = change(read_config(quickstart.get_config()), {"batch_size": 512})
+    found = run.examine_config(config, 965)
+    assert found.level == "WARN"
+    assert "an epoch of 965 images is 1 step(s)" in found.text
+    assert found.fix == "--config.batch_size=32 gives 30 updates per epoch"
+    assert run.examine_config(config, 1024).level == "OK"
+    for devices in (1, 3, 8):
+        batch = run.better_batch(965, devices)
+        assert batch % devices == 0 and 965 // batch >= run.GOOD_STEPS
+
+
 def test_the_rate_counts_whole_batches_after_the_warm_up():
     """4 batches of 32 at 0.5 s each; the warm-up takes none of the measured time."""
     times = itertools.count(10.0, 0.5)

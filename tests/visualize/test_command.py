@@ -11,7 +11,7 @@ from dino_jax.visualize import __main__ as command
 from dino_jax.visualize.attention import keep_mass
 from dino_jax.visualize.foreground import color_objects, find_objects, otsu_threshold
 from dino_jax.visualize.inputs import bound_size, fit_to_patches
-from dino_jax.visualize.pictures import BACKGROUND, mark_patch, tile_rows
+from dino_jax.visualize.pictures import BACKGROUND, CAPTION, mark_patch, tile_rows
 from dino_jax.visualize.similarity import cosine_map, patch_at
 from tests.embedding.test_command import save_model
 
@@ -51,7 +51,8 @@ def test_attention_gives_a_sheet_for_every_image_of_any_shape(workdir, photos, t
     assert len(capsys.readouterr().out.splitlines()) == 3
     # 32 x 51 pixels are cut to 32 x 48 and shown three times as large: 3 tiles, 3 heads.
     picture = open_picture(tmp_path / "out/000_a_attention.png")
-    assert picture.shape == (2 * 96 + 4, 3 * 144 + 2 * 4, 3)
+    assert picture.shape == (2 * (96 + CAPTION) + 4, 3 * 144 + 2 * 4, 3)
+    assert (picture[96 : 96 + CAPTION] > 200).any()  # text
     shown = np.array(Image.open(photos / "a.png").resize((51, 32), Image.Resampling.BICUBIC))
     np.testing.assert_array_equal(picture[0:96:3, 0:144:3], shown[:, 1:49])
 

@@ -213,3 +213,52 @@ def test_wrong_values_are_named(tmp_path):
         section("config.init_from", {"heads": "all"}, InitFromConfig)
     with pytest.raises(FileNotFoundError, match=r"no checkpoints in .*nowhere"):
         load(make_config(**{"init_from.path": str(tmp_path / "nowhere")}), tmp_path)
+
+
+ONE_CHANNEL = {"network.backbone.in_channels": 1, "network.mean": (0.5,), "network.std": (0.2,)}
+FIRST = ("params", "backbone", "patch_embed", "kernel")
+
+
+@pytest.mark.parametrize("kind", [0, 1], ids=["run", "file"])
+@pytest.mark.parametrize(
+    ("rule", "channels", "factors"),
+    [
+        ("mean", 1, [[1, 1, 1]]),
+        ("repeat", 1, [[3, 0, 0]]),
+        ("2", 1, [[0, 0, 1]]),
+        ("mean", 2, [[0.5, 0.5, 0.5]] * 2),
+        ("repeat", 4, [[0.75, 0, 0], [0, 0.75, 0], [0, 0, 0.75], [0.75, 0, 0]]),
+        ("0,1,2,1", 4, [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 0]]),
+    ],
+)
+def test_the_first_layer_is_made_for_other_channels(
+    source, tmp_path, kind, rule, channels, factors
+):
+    changes = {
+        "init_from.path": str(source[kind]),
+        "init_from.channels": rule,
+        "data.channels": channels,
+        "network.backbone.in_channels": channels,
+        "network.mean": (0.5,) * channels,
+        "network.std": (0.2,) * channels,
+    }
+    variables, said = load(make_config(**changes), tmp_path)
+    flat, theirs = flatten_dict(variables), flatten_dict(source[2])
+    expected = np.einsum("ot,hwtd->hwod", np.array(factors), theirs[FIRST])
+    np.testing.assert_allclose(flat[FIRST], expected, rtol=1e-6)
+    others = {path: x for path, x in flat.items() if path[1] == "backbone" and path != FIRST}
+    for path, x in others.items():
+        np.testing.assert_array_equal(x, theirs[path])
+    assert f"first layer: MADE for {channels} channels of 3 ({rule})" in said
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [("", "set --config.init_from.channels"), ("3", "0 to 2"), ("0,1", "0 to 2"), ("all", "mean")],
+)
+def test_other_channels_without_a_rule_are_an_error_that_names_the_option(
+    source, tmp_path, rule, reason
+):
+    changes = {"init_from.path": str(source[0]), "init_from.channels": rule, "data.channels": 1}
+    with pytest.raises(ValueError, match=reason):
+        load(make_config(**changes | ONE_CHANNEL), tmp_path)
