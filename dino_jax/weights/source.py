@@ -150,8 +150,8 @@ class FileSource:
         return tables[0].shape[1] if tables and tables[0].ndim == 3 else None
 
     def channels(self) -> int | None:
-        tensors = self._parts.get(BACKBONE, {})
-        found = [tensors[name] for name in FIRST_TENSORS if name in tensors]
+        tensors = self._parts.get(BACKBONE, {}).items()
+        found = [x for name, x in tensors if name.removeprefix(f"{BACKBONE}.") in FIRST_TENSORS]
         return found[0].shape[1] if found and found[0].ndim == 4 else None
 
     def centers(self) -> dict[str, np.ndarray]:
