@@ -150,5 +150,6 @@ def whole_numbers(numbers: Numbers) -> np.ndarray:
 def _spread(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """uint8 levels, rounded: 0 at `low`, 255 at `high`; what lies beyond becomes these."""
     precise = np.float32 if values.dtype.itemsize <= 2 or values.dtype == np.float32 else np.float64
-    spread = (values.astype(precise) - precise(low)) * precise(255 / (high - low))
+    with np.errstate(over="ignore"):  # of numbers that are cut off
+        spread = (values.astype(precise) - precise(low)) * precise(255 / (high - low))
     return np.clip(np.rint(spread), 0, 255).astype(np.uint8)

@@ -73,6 +73,31 @@ def _make_image(folder: Path, rng: np.random.Generator) -> None:
     (folder / "x.bin").write_bytes(mutate(valid[rng.integers(len(valid))], valid, rng))
 
 
+def _read_deep_image(folder: Path) -> object:
+    """With every rule; each may refuse it by itself."""
+    from dino_jax.data.decode import UnreadableImageError, decode_image
+    from dino_jax.data.decoding import Decoding
+
+    data = (folder / "x.bin").read_bytes()
+    for channels, text in ((1, "full"), (3, "0,4095"), (4, "1%,99%"), (3, "byte")):
+        decoding = Decoding(channels, text, orientation="apply")
+        try:
+            pixels = decode_image(data, MAX_PIXELS, decoding)
+        except UnreadableImageError as error:
+            last = error
+        else:
+            assert pixels.shape[2] == channels and pixels.dtype == np.uint8
+            last = None
+    if last is not None:
+        raise last
+    return None
+
+
+def _make_deep_image(folder: Path, rng: np.random.Generator) -> None:
+    valid = samples.deep_images()
+    (folder / "x.bin").write_bytes(mutate(valid[rng.integers(len(valid))], valid, rng))
+
+
 def _read_values(folder: Path) -> object:
     from dino_jax.evaluation.image_files import read_values
 
@@ -277,6 +302,7 @@ def _unreadable() -> type[Exception]:
 BOTH = (ValueError, OSError)
 READERS: dict[str, Reader] = {
     "image": Reader(_make_image, _read_image, (_unreadable(),), 3),
+    "deep_image": Reader(_make_deep_image, _read_deep_image, (_unreadable(),), 3),
     "folder": Reader(_make_folder, _read_folder, BOTH),
     "tar": Reader(_make_tar, functools.partial(_read_all, "tar"), BOTH, 2),
     "parquet": Reader(_make_parquet, functools.partial(_read_all, "parquet"), BOTH, 2),

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tests.data import image_kinds
+
 RGB = np.random.default_rng(0).integers(0, 256, (12, 17, 3), np.uint8)
 
 
@@ -38,6 +40,26 @@ def images() -> tuple[bytes, ...]:
         encode(RGB, "WEBP"),
         encode(RGB, "PPM"),
         b"P3 3 2 255 " + b"1 2 3 " * 6,
+    )
+
+
+@functools.cache
+def deep_images() -> tuple[bytes, ...]:
+    """Images of more bits and other channels, and of a noted orientation."""
+    values, exif = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1000, Image.Exif()
+    exif[0x0112] = 6
+    return (
+        image_kinds.npy(values),
+        image_kinds.npy(np.asfortranarray(values.astype(">f4"))),
+        image_kinds.npy(np.zeros((4, 6, 8), np.int8)),
+        image_kinds.tiff(values),
+        image_kinds.tiff(values % 4096, bits=12),
+        image_kinds.tiff(values.astype(np.float32), white_is_zero=True),
+        image_kinds.png16(values),
+        b"P5 8 6 4095\n" + values.tobytes(),
+        b"Pf\n8 6\n-1.0\n" + values.astype("<f4").tobytes(),
+        image_kinds.encode(Image.fromarray(values), "TIFF", exif=exif),
+        image_kinds.encode(Image.fromarray(np.zeros((6, 8, 3), np.uint8)), "JPEG", exif=exif),
     )
 
 
