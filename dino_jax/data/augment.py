@@ -5,6 +5,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -33,10 +34,17 @@ class CropConfig:
         at_least=0.01,
         at_most=100,
     )
+    resize: Literal["bicubic", "bilinear"] = option(
+        "bicubic",
+        "filter of the resize, antialiased: bicubic (DINO, SimCLR, BYOL) | bilinear (MoCo)",
+    )
     flip: float = option(0.5, "probability of a horizontal flip", at_least=0, at_most=1)
     jitter: float = option(0.8, "probability of the color jitter", at_least=0, at_most=1)
     brightness: float = option(
         0.4, "the factor is uniform in 1 -+ this, at least 0; 0: left out", at_least=0, at_most=100
+    )
+    brightness_adds: bool = option(
+        False, "colors='float': adds a number in -+ brightness to levels in [0, 1] (BYOL)"
     )
     contrast: float = option(0.4, "as brightness", at_least=0, at_most=100)
     saturation: float = option(0.2, "as brightness", at_least=0, at_most=100)
@@ -60,6 +68,11 @@ class CropConfig:
     solarize_threshold: int = option(
         128, "smallest value that is inverted", at_least=0, at_most=256
     )
+    colors: Literal["pillow", "float"] = option(
+        "pillow",
+        "arithmetic of the colors: Pillow's (DINO, MoCo v3), or float32 with HSV, contrast by "
+        "channel and one Gaussian with black around, over a tenth of the height (BYOL, SimCLR)",
+    )
     box_of: str = option("", "name of the crop whose box and flip this one takes; '': its own")
     frame: int = option(
         0, "frame of a clip that it is cut from, modulo its frames; a still has one", at_least=0
@@ -73,7 +86,8 @@ class CropParameters:
     Attributes:
       box: (left, top, right, bottom) in pixels of the image, right and bottom excluded.
       flip: whether to mirror left and right.
-      jitter: (operation, factor) in the order of application; empty for none.
+      jitter: (operation, factor) in the order of application; empty for none. The factor of
+        "brightness" is an addend where the config says so.
       grayscale: whether to drop the color.
       blur_radius: standard deviation in pixels, or None.
       solarize: whether to solarize.
@@ -180,7 +194,10 @@ def _sample_jitter(
     operations = []
     for name, draw in zip(("brightness", "contrast", "saturation"), factors, strict=False):
         strength = getattr(config, name)
-        operations.append((name, strength, _between((max(0.0, 1 - strength), 1 + strength), draw)))
+        bounds = (max(0.0, 1 - strength), 1 + strength)
+        if name == "brightness" and config.brightness_adds:
+            bounds = (-strength, strength)
+        operations.append((name, strength, _between(bounds, draw)))
     operations.append(("hue", config.hue, _between((-config.hue, config.hue), factors[3])))
     permutation = sorted(range(len(order)), key=order.__getitem__)
     chosen = (operations[index] for index in permutation)

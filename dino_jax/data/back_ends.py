@@ -10,13 +10,13 @@ from typing import Protocol
 
 import numpy as np
 
-from dino_jax.data.augment import CropParameters
+from dino_jax.data.augment import CropConfig, CropParameters
 from dino_jax.data.canvas import BOX_COLUMNS, place
 from dino_jax.data.decode import Still
 from dino_jax.data.geometry import resize_crops, split_columns
 from dino_jax.data.groups import Group
-from dino_jax.data.photometric import encode_photometric
-from dino_jax.data.recolor import BLUR, Photometric, interleave_crops, recolor_crops
+from dino_jax.data.photometric import encode_photometric, recolor
+from dino_jax.data.recolor import BLUR, Photometric, interleave_crops
 
 Batch = dict[str, np.ndarray]
 Layout = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -68,7 +68,7 @@ class HostBackEnd:
         columns = split_used(stills, self.groups)
         for name, group in self.groups.items():
             crops = cut(stills, columns, group, drawn)
-            recolor_crops(crops, encode(group, drawn), batch[f"{name}_crops"][row])
+            recolor(group.colors, crops, encode(group, drawn), batch[f"{name}_crops"][row])
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class DeviceBackEnd:
         for name, group in self.groups.items():
             crops = cut(stills, columns, group, drawn)
             interleave_crops(crops, batch[f"{name}_crops"][row])
-            batch[f"{name}_photometric"][row] = encode(group, drawn).values
+            batch[_colors_name(group)][row] = encode(group, drawn).values
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,10 @@ class CanvasBackEnd:
                 down, across = ratios[number]
                 left, top, right, bottom = drawn[crop.key].box
                 edges = (left * across, top * down, right * across, bottom * down)
-                rows.append((*edges, drawn[crop.key].flip, number))
+                bilinear = crop.config.resize == "bilinear"
+                rows.append((*edges, drawn[crop.key].flip, number, bilinear))
             batch[f"{name}_boxes"][row] = rows
-            batch[f"{name}_photometric"][row] = encode(group, drawn).values
+            batch[_colors_name(group)][row] = encode(group, drawn).values
 
     def _frames(self) -> list[int]:
         """The frames of a clip that crops are cut from, ascending."""
@@ -147,15 +148,20 @@ def colors_layout(groups: Mapping[str, Group], images: int) -> Layout:
     """The parameters of `dino_jax.step.photometric`.
 
     Returns:
-      For each group "GROUP_photometric": [b, V, P] float32 and "GROUP_jitter_order": [b, V, 4]
-      uint8, the same in every row; their columns are those of `dino_jax.data.recolor`.
+      For each group "GROUP_photometric": [b, V, P] float32, or "GROUP_colors" in float32
+      arithmetic, and "GROUP_jitter_order": [b, V, 4] uint8, the same in every row; their columns
+      are those of `dino_jax.data.recolor` or `recolor_float`.
     """
     entries = {}
     for name, group in groups.items():
         rows = (images, len(group.crops))
-        entries[f"{name}_photometric"] = ((*rows, BLUR + group.taps), np.dtype(np.float32))
+        entries[_colors_name(group)] = ((*rows, BLUR + group.taps), np.dtype(np.float32))
         entries[f"{name}_jitter_order"] = ((*rows, 4), np.dtype(np.uint8))
     return entries
+
+
+def _colors_name(group: Group) -> str:
+    return group.name + {"pillow": "_photometric", "float": "_colors"}[group.colors]
 
 
 def encode(group: Group, drawn: Drawn) -> Photometric:
@@ -177,23 +183,25 @@ def cut(
     of_crop = [config.frame % len(stills) for config in group.configs]
     if len(set(of_crop)) == 1:  # without a copy, for still images
         frame = of_crop[0]
-        return resize(columns[frame], parameters, group.size, stills[frame].reduction)
+        return resize(columns[frame], parameters, group.configs, stills[frame].reduction)
     channels = len(columns[of_crop[0]])
     crops = np.empty((len(parameters), channels, *group.size), np.uint8)
     for frame in set(of_crop):
         rows = [row for row, other in enumerate(of_crop) if other == frame]
         chosen = [parameters[row] for row in rows]
-        crops[rows] = resize(columns[frame], chosen, group.size, stills[frame].reduction)
+        configs = [group.configs[row] for row in rows]
+        crops[rows] = resize(columns[frame], chosen, configs, stills[frame].reduction)
     return crops
 
 
 def resize(
     columns: np.ndarray,
     parameters: Sequence[CropParameters],
-    size: tuple[int, int],
+    configs: Sequence[CropConfig],
     reduction: int = 1,
 ) -> np.ndarray:
-    """Crops of one frame, cut, resized and flipped: [V, C, h, w] uint8."""
+    """Crops of one frame and one size, cut, resized and flipped: [V, C, h, w] uint8."""
     boxes = np.array([one.box for one in parameters], np.float64) / reduction
     flips = np.array([one.flip for one in parameters])
-    return resize_crops(columns, boxes, flips, *size)
+    bilinear = np.array([config.resize == "bilinear" for config in configs])
+    return resize_crops(columns, boxes, flips, *configs[0].size, bilinear)

@@ -9,7 +9,8 @@ from dino_jax.workdir.host_kernel import kernel
 LEFT, TOP, RIGHT, BOTTOM = 0, 1, 2, 3  # edges in pixels of the canvas, of any fraction
 FLIP = 4  # 1 to mirror left and right, or 0
 FRAME = 5  # number of the canvas of the image, for clips
-BOX_COLUMNS = 6
+BILINEAR = 6  # 1 for a bilinear filter, 0 for a bicubic one
+BOX_COLUMNS = 7
 
 
 def place(pixels: np.ndarray, canvas: np.ndarray) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Crops, resizes and flips with Pillow's antialiased bicubic filter, bit by bit.
+"""Crops, resizes and flips with Pillow's antialiased bicubic and bilinear filters, bit by bit.
 
 Pillow rounds to uint8 between a horizontal and a vertical pass. Here both passes are the same loop,
 a weighted sum of whole rows of bytes, which the compiler turns into vector instructions: an image
@@ -40,7 +40,12 @@ def split_columns(image: np.ndarray) -> np.ndarray:
 
 
 def resize_crops(
-    columns: np.ndarray, boxes: np.ndarray, flips: np.ndarray, height: int, width: int
+    columns: np.ndarray,
+    boxes: np.ndarray,
+    flips: np.ndarray,
+    height: int,
+    width: int,
+    bilinear: np.ndarray | None = None,
 ) -> np.ndarray:
     """Does `image.crop(box).resize((width, height), BICUBIC)` and mirrors, for several boxes.
 
@@ -54,6 +59,7 @@ def resize_crops(
       flips: [N] bool, whether to mirror left and right.
       height: h, height of the results in pixels.
       width: w, width of the results in pixels.
+      bilinear: [N] bool, whether the filter is BILINEAR; None: never.
 
     Returns:
       [N, C, h, w] uint8, one plane per channel.
@@ -61,7 +67,9 @@ def resize_crops(
     shape = (len(boxes), len(columns), height, width)
     size = math.prod(shape)
     crops = np.empty(size + _LANES, np.uint8)[:size].reshape(shape)
-    _fill_crops(columns, boxes, flips, crops)
+    if bilinear is None:
+        bilinear = np.zeros(len(boxes), bool)
+    _fill_crops(columns, boxes, flips, bilinear, crops)
     return crops
 
 
@@ -120,13 +128,13 @@ def _exchange(words, distance, shift, mask):
 
 
 @kernel
-def _fill_crops(columns, boxes, flips, crops):
+def _fill_crops(columns, boxes, flips, bilinear, crops):
     height, width = crops.shape[2:]
     blocks = (width + 7) // 8
     upright = np.arange(height)
     for n in range(len(boxes)):
-        left, x_first, x_weights = _windows(boxes[n, 0], boxes[n, 2], width)
-        top, y_first, y_weights = _windows(boxes[n, 1], boxes[n, 3], height)
+        left, x_first, x_weights = _windows(boxes[n, 0], boxes[n, 2], width, bilinear[n])
+        top, y_first, y_weights = _windows(boxes[n, 1], boxes[n, 3], height, bilinear[n])
         lanes = _padded(math.ceil(boxes[n, 3] - _EDGE) - top, _LANES)
         x = np.arange(width)[::-1] if flips[n] else np.arange(width)
         x = x % 8 * blocks + x // 8  # the order that _transpose wants
@@ -139,8 +147,8 @@ def _fill_crops(columns, boxes, flips, crops):
 
 
 @kernel
-def _windows(begin, end, count):
-    """Pillow's bicubic windows between two places of an axis.
+def _windows(begin, end, count, bilinear):
+    """Pillow's bicubic or bilinear windows between two places of an axis.
 
     Returns:
       The first pixel of the range; for each output pixel its first pixel, from there on, [count];
@@ -152,7 +160,7 @@ def _windows(begin, end, count):
     offset = begin - start
     scale = (end - begin) / count
     stretch = max(scale, 1.0)
-    reach = 2.0 * stretch
+    reach = stretch if bilinear else 2.0 * stretch
     first = np.empty(count, np.int64)
     weights = np.zeros((count, _padded(int(2 * reach) + 2, 4)), np.int32)
     window = np.empty(weights.shape[1], np.float64)
@@ -163,7 +171,8 @@ def _windows(begin, end, count):
         taps = min(int(center + reach + 0.5), size) - low
         total = 0.0
         for t in range(taps):
-            window[t] = _bicubic((t + low - center + 0.5) * (1.0 / stretch))
+            x = (t + low - center + 0.5) * (1.0 / stretch)
+            window[t] = max(1.0 - abs(x), 0.0) if bilinear else _bicubic(x)
             total += window[t]
         for t in range(taps):
             weight = window[t] / total * (1 << _PRECISION)

@@ -27,13 +27,18 @@ class Group:
       name: name of the group; the array is "NAME_crops".
       crops: crops in the order of the array, which is that of drawing.
       size: (height, width) in pixels.
-      taps: columns of the parameters that hold blur weights.
+      taps: columns of the parameters that `photometric.blur_taps` counts.
     """
 
     name: str
     crops: tuple[Crop, ...]
     size: tuple[int, int]
     taps: int
+
+    @property
+    def colors(self) -> str:
+        """The arithmetic of their colors, see `CropConfig`."""
+        return self.crops[0].config.colors
 
     @cached_property
     def configs(self) -> list[CropConfig]:

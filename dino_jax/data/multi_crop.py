@@ -35,8 +35,7 @@ from dino_jax.data.decode import REDUCTIONS, Still, decode_image, decode_still
 from dino_jax.data.decoding import RGB, Decoding, require_channels
 from dino_jax.data.geometry import split_columns
 from dino_jax.data.groups import Crop, Group
-from dino_jax.data.photometric import blur_taps, encode_photometric
-from dino_jax.data.recolor import recolor_crops
+from dino_jax.data.photometric import blur_taps, encode_photometric, recolor
 
 Frame = np.ndarray | Still  # [H, W, C] uint8
 Frames = Frame | Sequence[Frame]  # one, or several: frames of one clip
@@ -239,9 +238,9 @@ def apply_crop(image: np.ndarray, parameters: CropParameters, config: CropConfig
       [height, width, C] uint8.
     """
     crop = np.empty((1, *config.size, image.shape[2]), np.uint8)
-    resized = resize(split_columns(image), [parameters], config.size)
+    resized = resize(split_columns(image), [parameters], [config])
     photometric = encode_photometric([parameters], [config], blur_taps([config]))
-    recolor_crops(resized, photometric, crop)
+    recolor(config.colors, resized, photometric, crop)
     return crop[0]
 
 
@@ -274,8 +273,8 @@ def check_crops(crops: Mapping[str, CropConfig]) -> None:
     """Checks the crops of a table, each by itself and together.
 
     Raises:
-      ValueError: if there are none, low is above high, sizes differ within a group, or a box or a
-        group is unknown.
+      ValueError: if there are none, low is above high, sizes or colors differ within a group, or a
+        box or a group is unknown.
     """
     drawn = {name: crop for name, crop in sorted(crops.items()) if crop.count}
     if not drawn:
@@ -288,6 +287,12 @@ def check_crops(crops: Mapping[str, CropConfig]) -> None:
             raise ValueError(
                 f"config.augment.crops: all crops of the group {group!r} must have one (height, "
                 f"width), got {sizes}; change them, or give some of them another group"
+            )
+        colors = {name: crop.colors for name, crop in drawn.items() if crop.group == group}
+        if len(set(colors.values())) > 1:
+            raise ValueError(
+                f"config.augment.crops: all crops of the group {group!r} must have one arithmetic "
+                f"of `colors`, got {colors}; change them, or give some of them another group"
             )
 
 
@@ -318,6 +323,10 @@ def _check_crop(where: str, crop: CropConfig, drawn: Mapping[str, CropConfig]) -
         low, high = getattr(crop, option_name)
         if low > high:
             raise ValueError(f"{where}.{option_name} must be (low, high), got ({low}, {high})")
+    if crop.brightness_adds and crop.colors != "float":
+        raise ValueError(
+            f"{where}.brightness_adds needs --{where}.colors=float, got {crop.colors!r}"
+        )
     if not crop.box_of:
         return
     own = [name for name, other in drawn.items() if not other.box_of]

@@ -1,7 +1,7 @@
 """The canvas back end of the augmentation: crops are cut and resized in jit, by matrix products.
 
 The workers send whole images and where the crops are (`dino_jax.data.canvas` names the columns).
-Cutting, resizing with Pillow's antialiased bicubic filter and mirroring are linear along each axis:
+Cutting, resizing with Pillow's antialiased filters and mirroring are linear along each axis:
 a crop is W_y · image · W_x^T with one row of weights per row or column of the crop. As in Pillow
 the columns come first, and what they give is rounded to uint8. Weights are fixed-point numbers, of
 16 bits where Pillow has 22, so that all sums are of integers and exact, in whatever order and on
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-from dino_jax.data.canvas import BOTTOM, FLIP, FRAME, LEFT, RIGHT, TOP
+from dino_jax.data.canvas import BILINEAR, BOTTOM, FLIP, FRAME, LEFT, RIGHT, TOP
 
 Batch = dict[str, jax.Array]
 _ONE = 1 << 15  # weights are multiples of 1 / this; their sum times 255 has 24 bits, as float32 has
@@ -55,9 +55,10 @@ def _cut_view(canvas: jax.Array, boxes: jax.Array, size: tuple[int, int]) -> jax
     image = _choose_frame(canvas, boxes[:, FRAME])
     height, width = size
     flips = boxes[:, FLIP] == 1
-    across = _weights(boxes[:, LEFT], boxes[:, RIGHT], width, canvas.shape[4])
+    bilinear = boxes[:, BILINEAR] == 1
+    across = _weights(boxes[:, LEFT], boxes[:, RIGHT], width, canvas.shape[4], bilinear)
     across = jnp.where(flips[:, None, None], across[:, ::-1], across)
-    down = _weights(boxes[:, TOP], boxes[:, BOTTOM], height, canvas.shape[3])
+    down = _weights(boxes[:, TOP], boxes[:, BOTTOM], height, canvas.shape[3], bilinear)
     columns = _to_levels(_multiply("bcyx,bwx->bcyw", image, across))
     return _to_levels(_multiply("bcyw,bhy->bhwc", columns, down))
 
@@ -70,14 +71,17 @@ def _choose_frame(canvas: jax.Array, frames: jax.Array) -> jax.Array:
     return image
 
 
-def _weights(low: jax.Array, high: jax.Array, count: int, length: int) -> jax.Array:
-    """Pillow's antialiased bicubic filter (a = -1/2) along one axis.
+def _weights(
+    low: jax.Array, high: jax.Array, count: int, length: int, bilinear: jax.Array
+) -> jax.Array:
+    """Pillow's antialiased bicubic (a = -1/2) or bilinear filter along one axis.
 
     Args:
       low: [B] float32, where the boxes begin on the axis, in pixels.
       high: [B] float32, where they end.
       count: n, number of output pixels.
       length: L, number of input pixels.
+      bilinear: [B] bool, whether the filter is the bilinear one.
 
     Returns:
       [B, n, L] float32 whole numbers; every row sums to about `_ONE`, and pixels outside of the box
@@ -89,7 +93,8 @@ def _weights(low: jax.Array, high: jax.Array, count: int, length: int) -> jax.Ar
     pixels = jnp.arange(length)
     distances = jnp.abs(pixels + 0.5 - centers) / jnp.maximum(scale, 1)
     inside = (pixels >= jnp.floor(low + _EDGE)) & (pixels < jnp.ceil(high - _EDGE))
-    weights = jnp.where(inside, _bicubic(distances), 0)
+    levels = jnp.where(bilinear[:, None, None], jnp.maximum(1 - distances, 0), _bicubic(distances))
+    weights = jnp.where(inside, levels, 0)
     return jnp.round(weights * (_ONE / weights.sum(-1, keepdims=True)))
 
 

@@ -2,8 +2,11 @@
 
 The workers send cut and resized uint8 crops, and for each of them a row of numbers
 (`dino_jax.data.recolor` names its columns). Pillow's result is computed here, up to
-the rounding of float32, for every image on the device that holds it.
+the rounding of float32, for every image on the device that holds it; that of float32 arithmetic in
+photometric_float.py.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from dino_jax.data.recolor import (
     SATURATION,
     SOLARIZE,
 )
+from dino_jax.step.photometric_float import recolor_float_view
 
 Batch = dict[str, jax.Array]
 
@@ -32,26 +36,30 @@ def apply_photometric(batch: Batch) -> Batch:
       bytes: it is the same in all rows, and that of row 0 is used.
 
     Args:
-      batch: for any groups of crops "GROUP_crops": [B, V, H, W, C] uint8, "GROUP_photometric":
-        [B, V, P] float32 and "GROUP_jitter_order": [B, V, 4] uint8, and anything else. A batch of
-        the host back end has no such parameters and is returned unchanged.
+      batch: for any groups of crops "GROUP_crops": [B, V, H, W, C] uint8, "GROUP_photometric" or,
+        of float32 arithmetic, "GROUP_colors": [B, V, P] float32 and "GROUP_jitter_order":
+        [B, V, 4] uint8, and anything else. A batch of the host back end has no such parameters and
+        is returned unchanged.
 
     Returns:
       The batch without parameters; the crops are uint8 as before.
     """
     recolored = dict(batch)
-    suffix = "_photometric"
-    for group in [name.removesuffix(suffix) for name in batch if name.endswith(suffix)]:
-        values = recolored.pop(f"{group}{suffix}")
-        order = recolored.pop(f"{group}_jitter_order")[0]
-        recolored[f"{group}_crops"] = _recolor(batch[f"{group}_crops"], values, order)
+    for suffix, recolor in {"_photometric": _recolor_view, "_colors": recolor_float_view}.items():
+        for group in [name.removesuffix(suffix) for name in batch if name.endswith(suffix)]:
+            values = recolored.pop(f"{group}{suffix}")
+            order = recolored.pop(f"{group}_jitter_order")[0]
+            crops = batch[f"{group}_crops"]
+            recolored[f"{group}_crops"] = _recolor(recolor, crops, values, order)
     return recolored
 
 
-def _recolor(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:
+def _recolor(
+    recolor: Callable[..., jax.Array], crops: jax.Array, values: jax.Array, order: jax.Array
+) -> jax.Array:
     """crops [B, V, H, W, C] uint8, values [B, V, P], order [V, 4]; one view after another."""
     views = (jnp.moveaxis(crops, 1, 0), jnp.moveaxis(values, 1, 0), order)
-    return jnp.moveaxis(jax.lax.map(lambda view: _recolor_view(*view), views), 0, 1)
+    return jnp.moveaxis(jax.lax.map(lambda view: recolor(*view), views), 0, 1)
 
 
 def _recolor_view(crops: jax.Array, values: jax.Array, order: jax.Array) -> jax.Array:

@@ -104,3 +104,26 @@ def test_whole_numbers_may_be_given_as_floats():
     np.testing.assert_array_equal(
         _resize(pixels, tuple(map(float, box)), 8, 8), _resize(pixels, box, 8, 8)
     )
+
+
+@pytest.mark.parametrize(
+    ("image", "box", "size"),
+    [
+        ((390, 478), (10, 20, 300, 380), (96, 96)),
+        ((390, 478), (400, 300, 478, 390), (224, 224)),
+        ((65, 129), (0, 0, 129, 65), (65, 129)),
+        ((1, 1), (0, 0, 1, 1), (9, 7)),
+    ],
+    ids=str,
+)
+def test_a_bilinear_crop_equals_that_of_pillow(image, box, size):
+    pixels, (height, width) = _noise(*image), size
+    crop = Image.fromarray(pixels).crop(box)
+    for side in ((width, crop.height), (width, height)):  # the columns first
+        crop = crop.resize(side, Image.Resampling.BILINEAR)
+    ours = resize_crops(
+        split_columns(pixels), np.array([box, box]), np.array([False, True]), *size,
+        np.array([True, True]),
+    )  # fmt: skip
+    np.testing.assert_array_equal(ours[0].transpose(1, 2, 0), np.asarray(crop))
+    np.testing.assert_array_equal(ours[1][:, :, ::-1], ours[0])
