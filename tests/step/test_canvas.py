@@ -47,14 +47,24 @@ def _differences(ours, theirs):
     )
 
 
-@pytest.mark.parametrize("multiply", [multiply_float32, multiply_bfloat16])
-def test_a_crop_differs_from_that_of_the_host_by_single_levels_of_few_values(multiply, monkeypatch):
+@pytest.mark.parametrize(
+    ("multiply", "resize"),
+    [
+        (multiply_float32, "bicubic"),
+        (multiply_bfloat16, "bicubic"),
+        (multiply_float32, "bilinear"),
+    ],
+)
+def test_a_crop_differs_from_that_of_the_host_by_single_levels_of_few_values(
+    multiply, resize, monkeypatch
+):
     monkeypatch.setattr(canvas, "_multiply", multiply)
     cut = jax.jit(lambda batch: cut_crops(batch, SIZES))
+    crops = {name: dataclasses.replace(crop, resize=resize) for name, crop in CROPS.items()}
     images = list(_images(32))
-    ours = cut(_batch(CROPS, "canvas", images))
+    ours = cut(_batch(crops, "canvas", images))
     assert all(ours[f"{name}_crops"].dtype == np.uint8 for name in CROPS)
-    differences = _differences(ours, _batch(CROPS, "host", images))
+    differences = _differences(ours, _batch(crops, "host", images))
     assert differences.mean() < 0.01
     assert (differences > 1).mean() < 1e-4
     assert differences.max() <= 2  # a column off by one, and one by rounding
