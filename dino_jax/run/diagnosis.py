@@ -19,6 +19,7 @@ LEAST = 2  # of them at the end of a run that has no more
 INFORMATION = 0.05  # nats that a target carries about its image; at most ln of a batch's targets
 UNIFORM = 0.9  # entropy of a target as a share of ln K
 ONE_DIMENSION = 1.5  # effective rank
+ONE_POINT = -0.05  # uniformity: a mean squared distance of about 0.025 on the unit sphere
 HOT = 0.08  # teacher temperature
 DIVERGED = 1.25  # cross-entropy, in ln K
 LARGE_UPDATE = 0.03  # norm of an update relative to that of the parameters
@@ -113,9 +114,9 @@ class History:
         finite = [value for value in values if value is not None and math.isfinite(value)]
         return finite if len(finite) == len(values) >= self.window else []
 
-    def objectives(self) -> list[str]:
-        """Names of the objectives with targets, such as ["dino", "ibot"]."""
-        suffix = "/relative_teacher_entropy"
+    def objectives(self, number: str = "relative_teacher_entropy") -> list[str]:
+        """Names of the objectives that log a number; by default that of targets over prototypes."""
+        suffix = f"/{number}"
         return [name.removesuffix(suffix) for name in self.lines[-1] if name.endswith(suffix)]
 
 
@@ -231,6 +232,16 @@ def _uninformative(history: History, name: str) -> str | None:
     )
 
 
+def _one_point(history: History) -> str | None:
+    """Evidence that all images have the same projection: BYOL's trivial solution."""
+    for name in history.objectives("uniformity"):
+        values = history.settled(f"{name}/uniformity")
+        if values and min(values) > ONE_POINT:
+            losses = history.settled(f"{name}/loss")
+            return f"{name} uniformity {_range(values)} of the projections; loss {_range(losses)}"
+    return None
+
+
 def _one_dimension(history: History) -> str | None:
     ranks, spreads = (
         history.settled(f"health/{name}") for name in ("effective_rank", "feature_std")
@@ -301,6 +312,16 @@ RULES = (
         "arXiv:2104.14294, Section 5.3: without centering one dimension dominates",
     ),
     Rule(
+        "one_point_collapse",
+        "All images have the same projection",
+        "failure",
+        _one_point,
+        "Raise config.roles.teacher.momentum towards 1, lower config.optimizer.lr, and keep "
+        "batch_norm in the projector and the predictor.",
+        "uniformity of arXiv:2005.10242, Eq. 4, is 0 if all are equal; BYOL, arXiv:2006.07733, "
+        "Section 5 and appendix F: it collapses without its predictor or its average",
+    ),
+    Rule(
         "dimensional_collapse",
         "Features collapse to a line",
         "failure",
@@ -324,6 +345,9 @@ def _summary(history: History) -> str:
     shown = {"loss": "loss", "health/effective_rank": "effective rank"}
     for name in history.objectives():
         shown[f"{name}/relative_teacher_entropy"] = f"{name} teacher entropy / ln K"
+    for name in history.objectives("uniformity"):
+        shown[f"{name}/accuracy"] = f"{name} accuracy"
+        shown[f"{name}/uniformity"] = f"{name} uniformity"
     columns = {title: history.settled(name) for name, title in shown.items()}
     return ", ".join(f"{title} {values[-1]:.3g}" for title, values in columns.items() if values)
 

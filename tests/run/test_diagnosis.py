@@ -169,6 +169,32 @@ def test_a_line_without_momentum_keeps_the_teacher_from_being_called_frozen():
     assert diagnose(records, 0).state == "healthy"
 
 
+def contrastive(name, step, **changes):
+    """A log line of a healthy run of SimCLR, BYOL or MoCo v3, which has no targets."""
+    own = {"loss": 2.0, "accuracy": 0.8, "alignment": 0.4, "uniformity": -3.0} | changes
+    if name == "byol":
+        del own["accuracy"]
+    kept = {key: x for key, x in line(step).items() if not key.startswith("dino/")}
+    if name == "simclr":
+        del kept["teacher_momentum"]
+    return kept | {f"{name}/{key}": x for key, x in own.items()}
+
+
+@pytest.mark.parametrize("name", ["simclr", "byol", "mocov3"])
+@pytest.mark.parametrize(
+    ("uniformity", "state"),
+    [(-3.0, "healthy"), (-0.5, "healthy"), (-0.01, "one_point_collapse")],
+)
+def test_projections_of_one_point_are_named_by_their_uniformity(name, uniformity, state):
+    records = [contrastive(name, 10 * n, uniformity=uniformity) for n in range(1, 9)]
+    verdict = diagnose(records, 0)
+    assert verdict.state == state
+    spoken = f"{verdict.evidence} {verdict.advice}"
+    assert f"{name} uniformity {uniformity:.3g}" in spoken
+    assert "entropy" not in spoken and "prototype" not in spoken
+    assert ("accuracy" in spoken) == (state == "healthy" and name != "byol")
+
+
 def test_every_rule_has_a_source_and_says_what_to_do():
     assert all(rule.advice and rule.source for rule in RULES)
     assert len({rule.state for rule in RULES}) == len(RULES)
