@@ -60,8 +60,8 @@ def _recolor(crops, values, order):
         flat, source = levels.reshape(levels.size), crops[n].reshape(levels.size)
         for i in range(levels.size):
             flat[i] = float32(source[i]) / float32(255)
-        colors = levels.reshape(levels.shape[0], levels.shape[1] * levels.shape[2])
-        is_rgb = levels.shape[0] == 3
+        colors = levels.reshape(len(levels), levels.size // len(levels))
+        is_rgb = len(levels) == 3
         for operation in order[n]:
             if operation == BRIGHTNESS and (row[BRIGHTNESS] != 1 or row[OFFSET] != 0):
                 _scale(flat, row[BRIGHTNESS], row[OFFSET])
