@@ -274,20 +274,24 @@ def test_a_run_with_a_folder_of_images_alone_starts_and_shows_them(small, tmp_pa
 
 
 def test_steps_that_are_not_finite_are_skipped_and_end_the_run(small, tmp_path):
-    # The update of step 1 makes all parameters huge; no loss after it is finite.
+    # The update of step 1 makes all parameters huge; no gradient is finite after it (jax 0.10), or
+    # after the next one (jax 0.12).
     lost = {"optimizer.lr": 1e4, "optimizer.reference_batch": 1}
     lost |= {"optimizer.warmup_epochs": 0.0, "max_skipped_in_a_row": 3}
     arguments = small(tmp_path, **lost, **{"runtime.keep_checkpoints": STEPS})
     code, out, err = run(*arguments)
     assert code == 1 and "Traceback" not in err
-    assert "step 4: loss nan, gradient norm nan: skipped (3 in a row), student, teacher" in out
-    assert "stopped: 3 steps in a row up to step 4 were not finite" in err
+    skipped = r"step (\d): loss \S+ gradient norm nan: skipped \(3 in a row\), student, teacher"
+    (last,) = re.findall(skipped, out)
+    good = int(last) - 3
+    assert good in (1, 2)
+    assert f"stopped: 3 steps in a row up to step {last} were not finite" in err
     metrics = read_metrics(tmp_path)
-    assert [line.get("skipped_steps") for line in metrics] == [None, 0, 1, 2]
-    assert metrics[1]["loss"] > 0 and metrics[2]["loss"] is None
-    state, first = read_state(tmp_path), read_state(tmp_path, step=1)
-    assert state["step"] == checkpoint_steps(tmp_path)[-1] > 1
-    assert state["skipped/total"] == state["step"] - 1
+    assert [line.get("skipped_steps") for line in metrics] == [None, *[0] * good, 1, 2]
+    assert metrics[good]["loss"] > 0
+    state, first = read_state(tmp_path), read_state(tmp_path, step=good)
+    assert state["step"] == checkpoint_steps(tmp_path)[-1] > good
+    assert state["skipped/total"] == state["step"] - good
     for name, value in first.items():
         assert np.all(np.isfinite(value)), name
         if name.partition("/")[0] not in ("step", "skipped"):

@@ -50,7 +50,7 @@ def test_a_larger_file_is_not_read(tmp_path):
 def test_text_that_is_no_path_and_addresses_of_local_files_are_errors_of_the_system(tmp_path):
     (tmp_path / "x").touch()
     for path, reason in [
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
         ("\ud800", "not a path"),
         (f"file://{tmp_path}/x", "without file://"),
         ("foo://a/b", "can't be opened"),

@@ -41,5 +41,5 @@ def test_decoders_write_nothing_to_the_terminal():
     )
     assert done.stdout.split() == ["unreadable"] * 2
     lines = [line for line in done.stderr.splitlines() if not line.startswith("DEBUG:PIL.Image:")]
-    assert len(lines) == 1
     assert lines[0].endswith("UserWarning: still heard")
+    assert lines[1:] in ([], ['  warnings.warn("still heard")'])  # Python 3.13 quotes the source

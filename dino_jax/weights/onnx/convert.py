@@ -4,7 +4,7 @@ Whatever depends on constants alone, such as the position table of an image size
 once and stored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -112,12 +112,20 @@ def _compute(equation: Any, values: Sequence[Value]) -> list[Value]:
     return [np.asarray(x) for x in (results if several else [results])]
 
 
+def _loop_parts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of constants and carried values among the inputs of a loop."""
+    if "ft_in" in params:  # jax 0.12
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
+
+
 def _unroll(graph: Graph, equation: Any, values: Sequence[Value]) -> list[Value]:
     """A loop of known length, turn by turn."""
     params = equation.params
     body, length = params["jaxpr"], params["length"]
-    consts_end = params["num_consts"]
-    carry_end = consts_end + params["num_carry"]
+    consts_end, carry_count = _loop_parts(params)
+    carry_end = consts_end + carry_count
     consts, carry = list(values[:consts_end]), list(values[consts_end:carry_end])
     rows = [
         graph.spread(value, variable.aval.shape)
