@@ -12,6 +12,7 @@ from configs import quickstart, vits16_boosted, vits16_vanilla
 from dino_jax.commands.config_from_yaml import convert
 from dino_jax.data.multi_crop import build_multi_crop
 from dino_jax.models.build import build_network
+from dino_jax.run.whole_config import complete_config
 from dino_jax.step.recipe import build_recipe, describe_recipe
 from dino_jax.workdir.config_json import config_to_json
 
@@ -20,7 +21,7 @@ CONFIGS = {path.stem: path for path in (Path(__file__).parents[2] / "configs").g
 
 
 def load(name):
-    return importlib.import_module(f"configs.{name}").get_config()
+    return complete_config(importlib.import_module(f"configs.{name}").get_config())
 
 
 # Flag of the official main_dino.py -> our values, one or several, that it stands for.
@@ -220,14 +221,16 @@ def test_a_config_builds_and_says_what_it_is(name):
     recipe = build_recipe(config, images, FROZEN.get(name, dict)())
     state = jax.eval_shape(recipe.init, jax.random.key(0))
     groups = build_multi_crop(config.augment).groups
-    assert len(groups["global"].crops) == 2
+    assert len(groups["global"].crops) == (1 if "mae" in recipe.objectives else 2)
     params = state.networks["student"]["params"]
-    counts = count(params["backbone"]), count(params["heads_dino"])
+    counts = [count(tree) for tree in params.values()]
     if name in PARAMETERS:
-        assert counts == PARAMETERS[name]
+        assert (count(params["backbone"]), count(params["heads_dino"])) == PARAMETERS[name]
         assert recipe.steps_per_epoch in (1250, IMAGENET_IMAGES // config.batch_size)
     text = "\n".join(describe_recipe(recipe, config, state))
-    assert f"backbone {counts[0]:,}, head dino {counts[1]:,}" in text
+    names = [module.replace("heads_", "head ") for module in params]
+    parameters = [f"{module} {number:,}" for module, number in zip(names, counts, strict=True)]
+    assert ", ".join(parameters) in text
     assert f"= {recipe.total_steps} steps of {config.batch_size} images" in text
     optimizer = config.optimizer
     ratio = config.batch_size / optimizer.reference_batch
