@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import quickstart, vits16_vanilla
+from dino_jax.config.defaults import to_config_dict
 from dino_jax.config.section import section
+from dino_jax.models import resnet
 from dino_jax.models import vit as vit_kind
 from dino_jax.models.build import NetworkConfig, build_network
 from tests.recorded_draws import recorded_subsets
@@ -157,7 +157,10 @@ def test_every_option_of_the_config_reaches_the_vit():
     vit = build_network(tiny_config(**options)).backbone
     assert {name: getattr(vit, name) for name in options} == options
     names = [{field.name for field in dataclasses.fields(x)} for x in (vit, vit_kind.Config)]
-    assert names[0] - {"dtype", "branches", "parent", "name"} == names[1] - {"kind", "size"}
+    assert names[0] - {"dtype", "by_cudnn", "branches", "parent", "name"} == names[1] - {
+        "kind",
+        "size",
+    }
 
 
 def test_masks_and_subsets_reach_the_backbone():
@@ -183,9 +186,7 @@ def test_masks_and_subsets_reach_the_backbone():
 
 def resnet_config(**changes):
     config = tiny_config()
-    config.backbone = ConfigDict(
-        dict(kind="resnet", size="50", depths=placeholder(tuple), width=64, in_channels=3)
-    )
+    config.backbone = to_config_dict(resnet.Config())
     config.backbone.update(changes)
     return config
 
