@@ -14,17 +14,11 @@ Command:
 from ml_collections import ConfigDict
 
 from configs import quickstart
+from dino_jax.config.defaults import to_config_dict
+from dino_jax.models import resnet
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.network.backbone = ConfigDict(
-        dict(
-            kind="resnet",
-            size="50",  # 50 | 101
-            depths=(1, 1, 1),  # blocks per stage; None: as `size`
-            width=16,  # channels of the stem
-            in_channels=3,
-        )
-    )
+    config.network.backbone = to_config_dict(resnet.Config(depths=(1, 1, 1), width=16))
     return config

@@ -14,9 +14,10 @@ Command:
 """
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
 from configs import vits16_vanilla
+from dino_jax.config.defaults import to_config_dict
+from dino_jax.models import resnet
 
 
 def get_config() -> ConfigDict:
@@ -24,15 +25,7 @@ def get_config() -> ConfigDict:
     config.epochs = 800.0
     config.batch_size = 4080
     config.network.dtype = "float32"  # officially trained without mixed precision
-    config.network.backbone = ConfigDict(
-        dict(
-            kind="resnet",
-            size="50",  # 50 | 101
-            depths=placeholder(tuple),  # blocks per stage; None: as `size`
-            width=64,  # channels of the stem
-            in_channels=3,
-        )
-    )
+    config.network.backbone = to_config_dict(resnet.Config())
     config.network.heads.dino.update(out_dim=60000, batch_norm=True)
     config.objectives.dino.teacher_temperature = 0.07
     config.objectives.dino.warmup_teacher_temperature_epochs = 50

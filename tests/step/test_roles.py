@@ -27,6 +27,7 @@ from dino_jax.devices.sharding import (
     state_sharding,
     with_sharding,
 )
+from dino_jax.models import resnet
 from dino_jax.models.layers import l2_normalize
 from dino_jax.objectives.base import Needs, Outcome
 from dino_jax.objectives.build import OBJECTIVES
@@ -166,8 +167,7 @@ def base() -> ConfigDict:
 def contrast() -> ConfigDict:
     """SimCLR's shape on a ResNet: the student alone, each view a batch of BatchNorm."""
     config = base()
-    resnet = dict(kind="resnet", size="50", in_channels=3, depths=(1, 1), width=4)
-    config.network.backbone = ConfigDict(resnet)
+    config.network.backbone = to_config_dict(resnet.Config(depths=(1, 1), width=4))
     config.network.heads = ConfigDict(dict(projector=mlp("cls")))
     config.objectives = ConfigDict(dict(pairs=dict(kind="contrast", temperature=0.5)))
     del config.roles.teacher

@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart
+from dino_jax.config.defaults import to_config_dict
 from dino_jax.config.section import section
 from dino_jax.data.sources import build_source
 from dino_jax.devices.sharding import make_mesh, state_sharding
 from dino_jax.evaluation.online.base import Context
+from dino_jax.models import resnet
 from dino_jax.models.build import build_network
 from dino_jax.visualize.album import Album
 from dino_jax.visualize.attention import cls_to_patches
@@ -136,9 +138,7 @@ def test_images_that_are_also_trained_on_are_not_their_own_neighbours(config):
 
 def test_a_resnet_has_no_attention_but_patches(config):
     config = ConfigDict(config.to_dict())
-    config.network.backbone = ConfigDict(
-        dict(kind="resnet", size="50", depths=(1, 1), width=4, in_channels=3)
-    )
+    config.network.backbone = to_config_dict(resnet.Config(depths=(1, 1), width=4))
     network, probes = build(config)
     look = probes.look(init(network))
     assert look.attention is None

@@ -15,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 
 import dino_jax
 from configs import quickstart
-from dino_jax.models import mlp_head
+from dino_jax.config.defaults import to_config_dict
+from dino_jax.models import mlp_head, resnet
 from dino_jax.models.build import build_network
 from dino_jax.step.recipe import build_recipe
 from dino_jax.weights import to_torch
@@ -168,9 +169,9 @@ def test_names_of_timm_give_the_same_features(tmp_path):
 
 def test_a_resnet_becomes_a_folder_with_the_same_features(tmp_path):
     config = quickstart.get_config().network
-    sizes = dict(kind="resnet", size="50", depths=(1, 2), width=8, in_channels=3)
+    sizes = to_config_dict(resnet.Config(depths=(1, 2), width=8))
     config.update(dtype="float32", heads=ConfigDict())
-    config.backbone = ConfigDict(sizes)
+    config.backbone = sizes
     network = build_network(config)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(
