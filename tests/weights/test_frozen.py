@@ -286,7 +286,10 @@ def test_without_frozen_roles_there_is_nothing_to_open(tmp_path):
             r"learns has 64 outputs, .* frozen frozen_teacher has 32 outputs",
         ),
         (
-            {"network.backbone.in_channels": 1, "network.mean": (0.5,), "network.std": (0.25,)},
+            {
+                **{"data.channels": 1, "network.backbone.in_channels": 1},
+                **{"network.mean": (0.5,), "network.std": (0.25,)},
+            },
             r"images of 3 channels, the one that learns of 1",
         ),
         (
