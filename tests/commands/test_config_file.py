@@ -36,7 +36,7 @@ def test_each_shipped_config_has_a_line():
     ("name", "words"),
     [
         ("quikstart", "no shipped config is called 'quikstart'; did you mean 'quickstart'?"),
-        ("mine", "no shipped config is called 'mine'; known: ['digits_dinov2'"),
+        ("mine", "no shipped config is called 'mine'; known: ['byol_r50', 'digits_byol'"),
         ("mine.py", "config file 'mine.py' does not exist (current folder: "),
         ("configs/quickstart.py", "the shipped one is --config=quickstart"),
         ("here/quickstart", "config file 'here/quickstart' does not exist"),

@@ -74,22 +74,22 @@ def _make_image(folder: Path, rng: np.random.Generator) -> None:
 
 
 def _read_deep_image(folder: Path) -> object:
-    """With every rule; each may refuse it by itself."""
+    """With every rule; it is unreadable if all of them refuse it."""
     from dino_jax.data.decode import UnreadableImageError, decode_image
     from dino_jax.data.decoding import Decoding
 
-    data = (folder / "x.bin").read_bytes()
-    for channels, text in ((1, "full"), (3, "0,4095"), (4, "1%,99%"), (3, "byte")):
+    data, refused = (folder / "x.bin").read_bytes(), []
+    rules = ((1, "full"), (3, "0,4095"), (4, "1%,99%"), (3, "byte"))
+    for channels, text in rules:
         decoding = Decoding(channels, text, orientation="apply")
         try:
             pixels = decode_image(data, MAX_PIXELS, decoding)
         except UnreadableImageError as error:
-            last = error
+            refused.append(error)
         else:
             assert pixels.shape[2] == channels and pixels.dtype == np.uint8
-            last = None
-    if last is not None:
-        raise last
+    if len(refused) == len(rules):
+        raise refused[-1]
     return None
 
 

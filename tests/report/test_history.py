@@ -122,7 +122,7 @@ def test_a_config_of_0_1_is_read_in_the_form_of_today(tmp_path, name):
     new = flatten(read_config(tmp_path, (GOLDEN / f"configs/{name}.json").read_text()))
     new["runtime.compilation_cache"] = ""  # the default of then
     assert old == {key: new[key] for key in old}
-    assert "format" not in new and len(old) > len(new) * 0.8
+    assert "format" not in new and len(old) > 200
 
 
 @pytest.mark.parametrize(
