@@ -79,7 +79,7 @@ def _read_deep_image(folder: Path) -> object:
     from dino_jax.data.decoding import Decoding
 
     data, refused = (folder / "x.bin").read_bytes(), []
-    rules = ((1, "full"), (3, "0,4095"), (4, "1%,99%"), (3, "byte"))
+    rules = ((1, "full"), (3, "0,4095"), (1, "1%,99%"), (3, "1%,99%"), (4, "1%,99%"), (3, "byte"))
     for channels, text in rules:
         decoding = Decoding(channels, text, orientation="apply")
         try:
