@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import quickstart, vits16_vanilla
@@ -121,7 +120,7 @@ def test_unreadable_images_are_named_and_left_out(tmp_path, capsys):
     Image.fromarray(np.full((50, 40, 3), 7, np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "b.png").write_bytes(b"")
     config = vits16_vanilla.get_config()
-    config.data = ConfigDict({"kind": "folder", "path": str(tmp_path)})
+    config.data.update(kind="folder", path=str(tmp_path))
     one_row = preview.draw_preview(config, "title", 1, print).height
     assert preview.draw_preview(config, "title", 8, print).height == one_row
     assert "b.png: the file is empty" in capsys.readouterr().out
