@@ -132,7 +132,7 @@ def test_what_is_no_model_is_a_clear_error(tmp_path, workdir):
         model(PIXELS[0])
     with pytest.raises(ValueError, match="at least one image"):
         model([])
-    with pytest.raises(ValueError, match="numbers are float32, .* set range to"):
+    with pytest.raises(ValueError, match=r"numbers are float32, .* set range to"):
         model([PIXELS[0].astype(np.float32)])
 
 
