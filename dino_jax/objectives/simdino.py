@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dino_jax.config.range import MOST_IMAGES
 from dino_jax.config.section import option
-from dino_jax.objectives.base import Context, Needs, Outcome, Outputs
+from dino_jax.objectives.base import Context, Needs, Outcome, Outputs, check_head
 from dino_jax.optim.schedules import Constant, Schedule
 
 
@@ -42,13 +42,9 @@ def build(where: str, config: Config, context: Context) -> "SimDinoObjective":
     """Builds the objective.
 
     Raises:
-      ValueError: if the head does not exist.
+      ValueError: if the head is unknown or takes another head.
     """
-    if config.head not in context.outputs:
-        raise ValueError(
-            f"{where}.head is {config.head!r}; heads of config.network.heads: "
-            f"{sorted(context.outputs)}"
-        )
+    check_head(f"{where}.head", config.head, context)
     return SimDinoObjective(
         head=config.head,
         cosine_weight=config.cosine_weight,
@@ -129,6 +125,7 @@ class SimDinoObjective:
             views=2,
             aligned_views=True,
             whole_batch=not self.group_size,
+            views_apart=False,
             group_size=self.group_size,
         )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dino_jax.config.section import option
-from dino_jax.objectives.base import Context, Needs, Outcome, Outputs
+from dino_jax.objectives.base import Context, Needs, Outcome, Outputs, check_head
 from dino_jax.objectives.ibot import gather_patches
 from dino_jax.optim.schedules import Constant, Schedule
 
@@ -27,13 +27,9 @@ def build(where: str, config: Config, context: Context) -> "SimDinoPatches":
     """Builds the objective.
 
     Raises:
-      ValueError: if the head does not exist.
+      ValueError: if the head is unknown or takes another head.
     """
-    if config.head not in context.outputs:
-        raise ValueError(
-            f"{where}.head is {config.head!r}; heads of config.network.heads: "
-            f"{sorted(context.outputs)}"
-        )
+    check_head(f"{where}.head", config.head, context)
     weight = Constant(config.weight)
     return SimDinoPatches(config.head, weight, context.learner, config.targets)
 
@@ -66,6 +62,7 @@ class SimDinoPatches:
             groups=("global",),
             aligned_patches=True,
             masks=True,
+            views_apart=False,
         )
 
     def init(self) -> dict[str, jax.Array]:
