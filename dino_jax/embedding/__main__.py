@@ -33,6 +33,7 @@ from collections.abc import Sequence
 from dino_jax.commands.all_processes import told_to_all
 from dino_jax.commands.arguments import BATCH, COUNT, LAYERS, OVERLAP, SIDE, STEP, THREADS, filled
 from dino_jax.commands.command_line import CommandParser, docstring_of
+from dino_jax.commands.model_arguments import add_compute_argument
 from dino_jax.commands.source_arguments import add_source_arguments
 from dino_jax.config.range import MAX_PIXELS
 from dino_jax.embedding.choices import (
@@ -68,6 +69,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dim", type=COUNT, default=512, help="numbers per image after --reduce")
     add("--sample", type=COUNT, default=20_000, help="images from which PCA is computed")
     add("--format", choices=FORMATS, default="npy", help="npy or parquet")
+    add_compute_argument(parser)
     add("--tile", type=SIDE, help="pixels of a tile's side; default: 48 patches (patches)")
     add(
         "--overlap",

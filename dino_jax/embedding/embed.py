@@ -269,7 +269,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
 
     def work(agreement: Agreement) -> str:
-        model = decoded_by(load(arguments.model, arguments.step), arguments)
+        model = decoded_by(load(arguments.model, arguments.step, arguments.compute), arguments)
         say_decoding(model)
         options = options_of(arguments, model)
         machine = Machine(arguments.batch_size, arguments.threads)

@@ -224,7 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command; returns the exit code."""
 
     def work(agreement: Agreement) -> str:
-        model = decoded_by(load(arguments.model, arguments.step), arguments)
+        model = decoded_by(load(arguments.model, arguments.step, arguments.compute), arguments)
         say_decoding(model)
         tile = arguments.tile or TILE_PATCHES * model.network.backbone.patch_size
         own = 0 if arguments.own_size else arguments.image_size or model.image_size

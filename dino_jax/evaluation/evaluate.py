@@ -50,7 +50,7 @@ def evaluate(arguments: argparse.Namespace, agreement: Agreement) -> str:
     protocol = find_protocol(name)
     step = find_step(checkpoint, arguments.step)
     folder = result_folder(checkpoint, step, arguments.out)
-    model = load(checkpoint, step)
+    model = load(checkpoint, step, arguments.compute)
     require_same(agreement, {"--checkpoint": model.title}, "All hosts need the same model.")
     result = protocol.evaluate(model, arguments, agreement)
     if jax.process_index():

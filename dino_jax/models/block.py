@@ -20,6 +20,7 @@ from dino_jax.models.layers import (
     attend,
     layer_norm,
 )
+from dino_jax.models.products import rounded_attend, takes_rounded_attention
 from dino_jax.models.stochastic_depth import branch_scales, put_subset, subset_scale, take_subset
 
 Groups = tuple[jax.Array, ...]
@@ -41,6 +42,7 @@ class Block(nn.Module):
       norm_epsilon: added to the variance in both LayerNorms.
       first_kernels: a key of `layers.FIRST_KERNELS`.
       dtype: dtype of the activations.
+      rounds: whether the operands of products are rounded, see `products`.
       by_cudnn: whether cuDNN computes the attention when attention weights are not needed.
       branches: how the devices of a mesh compute when attention weights are not needed.
     """
@@ -56,6 +58,7 @@ class Block(nn.Module):
     norm_epsilon: float = 1e-6
     first_kernels: str = "normal"
     dtype: Dtype = jnp.float32
+    rounds: bool = False
     by_cudnn: bool = False
     branches: Branches | None = None
 
@@ -64,9 +67,12 @@ class Block(nn.Module):
         self.norm2 = layer_norm(self.dtype, self.norm_epsilon)
         self.hidden_dim = int(self.dim * self.mlp_ratio)
         self.attention = Attention(
-            self.num_heads, self.qkv_bias, self.proj_bias, self.dtype, self.first_kernels
+            *(self.num_heads, self.qkv_bias, self.proj_bias),
+            *(self.dtype, self.first_kernels, self.rounds),
         )
-        self.mlp = FFNS[self.ffn](self.hidden_dim, self.ffn_bias, self.dtype, self.first_kernels)
+        self.mlp = FFNS[self.ffn](
+            self.hidden_dim, self.ffn_bias, self.dtype, self.first_kernels, self.rounds
+        )
         if self.layer_scale:
             self.layer_scale1 = LayerScale(self.layer_scale)
             self.layer_scale2 = LayerScale(self.layer_scale)
@@ -95,10 +101,9 @@ class Block(nn.Module):
         """
         weights: list[jax.Array | None] = [None] * len(groups)
 
-        quickest = attend if tokens is None or not self.by_cudnn else attend_by_cudnn
-
         def attention(groups: Groups, scales: Groups) -> Groups:
-            groups, weights[:] = self.attention_branch(groups, scales, [quickest] * len(groups))
+            attends = [attend if tokens is None else self._quickest(x.shape[1]) for x in groups]
+            groups, weights[:] = self.attention_branch(groups, scales, attends)
             return groups
 
         ffn: Branch = self.ffn_branch
@@ -131,9 +136,10 @@ class Block(nn.Module):
         params = self._params("norm1", "attention", "layer_scale1")
         if branches.take_attention(self.dim, tokens):
             return branches.attention(groups, scales, params, self.num_heads, tokens)
-        quickest = attend_by_cudnn if self.by_cudnn else attend
         attends = [
-            branches.long_attention if branches.take_long_attention(count) else quickest
+            branches.long_attention
+            if branches.take_long_attention(count)
+            else self._quickest(count)
             for count in tokens
         ]
         return branches.plain(
@@ -150,6 +156,13 @@ class Block(nn.Module):
         if padded and self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
             return branches.mlp(groups, scales, params)
         return branches.plain(partial(self._alone, "ffn_branch"), params, groups, scales)
+
+    def _quickest(self, tokens: int) -> Attend:
+        """The attention of so many tokens where its weights are not needed."""
+        if self.by_cudnn:
+            return attend_by_cudnn
+        takes = self.rounds and takes_rounded_attention(tokens, self.dim // self.num_heads)
+        return rounded_attend if takes else attend
 
     def _params(self, *names: str) -> dict:
         """Params of this layer with these names, as far as they exist."""

@@ -34,6 +34,7 @@ class BottleneckHead(nn.Module):
       batch_norm: BatchNorm after each hidden layer, over all rows of a call.
       dtype: dtype of the activations; parameters and the output are float32.
       of: its input, see `Head`.
+      rounds: whether products have rounded operands, see `products`.
     """
 
     out_dim: int
@@ -42,6 +43,7 @@ class BottleneckHead(nn.Module):
     batch_norm: bool
     dtype: Dtype = jnp.float32
     of: str = "cls"
+    rounds: bool = False
 
     @property
     def row_wise(self) -> bool:
@@ -52,7 +54,7 @@ class BottleneckHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., K] float32 unit vectors."""
         widths = (self.hidden_dim,) * (self.layers - 1) + (self.out_dim,)
-        return l2_normalize(run_mlp(x, widths, self.batch_norm, self.dtype))
+        return l2_normalize(run_mlp(x, widths, self.batch_norm, self.dtype, self.rounds))
 
 
 def build(config: Config, dtype: Dtype) -> BottleneckHead:

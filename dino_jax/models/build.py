@@ -23,7 +23,8 @@ class NetworkConfig:
 
     dtype: str = option(
         "bfloat16",
-        "of the activations; parameters, statistics and losses are float32",
+        "of the activations; parameters, statistics and losses are float32; on CPUs bfloat16 is "
+        "for the operands of products alone, where the processor multiplies it",
         among=DTYPES,
     )
     mean: tuple[float, ...] = option(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -49,6 +50,7 @@ class Decoder(nn.Module):
       num_heads: attention heads.
       dtype: dtype of the activations; parameters and the output are float32.
       of: its input, see `Head`.
+      rounds: whether products have rounded operands, see `products`.
     """
 
     out_dim: int
@@ -58,6 +60,7 @@ class Decoder(nn.Module):
     num_heads: int
     dtype: Dtype = jnp.float32
     of: str = "tokens"
+    rounds: bool = False
 
     row_wise = True
 
@@ -67,7 +70,8 @@ class Decoder(nn.Module):
         cls, patches, visible = tokens
         width, count = self.embed_dim, math.prod(self.grid)
         x = jnp.concatenate([cls[:, None], patches], axis=1)
-        x = dense(width, self.dtype, name="embed", kernel_init=xavier_init)(x)
+        linear = partial(dense, dtype=self.dtype, kernel_init=xavier_init, rounds=self.rounds)
+        x = linear(width, name="embed")(x)
         cls, patches = x[:, :1], x[:, 1:]
         mask_token = self.param("mask_token", linear_init, (1, 1, width))
         if visible is not None:
@@ -83,7 +87,13 @@ class Decoder(nn.Module):
         positions = self.param("pos_embed", init_positions("columns_first", self.grid), shape)
         x = jnp.concatenate([cls, patches], axis=1) + positions.astype(self.dtype)
         block = Block(
-            width, self.num_heads, 4.0, first_kernels="xavier", dtype=self.dtype, name="blocks"
+            width,
+            self.num_heads,
+            4.0,
+            first_kernels="xavier",
+            dtype=self.dtype,
+            rounds=self.rounds,
+            name="blocks",
         )
         scan = nn.scan(
             lambda block, x, _: (block((x,))[0][0], None),
@@ -93,7 +103,7 @@ class Decoder(nn.Module):
         )
         x, _ = scan(block, x, None)
         x = layer_norm(self.dtype, 1e-6, name="norm")(x)
-        predictions = dense(self.out_dim, self.dtype, name="predict", kernel_init=xavier_init)(x)
+        predictions = linear(self.out_dim, name="predict")(x)
         return predictions[:, 1:].astype(jnp.float32)
 
 

@@ -61,7 +61,9 @@ class Prototypes(nn.Module):
         )
 
 
-def run_mlp(x: jax.Array, widths: Sequence[int], batch_norm: bool, dtype: Dtype) -> jax.Array:
+def run_mlp(
+    x: jax.Array, widths: Sequence[int], batch_norm: bool, dtype: Dtype, rounds: bool = False
+) -> jax.Array:
     """Linear layers with GELU (erf) between them, as modules of the head that calls it.
 
     Args:
@@ -69,9 +71,10 @@ def run_mlp(x: jax.Array, widths: Sequence[int], batch_norm: bool, dtype: Dtype)
       widths: of the layers.
       batch_norm: BatchNorm after each hidden layer.
       dtype: dtype of the activations.
+      rounds: whether they round the operands of their products, see `products`.
     """
     for index, width in enumerate(widths):
-        x = dense(width, dtype, name=f"linear_{index}")(x)
+        x = dense(width, dtype, name=f"linear_{index}", rounds=rounds)(x)
         if index == len(widths) - 1:
             break
         if batch_norm:
@@ -92,6 +95,7 @@ class DinoHead(nn.Module):
       train_gain: train the gains of the last layer (official norm_last_layer=False).
       dtype: dtype of the activations; parameters, normalization and logits are float32.
       of: its input, see `Head`.
+      rounds: whether products have rounded operands, see `products`.
     """
 
     out_dim: int
@@ -102,6 +106,7 @@ class DinoHead(nn.Module):
     train_gain: bool
     dtype: Dtype = jnp.float32
     of: str = "cls"
+    rounds: bool = False
 
     @property
     def row_wise(self) -> bool:
@@ -112,7 +117,7 @@ class DinoHead(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] -> [..., K] float32 logits."""
         widths = (self.hidden_dim,) * (self.layers - 1) + (self.bottleneck_dim,)
-        x = run_mlp(x, widths, self.batch_norm, self.dtype)
+        x = run_mlp(x, widths, self.batch_norm, self.dtype, self.rounds)
         return Prototypes(self.out_dim, self.train_gain, self.dtype, name="last_layer")(
             l2_normalize(x)
         )

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dino_jax.models.products import rounded_dot_general, rounded_matmul
+
 Dtype = Any
 
 # Truncated at +-100 standard deviations in the official code: a plain normal in effect.
@@ -28,14 +30,25 @@ def dense(
     name: str | None = None,
     use_bias: bool = True,
     kernel_init: nn.initializers.Initializer = linear_init,
+    rounds: bool = False,
 ) -> nn.Dense:
-    """A linear layer with zero bias, initialized as the official DINO unless told otherwise."""
+    """A linear layer with zero bias, initialized as the official DINO unless told otherwise.
+
+    Args:
+      features: width of the output.
+      dtype: dtype of the activations.
+      name: of the module.
+      use_bias: whether it has a bias.
+      kernel_init: initial weights.
+      rounds: whether it rounds the operands of its products, see `products`.
+    """
     return nn.Dense(
         features,
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=kernel_init,
         precision=matmul_precision(dtype),
+        dot_general=rounded_dot_general if rounds else None,
         name=name,
     )
 
@@ -156,6 +169,7 @@ class PatchEmbed(nn.Module):
     embed_dim: int
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
+    rounds: bool = False
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -171,7 +185,10 @@ class PatchEmbed(nn.Module):
         patches = patches.reshape(batch, rows, patch, columns, patch, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
         kernel = kernel.reshape(-1, dim).astype(self.dtype)
-        tokens = jnp.matmul(patches, kernel, precision=matmul_precision(self.dtype))
+        if self.rounds:
+            tokens = rounded_matmul(patches, kernel)
+        else:
+            tokens = jnp.matmul(patches, kernel, precision=matmul_precision(self.dtype))
         return tokens + bias.astype(self.dtype)
 
 
@@ -188,6 +205,7 @@ class Mlp(nn.Module):
     use_bias: bool = True
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
+    rounds: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -197,6 +215,7 @@ class Mlp(nn.Module):
             dtype=self.dtype,
             use_bias=self.use_bias,
             kernel_init=FIRST_KERNELS[self.first_kernels].linear,
+            rounds=self.rounds,
         )
         x = linear(self.hidden_dim, name="fc1")(x)
         return linear(dim, name="fc2")(gelu(checkpoint_name(x, "hidden")))
@@ -213,6 +232,7 @@ class SwiGlu(nn.Module):
     use_bias: bool = True
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
+    rounds: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -223,6 +243,7 @@ class SwiGlu(nn.Module):
             dtype=self.dtype,
             use_bias=self.use_bias,
             kernel_init=FIRST_KERNELS[self.first_kernels].linear,
+            rounds=self.rounds,
         )
         hidden = linear(2 * half, name="w12")(x)
         gate, value = jnp.split(checkpoint_name(hidden, "hidden"), 2, axis=-1)
@@ -274,12 +295,14 @@ class Attention(nn.Module):
     proj_bias: bool = True
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
+    rounds: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, attend: Attend = attend) -> tuple[jax.Array, jax.Array | None]:
         """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights, if computed)."""
         batch, tokens, dim = x.shape
-        linear, first = partial(dense, dtype=self.dtype), FIRST_KERNELS[self.first_kernels]
+        linear = partial(dense, dtype=self.dtype, rounds=self.rounds)
+        first = FIRST_KERNELS[self.first_kernels]
         qkv = linear(3 * dim, name="qkv", use_bias=self.qkv_bias, kernel_init=first.qkv)(x)
         # All queries, then all keys, then all values; the heads are contiguous inside each.
         qkv = checkpoint_name(qkv, "qkv")

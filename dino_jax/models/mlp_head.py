@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
 from dino_jax.models.layers import BatchNorm, Dtype, matmul_precision
+from dino_jax.models.products import rounded_dot_general
 
 # Standard deviation of a standard normal distribution cut off at -2 and 2. Flax divides by it, so
 # that kernels have the variance asked for; Haiku, in which BYOL was trained, does not.
@@ -65,6 +66,7 @@ class MlpHead(nn.Module):
       first_kernels: a key of `KERNELS`.
       dtype: dtype of the activations; parameters and the output are float32.
       of: its input, see `Head`.
+      rounds: whether products have rounded operands, see `products`.
     """
 
     out_dim: int
@@ -76,6 +78,7 @@ class MlpHead(nn.Module):
     first_kernels: str = "uniform"
     dtype: Dtype = jnp.float32
     of: str = "cls"
+    rounds: bool = False
 
     @property
     def row_wise(self) -> bool:
@@ -105,6 +108,7 @@ class MlpHead(nn.Module):
             dtype=self.dtype,
             kernel_init=KERNELS[self.first_kernels],
             precision=matmul_precision(self.dtype),
+            dot_general=rounded_dot_general if self.rounds else None,
             name=f"linear_{index}",
         )
 

@@ -87,6 +87,7 @@ class VisionTransformer(nn.Module):
     dtype: Dtype = jnp.float32
     remat: str = "none"
     scan_unroll: int = 1
+    rounds: bool = False
     by_cudnn: bool = False
     branches: Branches | None = None
 
@@ -132,7 +133,7 @@ class VisionTransformer(nn.Module):
         dim, patch = self.embed_dim, self.patch_size
         token_init = nn.initializers.normal(self.token_std)
         if self.stem == "patches":
-            self.patch_embed = PatchEmbed(patch, dim, self.dtype, self.first_kernels)
+            self.patch_embed = PatchEmbed(patch, dim, self.dtype, self.first_kernels, self.rounds)
         else:
             self.patch_embed = ConvolutionStem(dim, self.dtype)
         self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
@@ -167,6 +168,7 @@ class VisionTransformer(nn.Module):
             norm_epsilon=self.norm_epsilon,
             first_kernels=self.first_kernels,
             dtype=self.dtype,
+            rounds=self.rounds,
             by_cudnn=self.by_cudnn,
             branches=self.branches
             and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),

@@ -16,6 +16,7 @@ from dino_jax.evaluation.online.build import (
     every_steps,
     left_out,
 )
+from dino_jax.models.arithmetic import suited_to
 from dino_jax.run.guard import Guard, check_guard
 from dino_jax.step.recipe import Recipe
 from dino_jax.step.roles import in_state
@@ -110,7 +111,10 @@ def check_instruments(config: Any, recipe: Recipe, mesh: Mesh) -> None:
 def make_context(config: Any, recipe: Recipe, mesh: Mesh, workdir: str) -> Context:
     """The run, as its evaluations know it; opens nothing."""
     return Context(
-        networks={name: role.network for name, role in recipe.roles.items()},
+        networks={
+            name: suited_to(role.network, mesh.devices.flat[0])
+            for name, role in recipe.roles.items()
+        },
         frozen=frozenset(recipe.roles) - set(in_state(recipe.roles)),
         evaluated=recipe.evaluated,
         image_size=config.image_size,

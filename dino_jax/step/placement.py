@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from dino_jax.devices.kernels.branches import kernel_memory
 from dino_jax.devices.kernels.shared_weights import SharedWeights, ring_of
 from dino_jax.devices.sharding import replicated
+from dino_jax.models.arithmetic import suited_to
 from dino_jax.models.network import Network
 
 GRADIENT_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -33,6 +34,7 @@ def fit_to_mesh(network: Network, mesh: Mesh | None, gradient_dtype: str = "floa
     if mesh is None:
         return network
     device, weights = mesh.devices.flat[0], None
+    network = suited_to(network, device)
     if mesh.size > 1 or kernel_memory(device):
         weights = SharedWeights(mesh, 0, GRADIENT_DTYPES[gradient_dtype], ring_of(mesh))
     backbone = network.backbone.on_devices(device, weights)

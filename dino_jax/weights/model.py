@@ -28,8 +28,9 @@ from dino_jax.foreign.numbers import (
     orientation_of,
     turn_upright,
 )
+from dino_jax.models.arithmetic import suited_to, with_dtype
 from dino_jax.models.backbone import Features
-from dino_jax.models.build import build_network
+from dino_jax.models.build import DTYPES, build_network
 from dino_jax.models.network import Network
 from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.source import take_part
@@ -65,7 +66,8 @@ class Model:
         image_size: int,
         decoding: Decoding | None = None,
     ):
-        self.title, self.network, self.variables = title, network, variables
+        self.title, self.variables = title, variables
+        self.network = suited_to(network, jax.local_devices()[0])
         self.image_size = image_size
         otherwise = Decoding(channels=network.backbone.in_channels)
         self.decoding = dataclasses.replace(decoding or otherwise, orientation="apply")
@@ -116,7 +118,7 @@ class Model:
         return self.preprocess(images)
 
 
-def load(path: str | epath.PathLike, step: int | None = None) -> Model:
+def load(path: str | epath.PathLike, step: int | None = None, dtype: str = "") -> Model:
     """Loads a trained backbone.
 
     Args:
@@ -124,21 +126,26 @@ def load(path: str | epath.PathLike, step: int | None = None) -> Model:
         of weights, as `weights_file.read_network` takes it. The sizes of a file are read off its
         tensors.
       step: checkpoint of a workdir; None: the newest.
+      dtype: a key of `build.DTYPES` for the activations, as `config.network.dtype`; "": as the run
+        was trained, float32 for files of weights.
 
     Raises:
       OSError: if there is no such workdir, checkpoint or file.
-      ValueError: if it holds no known backbone.
+      ValueError: if it holds no known backbone, or the dtype is unknown.
     """
+    if dtype not in ("", *DTYPES):
+        raise ValueError(f"dtype is {dtype!r}; known: {sorted(DTYPES)}")
     keep_programs()
     if not str(path).endswith(SUFFIXES):
-        return _load_run(absolute_path(path), step)
+        return _load_run(absolute_path(path), step, dtype)
     if step is not None:
         raise ValueError(f"step ({step}) is for workdirs, not for the file {path}")
     read = read_network(path, with_heads=False)
-    return Model(str(path), read.network, read.variables, read.image_size)
+    title, network = _computing_in(dtype, str(path), read.network)
+    return Model(title, network, read.variables, read.image_size)
 
 
-def _load_run(workdir: epath.Path, step: int | None) -> Model:
+def _load_run(workdir: epath.Path, step: int | None, dtype: str) -> Model:
     file = workdir / CONFIG_JSON
     if not file.exists():
         raise FileNotFoundError(
@@ -148,8 +155,15 @@ def _load_run(workdir: epath.Path, step: int | None) -> Model:
     run = read_run(workdir)
     network = build_network(dataclasses.replace(run.network, heads={}))
     variables, step = checkpointing.read_network(workdir, step)
-    title = f"{run.role} of step {step} of {workdir}"
+    title, network = _computing_in(dtype, f"{run.role} of step {step} of {workdir}", network)
     return Model(title, network, take_part(variables, BACKBONE), run.image_size, run.decoding)
+
+
+def _computing_in(dtype: str, title: str, network: Network) -> tuple[str, Network]:
+    """The title of a model and its network, with the activations that were asked for, if any."""
+    if not dtype:
+        return title, network
+    return f"{title}, computed in {dtype}", with_dtype(network, DTYPES[dtype])
 
 
 def decoded_by(model: Model, arguments: argparse.Namespace) -> Model:

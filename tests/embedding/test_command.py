@@ -200,8 +200,9 @@ def test_a_resnet_has_vectors_too(photos, tmp_path):
 def test_other_options_are_refused_in_the_same_folder(workdir, photos, tmp_path, capsys):
     assert run(workdir, photos, tmp_path / "out") == 0
     with pytest.raises(SystemExit, match="2"):
-        run(workdir, photos, tmp_path / "out", "--normalize")
+        run(workdir, photos, tmp_path / "out", "--normalize", "--compute=bfloat16")
     error = capsys.readouterr().err
+    assert "computed in bfloat16" in error
     assert "belongs to another embedding" in error
     assert "normalize: " in error and "has False, this command has True" in error
 

@@ -303,7 +303,7 @@ def test_images_none_of_which_can_be_read_are_an_error(workdir, tmp_path, capsys
 
 
 def test_features_that_are_not_finite_are_an_error(workdir, photos, monkeypatch, capsys):
-    def load_broken(checkpoint, step):
+    def load_broken(checkpoint, step, dtype):
         model = dino_jax.load(checkpoint, step)
         model.variables = jax.tree.map(lambda x: x * np.nan, model.variables)
         return model

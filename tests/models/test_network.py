@@ -157,7 +157,7 @@ def test_every_option_of_the_config_reaches_the_vit():
     vit = build_network(tiny_config(**options)).backbone
     assert {name: getattr(vit, name) for name in options} == options
     names = [{field.name for field in dataclasses.fields(x)} for x in (vit, vit_kind.Config)]
-    assert names[0] - {"dtype", "by_cudnn", "branches", "parent", "name"} == names[1] - {
+    assert names[0] - {"dtype", "rounds", "by_cudnn", "branches", "parent", "name"} == names[1] - {
         "kind",
         "size",
     }

@@ -18,6 +18,7 @@ from dino_jax.config.section import section
 from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import NetworkConfig, build_network
 from dino_jax.models.network import Network
+from dino_jax.models.products import multiplies_bfloat16
 from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.models.vit import SIZES
 from dino_jax.step.recipe import build_recipe
@@ -99,6 +100,17 @@ def test_a_run_gives_its_teacher(workdir):
     network = build_network(config.network)
     for key, value in jax.jit(network.apply)(state.networks["teacher"], PIXELS).items():
         np.testing.assert_allclose(model(PIXELS)[key], value, rtol=0, atol=1e-5)
+
+
+def test_a_model_computes_in_the_dtype_that_is_asked_for(workdir):
+    folder, _, _ = workdir
+    assert dino_jax.load(folder, dtype="float32").network.backbone.dtype == jnp.float32
+    rounded = dino_jax.load(folder, dtype="bfloat16")
+    assert rounded.network.backbone.rounds is multiplies_bfloat16()
+    assert np.isfinite(rounded(PIXELS)["cls"]).all()
+    assert rounded.title.endswith(", computed in bfloat16")
+    with pytest.raises(ValueError, match=r"dtype is 'float16'; known: \['bfloat16', 'float32'\]"):
+        dino_jax.load(folder, dtype="float16")
 
 
 def test_a_folder_of_version_0_1_says_elsewhere_how_large_its_images_are(workdir, tmp_path):

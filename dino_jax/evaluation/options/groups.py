@@ -15,6 +15,7 @@ from dino_jax.commands.arguments import (
     THREADS,
     filled,
 )
+from dino_jax.commands.model_arguments import add_compute_argument
 from dino_jax.commands.source_arguments import add_kind_arguments
 from dino_jax.config.range import MAX_PIXELS
 
@@ -50,6 +51,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--data", default="", help="the images, in the layout that the protocol reads")
     add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
+    add_compute_argument(parser)
     add("--out", default="", help="folder for the result; default: WORKDIR/eval/STEP")
     add("--distributed", action="store_true", help="one of several processes, as on a pod")
 

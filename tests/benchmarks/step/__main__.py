@@ -1,8 +1,9 @@
 """Speed of the train step: python -m tests.benchmarks.step cpu|tpu …
 
-cpu  our step against a plain PyTorch step of the same work, float32, on one pinned core: the sides
-     take turns, medians of CPU seconds, peak memory of the processes. Losses on the same weights
-     and crops are compared before anything is timed. Needs pip install -e '.[parity]'.
+cpu  our step, in float32 and in bfloat16, against PyTorch steps of the same work, plain and in
+     faster forms, on one pinned core: the sides take turns, medians of CPU seconds, peak memory of
+     the processes. Losses on the same weights and crops are compared before anything is timed.
+     Needs pip install -e '.[parity]'.
 tpu  the TPU compiler's own count, for slices that need not be there. Cycles of XLA's own operations
      are its estimates, elementwise ones three times too high; those of the kernels are the bundles
      of instructions that it makes of them. Nothing runs. Needs pip install -e '.[tpu]'.
@@ -21,9 +22,12 @@ from pathlib import Path
 
 from dino_jax.run.whole_config import read_config
 from tests.benchmarks.step.cases import CPU_CASES
+from tests.benchmarks.step.torch_variants import VARIANTS
 
 WARM_UP = 2  # steps whose losses are compared
-TOLERANCE = 1e-4  # relative, of the losses
+TOLERANCE = 1e-4  # relative, of the losses in float32
+ROUNDED_TOLERANCE = 1e-2  # of those in bfloat16
+OURS = ("float32", "bfloat16")
 
 
 class Side:
@@ -72,42 +76,64 @@ class Side:
         return json.loads(line)
 
 
-def compare(case: str, options: dict, steps: int) -> str:
-    """Runs both sides in turn; a row of the table.
+def compare(case: str, options: dict, steps: int, variants: list[str]) -> Iterable[str]:
+    """Runs our two steps and one of PyTorch in turn; a row of the table for each of PyTorch's.
 
     Raises:
-      SystemExit: if the two do not compute the same.
+      SystemExit: if they do not compute the same.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        cached = {**options, "cache": str(Path(folder) / "cache")}
-        first = Side("ours", case, cached, folder)  # fills the cache and writes the weights
-        first.close()
-        sides = [Side("ours", case, cached, folder), Side("torch", case, {}, folder)]
-        for index in range(WARM_UP + steps):
-            for side in sides:
-                side.step(index)
-        for side in sides:
-            side.close()
-    ours, plain = sides
-    error = max(
-        abs(a - b) / abs(b)
-        for a, b in zip(ours.losses[:WARM_UP], plain.losses[:WARM_UP], strict=True)
-    )
-    if error > TOLERANCE:
-        raise SystemExit(f"{case}: the losses differ, {ours.losses} and {plain.losses}")
-    medians = [statistics.median(side.seconds[WARM_UP:]) for side in sides]
     described = " ".join(f"{name}={value}" for name, value in options.items()) or "-"
-    return (
-        f"| {CPU_CASES[case].title} | {described} | {medians[1]:.3f} | {medians[0]:.3f} | "
-        f"**{medians[1] / medians[0]:.2f}** (goal {CPU_CASES[case].goal}) | {plain.peak:.0f} | "
-        f"{ours.peak:.0f} | {ours.peak / plain.peak:.2f} | {first.compile_seconds:.0f} | "
-        f"{ours.compile_seconds:.1f} | {error:.1e} |"
+    with tempfile.TemporaryDirectory() as folder:
+        exact, rounded = (
+            {**options, "network.dtype": dtype, "cache": str(Path(folder) / dtype)}
+            for dtype in OURS
+        )
+        # The float32 side is last: both write the same weights and crops.
+        first = [Side("ours", case, given, folder) for given in (rounded, exact)]
+        for side in first:
+            side.close()
+        for variant in variants:
+            sides = [
+                Side("ours", case, exact, folder),
+                Side("ours", case, rounded, folder),
+                Side("torch", case, {"variant": variant}, folder),
+            ]
+            for index in range(WARM_UP + steps):
+                for side in sides:
+                    side.step(index)
+            for side in sides:
+                side.close()
+            yield _row(case, described, variant, sides, [x.compile_seconds for x in first][::-1])
+
+
+def _row(case: str, options: str, variant: str, sides: list[Side], compiling: list[float]) -> str:
+    errors = [_difference(side, sides[0]) for side in sides]
+    bounds = (
+        TOLERANCE,
+        ROUNDED_TOLERANCE,
+        ROUNDED_TOLERANCE if VARIANTS[variant].bfloat16 else TOLERANCE,
     )
+    if any(error > bound for error, bound in zip(errors, bounds, strict=True)):
+        raise SystemExit(f"{case}, {variant}: losses differ, {[side.losses for side in sides]}")
+    ours, ours_rounded, theirs = (statistics.median(side.seconds[WARM_UP:]) for side in sides)
+    peaks = " / ".join(f"{side.peak:.0f}" for side in sides)
+    return (
+        f"| {CPU_CASES[case].title} | {options} | {VARIANTS[variant].title} | {theirs:.3f} | "
+        f"{ours:.3f} | **{theirs / ours:.2f}** | {ours_rounded:.3f} | "
+        f"**{theirs / ours_rounded:.2f}** | {peaks} | "
+        f"{' / '.join(f'{seconds:.0f}' for seconds in compiling)} | {errors[2]:.1e} |"
+    )
+
+
+def _difference(side: Side, exact: Side) -> float:
+    """Relative, of the losses of the first steps."""
+    pairs = zip(side.losses[:WARM_UP], exact.losses[:WARM_UP], strict=True)
+    return max(abs(loss - wanted) / abs(wanted) for loss, wanted in pairs)
 
 
 CPU_HEADER = (
-    "| case | options | torch, CPU s | ours, CPU s | ratio | torch, MiB | ours, MiB | ratio | "
-    "compile, CPU s | from the cache | losses differ by |"
+    "| case | options | PyTorch | its CPU s | ours, float32 | its / ours | ours, bfloat16 | "
+    "its / ours | MiB: float32 / bfloat16 / PyTorch | compile, CPU s | losses differ by |"
 )
 
 
@@ -121,6 +147,7 @@ def main() -> None:
     cpu = commands.add_parser("cpu")
     cpu.add_argument("cases", nargs="*", default=sorted(CPU_CASES), help=str(sorted(CPU_CASES)))
     cpu.add_argument("--steps", type=int, default=9)
+    cpu.add_argument("--variants", nargs="*", default=list(VARIANTS), help=str(list(VARIANTS)))
     tpu = commands.add_parser("tpu")
     tpu.add_argument("topology", nargs="+", help="such as v5e:4x4")
     tpu.add_argument("--config", default="vits16_vanilla", help="a module of configs")
@@ -133,9 +160,12 @@ def main() -> None:
     pairs = (option.split("=", 1) for option in arguments.option)
     options = {name: json.loads(value) for name, value in pairs}
     if arguments.command == "cpu":
-        print_table(
-            CPU_HEADER, (compare(case, options, arguments.steps) for case in arguments.cases)
+        rows = (
+            row
+            for case in arguments.cases
+            for row in compare(case, options, arguments.steps, arguments.variants)
         )
+        print_table(CPU_HEADER, rows)
     else:
         from tests.benchmarks.step import tpu as by_compiler
 

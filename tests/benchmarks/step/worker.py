@@ -103,15 +103,16 @@ def write_for_torch(folder: Path, config: Any, recipe: Any, weights: Any, batche
 
 
 def make_torch(case: str, options: dict[str, Any], folder: Path) -> Step:
-    """The plain PyTorch step on what our side has left in `folder`."""
+    """A PyTorch step on what our side has left in `folder`."""
     import torch
 
     from tests.benchmarks.step.torch_dino import Trainer
+    from tests.benchmarks.step.torch_variants import VARIANTS
 
-    del case, options
+    del case
     torch.set_num_threads(1)
-    plan = json.loads((folder / PLAN).read_text())
-    trainer = Trainer(plan["shape"], dict(np.load(folder / WEIGHTS)), plan["hyper"])
+    plan, variant = json.loads((folder / PLAN).read_text()), VARIANTS[options["variant"]]
+    trainer = Trainer(plan["shape"], dict(np.load(folder / WEIGHTS)), plan["hyper"], variant)
     arrays = np.load(folder / CROPS)
     batches = [
         [torch.from_numpy(arrays[f"{name}_{i}"]) for name in ("global_crops", "local_crops")]
