@@ -17,11 +17,11 @@ from dino_jax.embedding.embedder import check_tokens, width_of
 from dino_jax.embedding.projection import load_projection
 from dino_jax.embedding.shards import Rows, Shards
 from dino_jax.foreign.json_text import read_json
+from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
 from dino_jax.search.origin import fingerprint_of
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
-from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.update import follow, set_metadata
 from dino_jax.search.writer import Blocks, writing

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dino_jax.search.scan import Codes, encode, lengths_of, scan, unit_query
+from dino_jax.search.codes import Codes, encode, lengths_of, unit_query
+from dino_jax.search.scan import scan
 
 BLOCK = 1 << 18  # rows that are on the devices at once
 MORE = 32  # rows beyond k that float32 may have put at a wrong place

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dino_jax.commands.progress import Progress
-from dino_jax.search.scan import lengths_of
+from dino_jax.search.codes import lengths_of
 
 TILE = 1024  # rows that are compared with all others at once
 DOUBT = 1e-4  # more than float32 loses of a cosine; such pairs are computed again in float64

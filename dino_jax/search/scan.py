@@ -1,98 +1,104 @@
-"""Codes of 8 bits for vectors of length 1, and the loop that finds which rows may be the nearest.
+"""The loop over the codes of all rows that finds which of them may be the nearest.
 
-A row is stored in float16, which moves its length from 1; x is the row over its length. It has the
-codes c and one scale s, so that x is about s c; ||x - s c|| is stored with it. For a query q with
-the codes b and the scale t,
-
-  |x.q - s t (c.b)| <= ||x - s c|| ||q|| + ||q - t b|| ||s c||,
-
-so every row has a score that is certain within its own bounds. A row whose upper bound is below the
-k-th largest lower bound is not among the k nearest; the others are few, and are compared in full.
+It is one inner product of 8-bit numbers per row, with the instruction that the processor has for
+it: vpdpbusd (AVX-512 VNNI: Intel from Ice Lake, AMD from Zen 4), vpmaddwd (AVX2), else whatever
+LLVM makes of a multiplication and a sum of 32-bit numbers. All give the same number.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from numba import int16, int32
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from dino_jax.workdir.host_kernel import kernel
 
-LARGEST = 127  # of a code
 SLACK = 1e-12  # above the rounding of the bounds themselves, which are float64
-ROWS_AT_ONCE = 8192  # that are encoded, to bound the memory
-STEP = 2.0**-24  # of the numbers of a query
+LANES = 64  # codes of a step; what is left of a row is summed one by one
+I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+Step = Callable[[Any, Any, Any, Any], Any]
 
 
-class Codes(NamedTuple):
-    """Rows as codes.
+def _call(builder: Any, name: str, result: Any, *operands: Any) -> Any:
+    """Calls a function that LLVM knows."""
+    kind = ir.FunctionType(result, [one.type for one in operands])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
 
-    Attributes:
-      codes: [n, d] int8 in [-127, 127].
-      scales: [n] float32, what a code of 1 stands for.
-      errors: [n] float32, the distance of a row from its codes times its scale, rounded up.
+
+def _step_vnni(builder: Any, total: Any, codes: Any, query: Any) -> Any:
+    """[16] += 64 products; the first operand has no sign, so codes are moved by 128."""
+    moved = builder.xor(codes, ir.Constant(codes.type, [-128] * LANES))
+    words = [builder.bitcast(one, total.type) for one in (moved, query)]
+    return _call(builder, "llvm.x86.avx512.vpdpbusd.512", total.type, total, *words)
+
+
+def _step_avx2(builder: Any, total: Any, codes: Any, query: Any) -> Any:
+    """[8] += 64 products, 16 at a time."""
+    wide = ir.VectorType(ir.IntType(16), 16)
+    for start in range(0, LANES, 16):
+        places = ir.Constant(ir.VectorType(I32, 16), list(range(start, start + 16)))
+        some = [builder.shuffle_vector(one, one, places) for one in (codes, query)]
+        words = [builder.sext(one, wide) for one in some]
+        total = builder.add(total, _call(builder, "llvm.x86.avx2.pmadd.wd", total.type, *words))
+    return total
+
+
+def _step_plain(builder: Any, total: Any, codes: Any, query: Any) -> Any:
+    """[64] += 64 products, on any processor."""
+    return builder.add(total, builder.mul(*(builder.sext(x, total.type) for x in (codes, query))))
+
+
+# A feature of the processor, the number of sums side by side, and what adds to them.
+FORMS: tuple[tuple[str, int, Step], ...] = (
+    ("avx512vnni", 16, _step_vnni),
+    ("avx2", 8, _step_avx2),
+    ("", LANES, _step_plain),
+)
+
+
+@intrinsic
+def multiply(typing: Any, codes: Any, row: Any, query: Any, steps: Any) -> Any:
+    """int32: LANES * steps codes of a row times those of a query, summed up.
+
+    The number is that of a row of zeros too large: subtract it.
+
+    Args:
+      typing: of numba.
+      codes: [n, d] int8, contiguous.
+      row: int64.
+      query: [d] int8, contiguous.
+      steps: int64, at most d // LANES.
     """
+    del typing
 
-    codes: np.ndarray
-    scales: np.ndarray
-    errors: np.ndarray
+    def write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        # Of the processor that code is made for, which NUMBA_CPU_NAME may change.
+        features = context.codegen().magic_tuple()[2].split(",")
+        width, step = next(form[1:] for form in FORMS if not form[0] or f"+{form[0]}" in features)
+        arrays = [
+            context.make_array(signature.args[place])(context, builder, arguments[place])
+            for place in (0, 2)
+        ]
+        starts = [builder.bitcast(array.data, I8.as_pointer()) for array in arrays]
+        stride = cgutils.unpack_tuple(builder, arrays[0].strides)[0]
+        starts[0] = builder.gep(starts[0], [builder.mul(arguments[1], stride)])
+        kind, block = ir.VectorType(I32, width), ir.VectorType(I8, LANES)
+        total = cgutils.alloca_once_value(builder, ir.Constant(kind, [0] * width))
+        with cgutils.for_range(builder, arguments[3], intp=I64) as loop:
+            place = builder.mul(loop.index, ir.Constant(I64, LANES))
+            loaded = [
+                builder.load(
+                    builder.bitcast(builder.gep(start, [place]), block.as_pointer()), align=1
+                )
+                for start in starts
+            ]
+            builder.store(step(builder, builder.load(total), *loaded), total)
+        return _call(builder, f"llvm.vector.reduce.add.v{width}i32", I32, builder.load(total))
 
-
-def unit_rows(vectors: np.ndarray) -> np.ndarray:
-    """Rows as they are stored: [n, d] of any scale to float16 of length 1; zeros stay zeros.
-
-    Raises:
-      ValueError: if a number is not finite; names the first row.
-    """
-    rows = np.asarray(vectors, np.float64)
-    if not np.isfinite(rows).all():
-        row = int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
-        raise ValueError(f"the vector of row {row} has numbers that are not finite")
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return (rows / np.where(lengths > 0, lengths, 1)).astype(np.float16)
-
-
-def unit_query(vector: np.ndarray) -> np.ndarray:
-    """A query as it is compared: [d] of any scale to float32 of length 1, multiples of 2^-24.
-
-    Products with float16 rows are then multiples of 2^-48, and no partial sum of them needs more
-    than the 53 bits of float64: a score is the same number in whatever order it is summed.
-
-    Raises:
-      ValueError: if it is zero, or a number is not finite.
-    """
-    query = np.asarray(vector, np.float64)
-    length = np.linalg.norm(query)
-    if not np.isfinite(length) or length == 0:
-        raise ValueError(f"a query needs finite numbers that are not all 0; its length is {length}")
-    return (np.rint(query / length / STEP) * STEP).astype(np.float32)
-
-
-def lengths_of(rows: np.ndarray) -> np.ndarray:
-    """[n] float64 lengths of [n, d] float16 rows, 1 for zeros; the sums of squares are exact."""
-    exact = rows.astype(np.float64)
-    lengths = np.sqrt((exact * exact).sum(axis=1))
-    return np.where(lengths > 0, lengths, 1)
-
-
-def encode(rows: np.ndarray) -> Codes:
-    """Codes of [n, d] rows, each over its length."""
-    parts = [
-        _encode(rows[start : start + ROWS_AT_ONCE]) for start in range(0, len(rows), ROWS_AT_ONCE)
-    ]
-    if not parts:
-        parts = [_encode(rows)]
-    return Codes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-
-def _encode(rows: np.ndarray) -> Codes:
-    exact = rows.astype(np.float64) / lengths_of(rows)[:, None]
-    peaks = np.abs(exact).max(axis=1, initial=0)
-    scales = (peaks / LARGEST).astype(np.float32)
-    steps = np.where(scales > 0, scales, 1).astype(np.float64)[:, None]
-    codes = np.clip(np.rint(exact / steps), -LARGEST, LARGEST)
-    errors = np.linalg.norm(exact - scales.astype(np.float64)[:, None] * codes, axis=1)
-    above = np.nextafter((errors * (1 + 1e-6)).astype(np.float32), np.float32(np.inf))
-    return Codes(codes.astype(np.int8), scales, above)
+    return types.int32(codes, row, query, steps), write
 
 
 @kernel
@@ -111,20 +117,14 @@ def scan(codes, scales, errors, allowed, query, scale, length, lost, best, rows,
       rows: [n] int64, receives the rows.
       uppers: [n] float64, receives their upper bounds.
     """
-    count, k, half = 0, len(best), len(query) // 2
-    left, right, last = query[:half], query[half : 2 * half], query[2 * half :]
+    count, k, steps = 0, len(best), len(query) // LANES
+    nothing = multiply(np.zeros((1, len(query)), np.int8), 0, query, steps)
     for i in range(len(codes)):
         if allowed[i] == 0:
             continue
-        # Two halves side by side, and int16 for a product of two codes: this becomes vpmaddwd.
-        first, second = codes[i, :half], codes[i, half : 2 * half]
-        total = int32(0)
-        for j in range(half):
-            total += int32(
-                int16(int16(first[j]) * int16(left[j])) + int16(int16(second[j]) * int16(right[j]))
-            )
-        for j in range(len(last)):
-            total += int32(codes[i, 2 * half + j]) * int32(last[j])
+        total = multiply(codes, i, query, steps) - nothing
+        for j in range(LANES * steps, len(query)):
+            total += codes[i, j] * query[j]
         score = total * scale * scales[i]
         margin = errors[i] * length + lost * (1 + errors[i]) + SLACK
         if score + margin < best[0]:

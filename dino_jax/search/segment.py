@@ -1,7 +1,7 @@
 """A segment: rows that were added together, in a folder that never changes.
 
 vectors.npy  [n, d] float16 of length 1      codes.npy   [n, d] int8
-scales.npy   [n] float32                     errors.npy  [n] float32, see `scan.Codes`
+scales.npy   [n] float32                     errors.npy  [n] float32, see `codes.Codes`
 rows.jsonl   one object per row: {"name": "cat/1.jpg", "label": "cat", "size": 90135,
              "mtime_ns": 1700000000000000000, "sha256": "9f…"}; size, mtime_ns and sha256 are 0, 0
              and "" where the file was not there when its vector came
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dino_jax.foreign.json_text import parse_json
+from dino_jax.search.codes import Codes, encode
 from dino_jax.search.engine import Part
 from dino_jax.search.manifest import (
     PIECES,
@@ -25,7 +26,6 @@ from dino_jax.search.manifest import (
     sum_file,
     sync_folder,
 )
-from dino_jax.search.scan import Codes, encode
 
 
 class Row(NamedTuple):

@@ -25,12 +25,12 @@ from dino_jax.embedding.embedder import Embed, make_embedder
 from dino_jax.embedding.rows import Row as Embedded
 from dino_jax.embedding.rows import Subset, embed_rows
 from dino_jax.foreign.names import printable
+from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import read_manifest
 from dino_jax.search.metadata import read_table
 from dino_jax.search.origin import open_model, open_projection
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
-from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import Writer, advice, writing
 from dino_jax.weights.limits import check_batch

@@ -11,12 +11,12 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
 from dino_jax.commands.one_writer import one_writer
-from dino_jax.embedding.projection import Projection
 from dino_jax.search.index import Index, check_files
 from dino_jax.search.manifest import (
     MANIFEST,
@@ -31,6 +31,9 @@ from dino_jax.search.manifest import (
 from dino_jax.search.metadata import Table, write_lines
 from dino_jax.search.segment import Row, write_segment
 from dino_jax.workdir.paths import written_whole
+
+if TYPE_CHECKING:  # it brings jax, which remove and compact do without
+    from dino_jax.embedding.projection import Projection
 
 Blocks = Iterable[tuple[np.ndarray, Sequence[Row]]]
 MUCH_REMOVED = 0.2  # share of removed rows from which on an index is worth compacting
@@ -89,7 +92,7 @@ class Writer:
             file.writelines(write_lines(table))
         self._name_single(METADATA, name)
 
-    def set_projection(self, projection: Projection) -> None:
+    def set_projection(self, projection: "Projection") -> None:
         """Keeps the projection that queries need."""
         name = f"{PROJECTION}-{self._next}.npz"
         projection.save(epath.Path(self.folder / name))

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dino_jax.search.codes import encode, unit_rows
 from dino_jax.search.engine import Part, search
-from dino_jax.search.scan import encode, unit_rows
 from tests.search.vectors import catalogue, gauss
 
 K = 10

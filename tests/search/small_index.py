@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index, open_index
 from dino_jax.search.manifest import Manifest, Origin
-from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import writing
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dino_jax.search.codes import unit_rows
 from dino_jax.search.pairs import stars, survey
 from dino_jax.search.same_picture import is_same, look_at
-from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import writing
 from tests.search.photos import run, save_photo

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from llvmlite.binding import get_host_cpu_features
+from numba import njit
 
+from dino_jax.search import scan
+from dino_jax.search.codes import STEP, encode, unit_query, unit_rows
 from dino_jax.search.engine import BLOCK, Part, search, search_many
-from dino_jax.search.scan import STEP, encode, unit_query, unit_rows
 from tests.search.vectors import catalogue, gauss
 
 KINDS = {"catalogue": catalogue, "gauss": gauss}
@@ -154,3 +157,19 @@ def test_a_query_of_another_width_and_k_of_0_are_refused():
 def test_rows_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="the vector of row 1 has numbers that are not finite"):
         unit_rows(np.array([[1.0, 2], [np.nan, 1]]))
+
+
+@pytest.mark.parametrize("form", scan.FORMS, ids=[form[0] or "plain" for form in scan.FORMS])
+def test_every_processor_multiplies_to_the_same_number(form, monkeypatch):
+    if form[0] and not get_host_cpu_features().get(form[0]):
+        pytest.skip(f"this processor has no {form[0]}")
+    monkeypatch.setattr(scan, "FORMS", (("", *form[1:]),))
+    rng, dim = np.random.default_rng(0), 3 * scan.LANES
+    codes = rng.integers(-127, 128, (3, dim), np.int8)
+    codes[0] = -127
+    query = np.where(np.arange(dim) % 2, codes[0], rng.integers(-127, 128, dim)).astype(np.int8)
+    zeros, steps = np.zeros_like(codes), dim // scan.LANES
+    product = njit(lambda codes, row, query, steps: scan.multiply(codes, row, query, steps))
+    for row in range(3):
+        found = product(codes, row, query, steps) - product(zeros, row, query, steps)
+        assert found == codes[row].astype(int) @ query.astype(int)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dino_jax.search.codes import unit_rows
 from dino_jax.search.measures import measure
-from dino_jax.search.scan import unit_rows
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import writing
 from tests.search.photos import PHOTOS, PRODUCTS, run, save_photos
