@@ -5,6 +5,7 @@
   dino-jax search update INDEX [PHOTOS]             new, changed, renamed and vanished photos
   dino-jax search remove INDEX NAME… | --where …
   dino-jax search compact INDEX
+  dino-jax search approximate INDEX                 optional: lists of faiss, for many millions
   dino-jax search query INDEX photo.jpg… [--box=X0,Y0,X1,Y1] [-k 10] [--where 'price<100']
   dino-jax search duplicates INDEX [--threshold=0.95 --out=DIR]
   dino-jax search evaluate INDEX --label=sku [--against=OTHER]

@@ -163,6 +163,7 @@ def describe(answer: Answer, seconds: float) -> dict[str, Any]:
     return {
         "hits": hits,
         "proven": answer.proven,
+        "recall": round(answer.recall, 4),
         "searched": answer.searched,
         "seconds": round(seconds, 4),
     }

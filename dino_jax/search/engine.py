@@ -1,6 +1,6 @@
 """Exact search over the parts of an index: one query at a time, or many on the devices of JAX."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +9,8 @@ from dino_jax.search.codes import Codes, encode, lengths_of, unit_query
 from dino_jax.search.scan import scan
 
 BLOCK = 1 << 18  # rows that are on the devices at once
-MORE = 32  # rows beyond k that float32 may have put at a wrong place
+MORE = 32  # rows beyond k that float32 or float16 may have put at a wrong place
+Nearest = Callable[[np.ndarray, int, np.ndarray], np.ndarray]
 
 
 class Part(NamedTuple):
@@ -32,12 +33,14 @@ class Found(NamedTuple):
       scores: [m] float64 cosines, see `score`.
       proven: whether these are certainly the nearest of all.
       compared: number of rows whose scores were computed.
+      recall: 1 if proven, else the share of the nearest that was found in a measurement.
     """
 
     rows: np.ndarray
     scores: np.ndarray
     proven: bool
     compared: int
+    recall: float = 1.0
 
 
 def everything(parts: Sequence[Part]) -> list[np.ndarray]:
@@ -144,6 +147,44 @@ def score(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     numbers on every machine, and equal rows have equal scores.
     """
     return vectors.astype(np.float64) @ query.astype(np.float64) / lengths_of(vectors)
+
+
+def search_lists(
+    lists: Nearest,
+    covered: int,
+    parts: Sequence[Part],
+    vector: np.ndarray,
+    k: int,
+    allowed: Sequence[np.ndarray],
+    recall: float,
+) -> Found:
+    """As `search`, but rows up to `covered`, the end of a part, only as far as lists find them.
+
+    Args:
+      lists: gives numbers of rows, see `lists.Lists.nearest`.
+      covered: number of rows that they hold.
+      parts, vector, k, allowed: as in `search`.
+      recall: what is known of the lists.
+    """
+    query, start, old = _check(parts, vector), 0, 0
+    while start < covered:
+        start, old = start + len(parts[old].vectors), old + 1
+    mask = np.concatenate(allowed[:old])
+    rows = lists(query, k + MORE, mask)
+    ends = np.cumsum([len(part.vectors) for part in parts[:old]])
+    of = np.searchsorted(ends, rows, side="right")
+    numbers, scores = [], []
+    for place in np.unique(of):
+        inside = rows[of == place]
+        first = ends[place] - len(parts[place].vectors)
+        numbers.append(inside)
+        scores.append(score(parts[place].vectors[inside - first], query))
+    if parts[old:]:
+        later = search(parts[old:], vector, k, allowed[old:])
+        numbers.append(later.rows + covered)
+        scores.append(later.scores)
+    found = _largest(_joined(numbers, np.int64), _joined(scores, np.float64), k)
+    return found._replace(proven=False, recall=recall)
 
 
 def _check(parts: Sequence[Part], vector: np.ndarray) -> np.ndarray:

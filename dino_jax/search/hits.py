@@ -45,11 +45,13 @@ class Answer(NamedTuple):
       hits: the best first.
       proven: whether no other photograph is nearer.
       searched: number of photographs that could have been found.
+      recall: 1 if proven, else the share of the nearest that was found in a measurement.
     """
 
     hits: list[Hit]
     proven: bool
     searched: int
+    recall: float = 1.0
 
 
 def find_hits(
@@ -77,7 +79,9 @@ def find_hits(
     searched = int(mask.sum())
     if not group:
         found = index.search(vector, k, mask)
-        return Answer(_hits(index, found, range(len(found.rows))), found.proven, searched)
+        return Answer(
+            _hits(index, found, range(len(found.rows))), found.proven, searched, found.recall
+        )
     values = index.column(group)
     wanted = k
     while True:  # the nearest 2 k begin with the nearest k: hits come in the same order
@@ -86,7 +90,7 @@ def find_hits(
         if len(kept) == k or len(found.rows) < wanted:
             hits = _hits(index, found, kept)
             named = [hit._replace(group=values[hit.row]) for hit in hits]
-            return Answer(named, found.proven, searched)
+            return Answer(named, found.proven, searched, found.recall)
         wanted *= 2
 
 
@@ -111,7 +115,8 @@ def _hits(index: Index, found: Found, places: Iterable[int]) -> list[Hit]:
 
 def to_lines(answer: Answer) -> str:
     """One JSON object per hit."""
-    lines = ({**hit._asdict(), "proven": answer.proven} for hit in answer.hits)
+    how = {"proven": answer.proven, "recall": answer.recall}
+    lines = ({**hit._asdict(), **how} for hit in answer.hits)
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
@@ -132,7 +137,7 @@ def to_table(answer: Answer) -> str:
         "  ".join(x.ljust(width) for x, width in zip(line, widths, strict=True)).rstrip()
         for line in text
     ]
-    proof = "exact, proven" if answer.proven else "not proven exact"
+    proof = "exact, proven" if answer.proven else f"approximate, recall {answer.recall:.4f}"
     return "\n".join(
         [
             *lines,

@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dino_jax.config.section import suggest
 from dino_jax.foreign.files import MAX_TEXT_BYTES, read_text
 from dino_jax.search.conditions import Condition, holding
-from dino_jax.search.engine import Found, search, search_many
+from dino_jax.search.engine import Found, search, search_lists, search_many
 from dino_jax.search.manifest import (
     METADATA,
     REMOVED,
@@ -23,7 +24,11 @@ from dino_jax.search.manifest import (
 from dino_jax.search.metadata import Table, Value, read_lines
 from dino_jax.search.segment import Row, Segment
 
+if TYPE_CHECKING:
+    from dino_jax.search.lists import Lists
+
 SAID_BYTES = 1 << 30  # of files whose checking takes a second or more, so that it is said
+MOST_FILTERED = 0.1  # share of the rows that a filter may leave out for lists to be used
 KEPT_COLUMNS, KEPT_MASKS = 32, 64  # in memory
 BUILT_IN = ("name", "label")  # columns that every index has
 
@@ -37,8 +42,9 @@ class Index:
       live: [rows] uint8, 0 for removed rows.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest):
+    def __init__(self, folder: Path, manifest: Manifest, approximate: bool = False):
         """Opens all files; see `open_index`."""
+        self._lists = _load_lists(folder, manifest) if approximate else None
         self.folder, self.manifest = folder, manifest
         dim = manifest.origin.dim
         self._segments = [Segment(folder, entry, dim) for entry in manifest.segments]
@@ -138,8 +144,28 @@ class Index:
         return holding(condition, self.column(condition.column))
 
     def search(self, vector: np.ndarray, k: int, allowed: np.ndarray | None = None) -> Found:
-        """See `engine.search`; `allowed` is that of the method."""
+        """See `engine.search`; `allowed` is that of the method.
+
+        Lists that were asked for are used unless a filter leaves out a tenth of the rows.
+        """
+        mask, entry = self.live if allowed is None else allowed, self.manifest.approximate
+        few = mask.sum() < (1 - MOST_FILTERED) * self.live.sum()
+        if self._lists and entry and not few:
+            return self.search_lists(self._lists, entry.rows, vector, k, mask, entry.recall)
         return search(self._parts(), vector, k, self._masks(allowed))
+
+    def search_lists(
+        self,
+        lists: "Lists",
+        covered: int,
+        vector: np.ndarray,
+        k: int,
+        allowed: np.ndarray,
+        recall: float = 0.0,
+    ) -> Found:
+        """See `engine.search_lists`; `allowed` is that of the method."""
+        masks = self._masks(allowed)
+        return search_lists(lists.nearest, covered, self._parts(), vector, k, masks, recall)
 
     def search_many(
         self, vectors: np.ndarray, k: int, allowed: np.ndarray | None = None
@@ -165,24 +191,26 @@ class Index:
         return {row.name: number for number, row in self.rows()}
 
 
-def open_index(place: str | os.PathLike, checked: bool = True) -> Index:
+def open_index(place: str | os.PathLike, checked: bool = True, approximate: bool = False) -> Index:
     """Opens an index.
 
     Args:
       place: the folder.
       checked: whether every file is compared with its SHA-256 first, which reads all of it: about
         a second per gigabyte, and said if there is so much. Sizes are always compared.
+      approximate: whether lists of `dino-jax search approximate` are used.
 
     Raises:
       FileNotFoundError: if it is no index.
       DamagedIndexError: if a file is not the one that was written; names it.
+      ValueError: if it has no lists and they are asked for, or faiss is not installed.
     """
     folder = Path(place).expanduser()
     while True:
         manifest = read_manifest(folder)
         try:
             check_files(folder, manifest, checked)
-            return Index(folder, manifest)
+            return Index(folder, manifest, approximate)
         except FileNotFoundError as error:
             # A writer removes files once index.json does not name them any more.
             if read_manifest(folder).generation == manifest.generation:
@@ -213,6 +241,17 @@ def check_files(folder: Path, manifest: Manifest, checked: bool = True) -> None:
             raise DamagedIndexError(
                 f"{folder / file.name} is damaged: its checksum differs; build the index again"
             )
+
+
+def _load_lists(folder: Path, manifest: Manifest) -> "Lists":
+    from dino_jax.search.lists import load_lists
+
+    if manifest.approximate is None:
+        raise ValueError(
+            f"{folder} has no lists for --approximate (search compact drops them); make them with "
+            f"dino-jax search approximate {folder}"
+        )
+    return load_lists(folder, manifest.approximate)
 
 
 def _read_live(folder: Path, manifest: Manifest) -> np.ndarray:

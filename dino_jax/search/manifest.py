@@ -17,6 +17,7 @@ from dino_jax.workdir.paths import written_whole
 
 MANIFEST, VERSION = "index.json", 1
 REMOVED, METADATA, PROJECTION = "removed", "metadata", "projection"  # names of single files
+APPROXIMATE = "approximate"  # name of a file, and of what is said of it
 PIECES = ("vectors.npy", "codes.npy", "scales.npy", "errors.npy", "rows.jsonl")  # of a segment
 MOST_BYTES = 1 << 26  # of index.json
 
@@ -70,6 +71,26 @@ class SegmentEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class Approximation:
+    """Lists that are searched instead of all rows where that is asked for.
+
+    Attributes:
+      file: what faiss has written.
+      rows: number of rows in it, the first ones of the index.
+      lists, probes: how many there are, and how many a query looks into.
+      recall: share of the 10 nearest that was found when they were made.
+      queries: rows of the index of which that is the mean.
+    """
+
+    file: FileSum
+    rows: int
+    lists: int
+    probes: int
+    recall: float
+    queries: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """The content of index.json.
 
@@ -80,6 +101,7 @@ class Manifest:
       segments: in the order of their rows.
       single: files outside of segments by what they are: `REMOVED` (the mask of removed rows),
         `METADATA` and `PROJECTION`, each if there is one.
+      approximate: lists, None if there are none.
     """
 
     origin: Origin
@@ -87,6 +109,7 @@ class Manifest:
     generation: int = 0
     segments: tuple[SegmentEntry, ...] = ()
     single: dict[str, FileSum] = dataclasses.field(default_factory=dict)
+    approximate: Approximation | None = None
 
     @property
     def rows(self) -> int:
@@ -95,7 +118,12 @@ class Manifest:
 
     def files(self) -> list[FileSum]:
         """All files but index.json."""
-        return [*self.single.values(), *(file for one in self.segments for file in one.files)]
+        lists = [self.approximate.file] if self.approximate else []
+        return [
+            *self.single.values(),
+            *lists,
+            *(file for one in self.segments for file in one.files),
+        ]
 
 
 def sum_file(folder: Path, name: str) -> FileSum:
@@ -151,6 +179,8 @@ def sync_folder(folder: Path) -> None:
 def _encode(manifest: Manifest) -> bytes:
     plain = {"version": VERSION, **dataclasses.asdict(manifest)}
     plain = json.loads(json.dumps(plain))
+    if manifest.approximate is None:  # as before there were any
+        del plain[APPROXIMATE]
     return json.dumps({**plain, "sha256": _digest(plain)}, indent=1).encode() + b"\n"
 
 
@@ -169,5 +199,8 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
         for one in plain["segments"]
     ]
     single = {what: FileSum(**file) for what, file in plain["single"].items()}
-    origin = Origin(**plain["origin"])
-    return Manifest(origin, plain["photos"], int(plain["generation"]), tuple(segments), single)
+    origin, lists = Origin(**plain["origin"]), plain.get(APPROXIMATE)
+    if lists is not None:
+        lists = Approximation(**{**lists, "file": FileSum(**lists["file"])})
+    generation = int(plain["generation"])
+    return Manifest(origin, plain["photos"], generation, tuple(segments), single, lists)

@@ -117,6 +117,21 @@ def add_compact(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--always", action="store_true", help="even if little is removed")
 
 
+def _add_approximate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--approximate",
+        action="store_true",
+        help="use the lists of `search approximate`: faster above some millions, not exact",
+    )
+
+
+def add_approximate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_index(parser, unchecked=False)
+    add("--lists", type=COUNT, help="number of lists; default: about 4 sqrt(n), a power of two")
+    add("--recall", type=COSINE, default=0.99, help="share of the 10 nearest that must be found")
+
+
 def add_query(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_index(parser)
@@ -132,6 +147,7 @@ def add_query(parser: argparse.ArgumentParser) -> None:
     add("-k", "--k", type=whole(1, 100_000), default=10, help="number of answers")
     _add_where(parser)
     add("--group", default="", help="column: only the best photo of each of its values")
+    _add_approximate(parser)
     add("--out", default="", help="file .jsonl, or contact sheet .png or .jpg; default: a table")
     _add_photos(parser)
     _add_model(parser)
@@ -165,6 +181,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     _add_index(parser)
     add("--port", type=PORT, default=8000, help="of the page")
     add("--host", default="127.0.0.1", help="address; other than this machine's needs --token")
+    _add_approximate(parser)
     add("--token", default="", help="word that the link to the page holds; 'new' draws one")
     _add_photos(parser)
     _add_model(parser)
@@ -184,6 +201,11 @@ SUBCOMMANDS = {
     "remove": Subcommand("dino_jax.search.remove", "Takes photos out of an index.", add_remove),
     "compact": Subcommand(
         "dino_jax.search.compact", "Writes an index again without removed rows.", add_compact
+    ),
+    "approximate": Subcommand(
+        "dino_jax.search.approximate",
+        "Makes lists of faiss for --approximate, and measures how much they lose.",
+        add_approximate,
     ),
     "query": Subcommand(
         "dino_jax.search.query", "Finds the photos most like one or several.", add_query

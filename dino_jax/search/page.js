@@ -62,7 +62,7 @@ async function search() {
 }
 
 function show(answer) {
-  const proof = answer.proven ? "exact" : "not proven exact";
+  const proof = answer.proven ? "exact" : `approximate (recall ${answer.recall.toFixed(2)})`;
   const count = answer.hits.length;
   say(count
     ? `${count} of ${answer.searched.toLocaleString("en")} photos, ${proof}, ${answer.seconds.toFixed(2)} s`

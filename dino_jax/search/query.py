@@ -92,7 +92,7 @@ def query(arguments: argparse.Namespace) -> str:
     """Finds, and writes the file if one is wanted; returns what to print."""
     if arguments.out and not arguments.out.endswith((*PICTURES, ".jsonl")):
         raise ValueError(f"--out={arguments.out} must end with .jsonl, {', '.join(PICTURES)}")
-    index = open_index(arguments.index, checked=not arguments.unchecked)
+    index = open_index(arguments.index, not arguments.unchecked, arguments.approximate)
     allowed = index.allowed([parse_condition(text) for text in arguments.where])
     photos = Photos(arguments.photos or index.manifest.photos)
     asked = ask(index, arguments, photos)

@@ -26,7 +26,7 @@ def open_server(arguments: argparse.Namespace) -> Server:
     from dino_jax.search.desk import Desk  # jax, for a command line that is right
 
     token = secrets.token_urlsafe(18) if arguments.token == "new" else arguments.token
-    index = open_index(arguments.index, checked=not arguments.unchecked)
+    index = open_index(arguments.index, not arguments.unchecked, arguments.approximate)
     model = open_model(index.manifest, arguments.model, arguments.step, index.folder)
     photos = Photos(arguments.photos or index.manifest.photos)
     desk = Desk(index, model, photos, arguments.max_pixels)

@@ -19,10 +19,12 @@ from etils import epath
 from dino_jax.commands.one_writer import one_writer
 from dino_jax.search.index import Index, check_files
 from dino_jax.search.manifest import (
+    APPROXIMATE,
     MANIFEST,
     METADATA,
     PROJECTION,
     REMOVED,
+    Approximation,
     Manifest,
     read_manifest,
     sum_file,
@@ -34,14 +36,15 @@ from dino_jax.workdir.paths import written_whole
 
 if TYPE_CHECKING:  # it brings jax, which remove and compact do without
     from dino_jax.embedding.projection import Projection
+    from dino_jax.search.lists import Lists
 
 Blocks = Iterable[tuple[np.ndarray, Sequence[Row]]]
 MUCH_REMOVED = 0.2  # share of removed rows from which on an index is worth compacting
 MANY_SEGMENTS = 16
 ROWS_AT_ONCE = 1 << 16  # that are copied
+SINGLE = "|".join((REMOVED, METADATA, PROJECTION, APPROXIMATE))
 _OURS = re.compile(
-    rf"segment-\d+|({REMOVED}|{METADATA}|{PROJECTION})-\d+\.\w+"
-    rf"|\.({REMOVED}|{METADATA}|{PROJECTION}|{re.escape(MANIFEST)})[-\w.]*\.part"
+    rf"segment-\d+|({SINGLE})-\d+\.\w+|\.({SINGLE}|{re.escape(MANIFEST)})[-\w.]*\.part"
 )
 
 
@@ -98,6 +101,15 @@ class Writer:
         projection.save(epath.Path(self.folder / name))
         self._name_single(PROJECTION, name)
 
+    def set_approximation(self, lists: "Lists", count: int, recall: float, queries: int) -> None:
+        """Keeps lists of all rows so far, and what is known of them; see `Approximation`."""
+        name = f"{APPROXIMATE}-{self._next}.faiss"
+        with written_whole(self.folder / name) as path:
+            lists.save(path)
+        file, probes = sum_file(self.folder, name), min(lists.probes, count)
+        found = Approximation(file, self.manifest.rows, count, probes, recall, queries)
+        self.manifest = dataclasses.replace(self.manifest, approximate=found)
+
     def commit(self) -> None:
         """Makes the changes visible; on disk when this returns."""
         single = {what: file for what, file in self.manifest.single.items() if what != REMOVED}
@@ -115,7 +127,8 @@ class Writer:
         """Copies the rows that are not removed into one segment, and commits."""
         index = Index(self.folder, self.manifest)
         live = np.flatnonzero(self._removed == 0)
-        self.manifest = dataclasses.replace(self.manifest, segments=())
+        # Rows get other numbers, so lists of them are of no use.
+        self.manifest = dataclasses.replace(self.manifest, segments=(), approximate=None)
         self._removed = np.zeros(0, np.uint8)
 
         def blocks() -> Blocks:

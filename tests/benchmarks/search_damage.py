@@ -13,6 +13,8 @@ change  random adds and removes, then the same queries to a fresh build
 """
 
 import argparse
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -61,11 +63,11 @@ def answers_of(index: Index, queries: np.ndarray) -> list[list[tuple[str, float]
 def names_in(folder: Path) -> frozenset[tuple[str, int]]:
     """What a folder holds, as names and sizes."""
     found = set()
-    for path in folder.rglob("*") if folder.exists() else ():
-        try:
-            found.add((str(path), path.stat().st_size))
-        except FileNotFoundError:
-            continue
+    for place, folders, files in os.walk(folder):
+        found.update((f"{place}/{name}", 0) for name in folders)
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                found.add((f"{place}/{name}", (Path(place) / name).stat().st_size))
     return frozenset(found)
 
 

@@ -87,11 +87,6 @@ def test_a_second_writer_is_refused_with_process_and_host(tmp_path):
     assert f"process {os.getpid()} on {os.uname().nodename}" in done.stderr
 
 
-def test_removing_and_compacting_do_without_jax():
-    code = "import sys, dino_jax.search.remove, dino_jax.search.compact; sys.exit('jax' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
 def test_uncommitted_files_are_no_part_of_the_index_and_are_swept(tmp_path):
     make_index(tmp_path / "i", NAMES)
     with writing(tmp_path / "i") as writer:
