@@ -17,6 +17,7 @@ MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
 VIDEO = ["av>=18,<19"]
 ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.32,<2"]  # of `dino-jax export --format=onnx`
+FAISS = ["faiss-cpu>=1.15,<1.16"]  # of `dino-jax search approximate`
 # What tests/parity compares with; nothing else needs it.
 PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
@@ -82,6 +83,7 @@ setup(
         "mlflow": MLFLOW,
         "video": VIDEO,
         "onnx": ONNX,
+        "faiss": FAISS,
         "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
@@ -91,6 +93,7 @@ setup(
             *PARQUET,
             *VIDEO,
             *ONNX,
+            *FAISS,
             f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "setuptools>=65",  # builds the wheel that tests look into; Python 3.12 brings none
             "pytest>=8,<10",

@@ -20,7 +20,7 @@ from dino_jax.foreign.json_text import read_json
 from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
-from dino_jax.search.origin import fingerprint_of
+from dino_jax.search.origin import fingerprint_of, require_color
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.segment import Row
 from dino_jax.search.update import follow, set_metadata
@@ -43,6 +43,7 @@ def build_of_photos(arguments: argparse.Namespace) -> str:
     check_batch(arguments.batch_size, jax.local_device_count())
     photos = str(Path(arguments.photos).expanduser().absolute())
     source, model = FolderSource(photos), load(arguments.model, arguments.step)
+    require_color(model)
     check_tokens(model.network, arguments.tokens, arguments.layers)
     size = arguments.image_size or model.image_size
     check_side(model, size, "--image-size")

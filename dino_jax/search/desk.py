@@ -5,7 +5,7 @@ import functools
 import io
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ from dino_jax.search.conditions import parse_condition
 from dino_jax.search.hits import Answer, find_hits
 from dino_jax.search.index import Index
 from dino_jax.search.metadata import Value
-from dino_jax.search.origin import QueryEmbedder, open_projection
+from dino_jax.search.origin import QueryEmbedder, mean_query, open_projection
 from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.search.query import parse_box
 from dino_jax.search.why import draw_why
 from dino_jax.weights.model import Model
 
 MOST_K = 200
+MOST_PHOTOS = 8  # of one thing
 MOST_PIXELS = 50_000_000  # of an upload: 150 MB once decoded
 AT_ONCE, WAITING = 2, 16  # uploads that are decoded and embedded, and that wait for it
 READ_AT_ONCE, KEPT = 4, 512  # photographs that are decoded at once; pictures kept in memory
@@ -72,25 +73,29 @@ class Desk:
             "size": self._origin.image_size,
         }
 
-    def search_upload(self, data: bytes, asked: Asked) -> dict[str, Any]:
-        """Hits of an uploaded photograph, or of the box of it that `asked` names."""
-        begin = time.monotonic()
+    def search_upload(self, uploads: Sequence[bytes], asked: Asked) -> dict[str, Any]:
+        """Hits of uploaded photographs of one thing, or of the box of one that `asked` names."""
+        begin, rows = time.monotonic(), self._others(asked)
+        self._require_few(len(uploads) + len(rows), asked)
+        vectors = [self._index.vector(row) for row in rows]
         with self._admitted():
-            pixels = _boxed(decode_image(data, MOST_PIXELS, UPRIGHT), asked)
-            with self._turn:
-                vector = self._embed([pixels])[0]
-        return self._answer(vector, asked, None, begin)
+            for data in uploads:  # one after the other: each may have 50 million pixels
+                pixels = _boxed(decode_image(data, MOST_PIXELS, UPRIGHT), asked)
+                with self._turn:
+                    vectors.append(self._embed([pixels])[0])
+        return self._answer(mean_query(np.stack(vectors)), asked, rows, begin)
 
     def search_row(self, row: int, asked: Asked) -> dict[str, Any]:
-        """Hits of a photograph of the index, without itself."""
-        begin = time.monotonic()
+        """Hits of a photograph of the index, or of several of one thing, without themselves."""
+        begin, rows = time.monotonic(), [row, *self._others(asked)]
         self._require(row)
+        self._require_few(len(rows), asked)
         if "box" in asked:
             with self._admitted():
                 pixels = _boxed(self._read(row), asked)
                 with self._turn:
-                    return self._answer(self._embed([pixels])[0], asked, row, begin)
-        return self._answer(self._index.vector(row), asked, row, begin)
+                    return self._answer(self._embed([pixels])[0], asked, rows, begin)
+        return self._answer(mean_query(self._index.vectors(rows)), asked, rows, begin)
 
     def photo(self, row: int, large: bool) -> bytes:
         """A photograph as JPEG, with nothing of its file but the pixels."""
@@ -121,18 +126,31 @@ class Desk:
         return to_jpeg(drawn, LARGE)
 
     def _answer(
-        self, vector: np.ndarray, asked: Asked, row: int | None, begin: float
+        self, vector: np.ndarray, asked: Asked, rows: Sequence[int], begin: float
     ) -> dict[str, Any]:
         k = int(asked.get("k", "20"))
         if not 1 <= k <= MOST_K:
             raise ValueError(f"k must be between 1 and {MOST_K}, got {k}")
         lines = [line for line in asked.get("where", "").splitlines() if line.strip()]
         allowed = self._index.allowed([parse_condition(line) for line in lines])
-        if row is not None:
+        if rows:
             allowed = allowed.copy()
-            allowed[row] = 0
+            allowed[list(rows)] = 0
         answer = find_hits(self._index, vector, k, allowed, asked.get("group", ""))
         return describe(answer, time.monotonic() - begin)
+
+    def _others(self, asked: Asked) -> list[int]:
+        """Rows that show the same thing as the first photograph."""
+        rows = [row_of(text) for text in asked["rows"].split(",")] if "rows" in asked else []
+        for row in rows:
+            self._require(row)
+        return rows
+
+    def _require_few(self, photos: int, asked: Asked) -> None:
+        if photos > MOST_PHOTOS:
+            raise ValueError(f"at most {MOST_PHOTOS} photos of one thing, got {photos}")
+        if photos > 1 and "box" in asked:
+            raise ValueError(f"a box is for one photo, {photos} were given")
 
     def _require(self, row: int) -> None:
         live = self._index.live
@@ -155,6 +173,13 @@ class Desk:
         finally:
             with self._count:
                 self._inside -= 1
+
+
+def row_of(text: str) -> int:
+    """The number of a row, as a page writes it; raises a NotFoundError for anything else."""
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise NotFoundError(f"a row is a number, got {text[:16]!r}")
+    return int(text)
 
 
 def describe(answer: Answer, seconds: float) -> dict[str, Any]:

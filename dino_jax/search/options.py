@@ -11,6 +11,7 @@ from dino_jax.config.range import MAX_PIXELS
 from dino_jax.embedding.choices import REDUCTIONS
 
 TOKENS = ("cls", "mean", "both")  # those of `dino-jax embed` that give one vector
+VIEWS = ("mirrored", "turned")  # that a query may add
 COSINE = number(above=0, at_most=1)
 PORT = whole(1, 65535)
 
@@ -144,6 +145,13 @@ def add_query(parser: argparse.ArgumentParser) -> None:
     )
     add("--row", default="", help="name of a photo of the index, instead of files")
     add("--box", default="", help="X0,Y0,X1,Y1: the part of the (one) photo, in its pixels")
+    add(
+        "--views",
+        nargs="+",
+        choices=VIEWS,
+        default=[],
+        help="also look for the photos mirrored, or turned by quarters: the mean of all views",
+    )
     add("-k", "--k", type=whole(1, 100_000), default=10, help="number of answers")
     _add_where(parser)
     add("--group", default="", help="column: only the best photo of each of its values")

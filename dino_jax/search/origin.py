@@ -49,6 +49,7 @@ def open_model(manifest: Manifest, path: str, step: int | None, folder: Path) ->
         )
     say_programs()
     model = load(path or origin.path, step if path else origin.step)
+    require_color(model)
     require_same(origin, model, folder)
     return model
 
@@ -66,6 +67,21 @@ def require_same(origin: Origin, model: Model, folder: Path) -> None:
             f"{folder} was made by another model: {origin.model} ({origin.fingerprint or 'no'} "
             f"fingerprint), this one is {model.title} ({mine or 'not compared'}); pass the same "
             "--model, or build an index for this one"
+        )
+
+
+def require_color(model: Model) -> None:
+    """Checks that a model takes photographs.
+
+    Raises:
+      ValueError: if it takes another number of channels than 3.
+    """
+    channels = model.network.backbone.in_channels
+    if channels != 3:
+        raise ValueError(
+            f"{model.title} takes images of {channels} channels; search reads photos of 3 (red, "
+            "green, blue). dino-jax embed makes vectors of such images, and search build "
+            "--from=EMBEDDED an index of them that --row, duplicates and evaluate take"
         )
 
 

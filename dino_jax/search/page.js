@@ -1,8 +1,10 @@
 "use strict";
-// The query is a file or a row of the index, and perhaps a box of it; the server keeps no state.
+// The query is a file or a row of the index, perhaps a box of it, or others of the same thing beside
+// it; the server keeps no state.
 const MOST_BYTES = 20000000;
+const MOST_PHOTOS = 8;
 const at = (id) => document.getElementById(id);
-const state = { file: null, row: null, name: "", box: null, past: [], number: 0, link: "" };
+const state = { file: null, row: null, name: "", box: null, others: [], past: [], number: 0, link: "" };
 
 function make(tag, options = {}, ...children) {
   const node = document.createElement(tag);
@@ -43,14 +45,25 @@ async function ask(path, options) {
   throw new Error(message);
 }
 
+function send() {
+  const photos = [state, ...state.others];
+  const files = photos.filter((one) => one.file).map((one) => one.file);
+  const rows = photos.filter((one) => !one.file).map((one) => one.row);
+  if (!files.length) {
+    const others = rows.length > 1 ? { rows: rows.slice(1).join(",") } : {};
+    return ask(`/like?${parameters({ row: rows[0], ...others })}`);
+  }
+  const extra = { sizes: files.map((file) => file.size).join(",") };
+  if (rows.length) extra.rows = rows.join(",");
+  return ask(`/search?${parameters(extra)}`, { method: "POST", body: new Blob(files) });
+}
+
 async function search() {
   if (!state.file && state.row === null) return;
   const number = ++state.number;
   say("searching …");
   try {
-    const response = state.file
-      ? await ask(`/search?${parameters()}`, { method: "POST", body: state.file })
-      : await ask(`/like?${parameters({ row: state.row })}`);
+    const response = await send();
     const answer = await response.json();
     if (number === state.number) show(answer);
   } catch (error) {
@@ -85,11 +98,12 @@ function card(hit) {
   });
   return make("li", { class: "hit" }, open, facts, make("div", { class: "acts" },
     make("button", { type: "button", click: more }, "More like this"),
+    make("button", { type: "button", click: () => add([{ file: null, row: hit.row, name: hit.name }]), title: "Search with both photos: this one shows the same thing" }, "Same thing"),
     make("button", { type: "button", click: why }, "Why this one")));
 }
 
 function remember() {
-  if (state.file || state.row !== null) state.past.push({ file: state.file, row: state.row, name: state.name });
+  if (state.file || state.row !== null) state.past.push({ file: state.file, row: state.row, name: state.name, others: state.others });
 }
 
 function like(hit) {
@@ -97,16 +111,53 @@ function like(hit) {
   present({ file: null, row: hit.row, name: hit.name });
 }
 
+function fits(file) {
+  if (!file.type.startsWith("image/")) say(`${file.name || "this"} is not an image`, true);
+  else if (file.size > MOST_BYTES) say(`${file.name} is larger than ${MOST_BYTES / 1e6} MB`, true);
+  else return true;
+  return false;
+}
+
 function take(file) {
-  if (!file) return;
-  if (!file.type.startsWith("image/")) return say(`${file.name || "this"} is not an image`, true);
-  if (file.size > MOST_BYTES) return say(`${file.name} is larger than ${MOST_BYTES / 1e6} MB`, true);
+  if (!file || !fits(file)) return;
   remember();
   present({ file, row: null, name: file.name || "pasted photo" });
 }
 
+// Photos of the same thing: the mean of all is looked for.
+function add(photos) {
+  const known = [state, ...state.others];
+  const fresh = photos.filter((one) => one.file || !known.some((old) => !old.file && old.row === one.row));
+  if (!fresh.length) return;
+  if (known.length + fresh.length > MOST_PHOTOS) return say(`at most ${MOST_PHOTOS} photos of one thing`, true);
+  const bytes = [...known, ...fresh].reduce((sum, one) => sum + (one.file ? one.file.size : 0), 0);
+  if (bytes > MOST_BYTES) return say(`all photos together may have ${MOST_BYTES / 1e6} MB`, true);
+  remember();
+  state.others = [...state.others, ...fresh];
+  state.box = null;
+  drawBox(null);
+  showOthers();
+  search();
+}
+
+function showOthers() {
+  for (const old of document.querySelectorAll("#others img")) if (old.src.startsWith("blob:")) URL.revokeObjectURL(old.src);
+  at("others").hidden = !state.others.length;
+  at("hint").hidden = !state.file || state.others.length > 0;
+  at("others").replaceChildren(...state.others.map((one, place) => {
+    const drop = () => {
+      state.others = state.others.filter((_, other) => other !== place);
+      showOthers();
+      search();
+    };
+    const source = one.file ? URL.createObjectURL(one.file) : `/photo?row=${one.row}`;
+    return make("li", {}, make("img", { src: source, alt: one.name }),
+      make("button", { type: "button", click: drop, "aria-label": `Without ${one.name}`, title: "Without this photo" }, "×"));
+  }));
+}
+
 function present(query) {
-  Object.assign(state, query, { box: null });
+  Object.assign(state, { others: [] }, query, { box: null });
   if (state.link) URL.revokeObjectURL(state.link);
   state.link = state.file ? URL.createObjectURL(state.file) : "";
   at("preview").src = state.link || `/photo?large=1&row=${state.row}`;
@@ -114,7 +165,8 @@ function present(query) {
   at("stage").classList.replace("empty", "full");
   at("invite").hidden = true;
   at("frame").hidden = false;
-  at("hint").hidden = !state.file;
+  at("another").hidden = false;
+  showOthers();
   drawBox(null);
   search();
   if (matchMedia("(max-width: 760px)").matches) at("found").scrollIntoView({ behavior: "smooth" });
@@ -158,7 +210,7 @@ function corners(event) {
 }
 
 at("frame").addEventListener("pointerdown", (event) => {
-  if (!state.file || event.button !== 0) return;
+  if (!state.file || state.others.length || event.button !== 0) return;
   event.preventDefault();
   at("frame").setPointerCapture(event.pointerId);
   start = place(event);
@@ -185,6 +237,12 @@ function whole() {
 
 // Choose, photograph, drop, paste.
 at("choose").addEventListener("click", () => at("file").click());
+at("another").addEventListener("click", () => at("more").click());
+at("more").addEventListener("change", (event) => {
+  const files = [...event.target.files];
+  if (files.every(fits)) add(files.map((file) => ({ file, row: null, name: file.name })));
+  event.target.value = "";
+});
 at("camera").addEventListener("click", () => at("shot").click());
 at("whole").addEventListener("click", whole);
 at("apply").addEventListener("click", search);
@@ -236,6 +294,8 @@ document.addEventListener("keydown", (event) => {
     move(event);
   } else if (event.key === "o" || event.key === "O") {
     at("file").click();
+  } else if ((event.key === "a" || event.key === "A") && !at("another").hidden) {
+    at("more").click();
   } else if (event.key === "/") {
     event.preventDefault();
     at("narrow").open = true;

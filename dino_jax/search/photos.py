@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -110,6 +110,21 @@ class Photos:
             files = list_photos(FolderSource(self._folder), self._folder)
             self._odd = {file.name: file.path for file in files if "\\" in file.name}
         return self._odd
+
+
+def views_of(pixels: np.ndarray, kinds: Collection[str]) -> list[np.ndarray]:
+    """A photograph, and how it looks in a mirror or turned by quarters.
+
+    Args:
+      pixels: [H, W, C].
+      kinds: of `options.VIEWS`; with both, each turned one is mirrored, too.
+
+    Returns:
+      1, 2, 4 or 8 photographs, the given one first.
+    """
+    turned = [np.rot90(pixels, turn) for turn in range(4 if "turned" in kinds else 1)]
+    mirrored = [one[:, ::-1] for one in turned] if "mirrored" in kinds else []
+    return [np.ascontiguousarray(one) for one in (*turned, *mirrored)]
 
 
 def cut(pixels: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from dino_jax.foreign.names import printable
 from dino_jax.search.conditions import parse_condition
 from dino_jax.search.hits import draw_sheet, find_hits, to_lines, to_table
 from dino_jax.search.index import Index, open_index
-from dino_jax.search.photos import UPRIGHT, Photos, cut
+from dino_jax.search.photos import UPRIGHT, Photos, cut, views_of
 from dino_jax.workdir.paths import written_whole
 
 PICTURES = (".png", ".jpg", ".jpeg")
@@ -61,7 +61,7 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
     wants_pictures = arguments.out.endswith(PICTURES)
     if arguments.row:
         number = index.find(arguments.row)
-        if box is None:
+        if box is None and not arguments.views:
             shown = [(arguments.row, photos.read(arguments.row))] if wants_pictures else []
             return Asked(index.vector(number), shown, number)
         pixels = [photos.read(arguments.row, arguments.max_pixels)]
@@ -72,7 +72,8 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
     names = [printable(Path(path).name) for path in arguments.images] or [arguments.row]
     if box is not None:
         pixels = [cut(pixels[0], box)]
-    vector = embed_query(index, pixels, arguments.model, arguments.step)
+    seen = [view for one in pixels for view in views_of(one, arguments.views)]
+    vector = embed_query(index, seen, arguments.model, arguments.step)
     captions = [f"query {name}" for name in names]
     return Asked(vector, list(zip(captions, pixels, strict=True)), number)
 

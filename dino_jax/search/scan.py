@@ -118,7 +118,7 @@ def scan(codes, scales, errors, allowed, query, scale, length, lost, best, rows,
       uppers: [n] float64, receives their upper bounds.
     """
     count, k, steps = 0, len(best), len(query) // LANES
-    nothing = multiply(np.zeros((1, len(query)), np.int8), 0, query, steps)
+    nothing = multiply(np.zeros((1, len(query)), np.int8), 0, query, steps)  # pyright: ignore
     for i in range(len(codes)):
         if allowed[i] == 0:
             continue

@@ -8,6 +8,7 @@ asked for by row, never by path, and leave as new JPEGs.
 
 import hmac
 import ipaddress
+import itertools
 import json
 import secrets
 import socket
@@ -24,7 +25,7 @@ import numpy as np
 
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.foreign.names import one_line
-from dino_jax.search.desk import BusyError, Desk, NotFoundError, to_jpeg
+from dino_jax.search.desk import BusyError, Desk, NotFoundError, row_of, to_jpeg
 
 MOST_BYTES = 20_000_000  # of an upload
 MOST_DIGITS = 19  # of a length
@@ -187,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
             raise RefusedError(404, "there is no such page")
         data = self._body()
         if path == "/search":
-            return _json(self.server.desk.search_upload(data, asked))
+            return _json(self.server.desk.search_upload(_parts(data, asked), asked))
         return self.server.desk.why_upload(data, _row(asked, "row"), asked), "image/jpeg"
 
     def _body(self) -> bytes:
@@ -249,10 +250,20 @@ def _is_address(name: str) -> bool:
 
 
 def _row(asked: dict[str, str], name: str) -> int:
-    text = asked.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise NotFoundError(f"{name} must be the number of a row")
-    return int(text)
+    return row_of(asked.get(name, ""))
+
+
+def _parts(data: bytes, asked: dict[str, str]) -> list[bytes]:
+    """The files of a body that holds several, one after the other; `sizes` says where they end."""
+    if "sizes" not in asked:
+        return [data]
+    texts = asked["sizes"].split(",")
+    if not all(text.isascii() and text.isdigit() and len(text) < MOST_DIGITS for text in texts):
+        raise ValueError("sizes are numbers of bytes, with commas between them")
+    ends = list(itertools.accumulate(map(int, texts)))
+    if ends[-1] != len(data):
+        raise ValueError(f"sizes add up to {ends[-1]:,} bytes, the body has {len(data):,}")
+    return [data[start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def _json(value: Any) -> tuple[bytes, str]:

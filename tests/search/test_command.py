@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import dino_jax
 from dino_jax.__main__ import main
 from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.search.index import open_index
+from dino_jax.search.photos import views_of
 from dino_jax.search.writer import writing
 from dino_jax.weights.model import load
 from tests.saved_model import save_tiny_vit
@@ -127,6 +129,34 @@ def test_the_table_says_what_scores_mean(place, capsys):
     assert out[-4].split() == ["rank", "cosine", "photo", "sku", "price"]
     assert out[-3].split()[2:] == ["p1-1.png", "p1", "10"]
     assert out[-1].startswith("exact, proven, over 18 photos; 1.00 is the same file")
+
+
+def test_views_are_a_photo_mirrored_and_turned():
+    photo = np.arange(2 * 3 * 3).reshape(2, 3, 3)
+    views = views_of(photo, ["turned", "mirrored"])
+    assert len({(view.shape, view.tobytes()) for view in views}) == len(views) == 8
+    assert np.array_equal(views[1], np.rot90(photo)) and np.array_equal(views[4], photo[:, ::-1])
+    assert len(views_of(photo, ["turned"])) == 4 and len(views_of(photo, [])) == 1
+
+
+def test_views_are_added_to_the_mean(place, workdir, capsys):
+    pixels = np.array(Image.open(place / "photos/p2-0.png"))
+    both = [expected(workdir, view) for view in views_of(pixels, ["mirrored"])]
+    wanted = open_index(place / "i").search(np.mean(both, axis=0), 3)
+    hits = ask(place, capsys, place / "photos/p2-0.png", "--views", "mirrored", "-k", 3)
+    assert [hit["row"] for hit in hits] == wanted.rows.tolist()
+    np.testing.assert_allclose([hit["score"] for hit in hits], wanted.scores, atol=1e-3)
+
+
+def test_a_network_of_other_channels_is_refused(place, monkeypatch, capsys):
+    network = types.SimpleNamespace(backbone=types.SimpleNamespace(in_channels=4))
+    model = types.SimpleNamespace(title="multispectral", network=network)
+    for module in ("build", "origin"):
+        monkeypatch.setattr(f"dino_jax.search.{module}.load", lambda *_: model)
+    photo = place / "photos/p2-0.png"
+    for words in (("build", place / "n", "m", place / "photos"), ("query", place / "i", photo)):
+        error = wrong(capsys, *words)
+        assert "multispectral takes images of 4 channels; search reads photos of 3" in error
 
 
 @pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])

@@ -80,17 +80,36 @@ def test_choosing_a_photo_shows_its_likes_without_overflow(browser, place):
 
 def test_more_like_this_why_and_back(browser, place):
     choose(browser, place[0] / "photos/p3-1.png")
-    browser.run("document.querySelectorAll('.acts button')[3].click()")  # why, of the second
+    browser.run("document.querySelectorAll('.acts button')[5].click()")  # why, of the second
     browser.wait("document.getElementById('why').naturalWidth > 300")
     assert overflow(browser) <= 0
     browser.run("document.getElementById('close').click()")
     second = names_of(browser)[1]
-    browser.run("document.querySelectorAll('.acts button')[2].click()")
+    browser.run("document.querySelectorAll('.acts button')[3].click()")
     browser.wait(f"state.name === {second!r} && document.querySelectorAll('.hit').length === 18")
     assert second not in names_of(browser)
     browser.run("document.activeElement.blur()")
     browser.key("Escape")
     browser.wait("state.name === 'p3-1.png' && document.querySelectorAll('.hit').length === 19")
+
+
+def test_photos_of_the_same_thing_are_added_and_taken_away(browser, place):
+    choose(browser, place[0] / "photos/p3-1.png")
+    number = browser.run("state.number")
+    browser.choose("#more", place[0] / "photos/p4-0.png")
+    browser.wait(f"state.number > {number} && state.others.length === 1")
+    browser.wait("document.getElementById('status').textContent.includes('exact')")
+    with_file = browser.run("document.querySelector('.score').textContent")
+    assert float(with_file) < 1
+    browser.run("document.querySelectorAll('.acts button')[7].click()")  # same thing, of the third
+    third = names_of(browser)[2]
+    browser.wait(f"state.others.length === 2 && !document.body.innerText.includes({third!r})")
+    browser.wait("[...document.querySelectorAll('#others img')].every(x => x.naturalWidth)")
+    assert overflow(browser) <= 0
+    for left in (1, 0):
+        browser.run("document.querySelector('#others button').click()")
+        browser.wait(f"document.querySelectorAll('#others li').length === {left}")
+    browser.wait("document.querySelector('.score').textContent === '1.00'")
 
 
 def test_filters_and_groups(browser, place):

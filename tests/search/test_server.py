@@ -157,6 +157,45 @@ def test_every_answer_carries_the_policy(page, path):
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
+def test_several_photos_of_one_thing_are_their_mean(page, place):
+    names = ["p3-0.png", "p3-1.png", "p4-2.png"]
+    files = [upload(place, name) for name in names]
+    sizes = ",".join(str(len(file)) for file in files)
+    index = open_index(place[0] / "i")
+    rows = [index.find(name) for name in names]
+    wanted = index.search(np.mean(index.vectors(rows).astype(np.float64), axis=0), 18)
+    found = ask(page, f"/search?k=18&sizes={sizes}", b"".join(files)).json["hits"]
+    assert [hit["row"] for hit in found[:6]] == wanted.rows[:6].tolist()
+    np.testing.assert_allclose([hit["score"] for hit in found], wanted.scores, atol=1e-3)
+    # Rows of the index are no answers themselves, alone and beside files.
+    mixed = ask(page, f"/search?k=50&rows={rows[1]},{rows[2]}", files[0]).json["hits"]
+    alone = ask(page, f"/like?k=50&row={rows[0]}&rows={rows[1]},{rows[2]}").json["hits"]
+    for hits, left_out in ((mixed, set(rows[1:])), (alone, set(rows))):
+        assert len(hits) == 19 - len(left_out) and not left_out & {hit["row"] for hit in hits}
+        scores = dict(zip(wanted.rows, wanted.scores, strict=True))
+        for hit in hits:
+            if hit["row"] in scores:
+                assert abs(hit["score"] - scores[hit["row"]]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("question", "status"),
+    [
+        ("sizes=5", 400),
+        ("sizes=-5,9", 400),
+        ("sizes=x", 400),
+        ("rows=99", 404),
+        ("rows=-1", 404),
+        ("rows=1,", 404),
+        ("rows=1&box=0,0,9,9", 400),
+        ("rows=" + ",".join("12345678"), 400),
+    ],
+)
+def test_wrong_parts_of_a_question_are_refused(page, place, question, status):
+    found = ask(page, f"/search?{question}", upload(place))
+    assert found.status == status and found.json["error"]
+
+
 @pytest.mark.parametrize("name", ["evil.example", "evil.example:80", "127.0.0.1", "", "[::1"])
 def test_another_name_of_the_server_is_refused(page, name):
     assert ask(page, "/info", Host=name).status == 403
