@@ -1,10 +1,8 @@
 """The model of an index: that a query is made as its rows were, by the same weights."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from etils import epath
 
@@ -15,17 +13,12 @@ from dino_jax.embedding.embedder import make_embedder
 from dino_jax.embedding.projection import Projection, load_projection
 from dino_jax.search.manifest import PROJECTION, Manifest, Origin
 from dino_jax.weights.model import Model, load
+from dino_jax.weights.provenance import fingerprint
 
 
 def fingerprint_of(model: Model) -> str:
     """32 hexadecimal digits that tell the weights of a model from others, wherever they lie."""
-    digest = hashlib.sha256()
-    leaves, _ = jax.tree_util.tree_flatten_with_path(model.variables)
-    for path, leaf in leaves:
-        array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:32]
+    return fingerprint(model.variables)
 
 
 def open_model(manifest: Manifest, path: str, step: int | None, folder: Path) -> Model:

@@ -3,7 +3,8 @@
 model.py         `dino_jax.load`: a trained backbone to use
 init_from.py     the first weights of a run; frozen.py roles that stay as they are; source.py both
 import_weights.py, export_weights.py   the command lines; importing.py and exporting.py their work;
-                 weights_file.py a network out of a file
+                 weights_file.py a network out of a file; provenance.py what went into it
+graph_export.py  programs for others: StableHLO, and with onnx/ ONNX graphs, also in 8 bits
 state_dict.py    the tensors of a file; torch_file.py and pickle_machine.py execute nothing in it
 dialects.py      whose names these are: timm_names.py, huggingface_names.py; torch_names.py maps
                  official names to our variables and back

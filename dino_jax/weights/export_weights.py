@@ -2,6 +2,7 @@
 
   dino-jax export MODEL --out=FILE --names=official|huggingface [--heads] [--step=N]
   dino-jax export MODEL --out=FILE --format=onnx|stablehlo [--image-size=518] [--step=N]
+      [--int8=IMAGES]
 
 MODEL is the workdir of a run (its teacher), a folder of dino-jax import, or a file of
 weights. Of weights FILE is .safetensors, or .pth where torch is installed. Official names are those
@@ -11,10 +12,12 @@ DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
 
 FILE.onnx and FILE.stablehlo (jax.export, for CPUs, NVIDIA GPUs and TPUs) take images
 [B, H, W, 3] uint8 of one size, any number of them, and give the features by name: cls, patches and
-so on. The first needs the extra "onnx".
+so on. The first needs the extra "onnx"; weights of more than 2 GB lie beside it, in FILE.onnx.data.
+With --int8=IMAGES its matrix products are in 8 bits, for CPUs, and the loss in k-NN is measured on
+that folder of images, best one of a folder per class.
 
 The file is read back and checked: all numbers are the same, and so are the features of random
-images.
+images. FILE.provenance.json beside it says where the weights come from; keep them together.
 """
 
 import argparse
@@ -38,15 +41,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--names", choices=NAMES, help="whose names (weights)")
     add("--heads", action="store_true", help="with the projection heads (official names)")
     add("--image-size", type=size, help="518, or 224x336 for HEIGHTxWIDTH (onnx, stablehlo)")
+    add("--int8", type=filled, help="folder of images to measure the loss of 8 bits on (onnx)")
     add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
     given = parser.parse_args(argv)
     if given.format == "weights":
         if not given.names:
             parser.error(f"missing --names, one of {', '.join(NAMES)}")
+        if given.int8:
+            parser.error("--int8 is for --format=onnx")
         if given.image_size:
             parser.error("--image-size is for --format=onnx and --format=stablehlo")
     elif given.names or given.heads:
         parser.error(f"--names and --heads are for weights, not for --format={given.format}")
+    elif given.int8 and given.format != "onnx":
+        parser.error(f"--int8 is for --format=onnx, not for --format={given.format}")
     return given
 
 
@@ -62,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             from dino_jax.weights.graph_export import export_graph
 
-            lines = export_graph(given.model, given.out, given.format, given.image_size, given.step)
+            lines = export_graph(
+                given.model, given.out, given.format, given.image_size, given.step, given.int8 or ""
+            )
         return "\n".join(lines)
 
     return run_command(work)

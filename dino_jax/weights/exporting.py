@@ -12,6 +12,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save
 
+from dino_jax.data.decoding import Decoding
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
@@ -19,6 +20,13 @@ from dino_jax.models.vit import as_vit
 from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.huggingface_config import choose_class, make_config
 from dino_jax.weights.huggingface_names import to_huggingface
+from dino_jax.weights.provenance import (
+    beside,
+    data_of,
+    fingerprint,
+    sources_of,
+    write_provenance,
+)
 from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_names import Path, Variables, heads_without_names, to_torch
 from dino_jax.weights.weights_file import BACKBONE, read_network
@@ -30,12 +38,14 @@ TOLERANCE = 1e-5  # largest deviation of the checked features, which are of orde
 
 
 class Trained(NamedTuple):
-    """Content of an export: a network, its float32 variables, and their license."""
+    """Content of an export: a network, its float32 variables, their license and origin."""
 
     title: str
     network: Network
     variables: Variables
     licence: str
+    decoding: Decoding
+    origin: dict[str, Any]  # "sources" and "data" of its provenance
 
 
 def export_weights(
@@ -66,6 +76,7 @@ def export_weights(
         raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
     trained = _with_heads(trained, exported)
     tensors, config, lines = _rename(trained, names)
+    weights = fingerprint(trained.variables)
     written = [target]
     with folder_of_results(target.parent):
         try:
@@ -74,6 +85,9 @@ def export_weights(
                 written.append(target.parent / CONFIG_JSON)
                 write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
             checked = _check(trained, target)
+            record = write_provenance(
+                [target], trained.title, weights, trained.licence, trained.origin
+            )
         except ValueError:
             for file in written:
                 file.unlink(missing_ok=True)
@@ -84,6 +98,7 @@ def export_weights(
         *lines,
         *checked,
         f"license of the weights: {trained.licence}",
+        f"provenance: {record}",
     ]
 
 
@@ -93,7 +108,8 @@ def _target(out: str, names: str) -> epath.Path:
         path = path / "model.safetensors"
     if path.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"--out={out} must end in .safetensors or .pth")
-    written = [path, path.parent / CONFIG_JSON] if names == "huggingface" else [path]
+    written = [path, beside(path)]
+    written += [path.parent / CONFIG_JSON] if names == "huggingface" else []
     for file in written:
         if file.exists():
             raise ValueError(f"--out={out}: {file} already exists; choose a new place")
@@ -104,13 +120,16 @@ def open_trained(model: str, step: int | None) -> Trained:
     """Reads the network of a workdir, of a folder of an import, or of a file of weights."""
     if model.endswith(SUFFIXES):
         read = read_network(model)
-        return Trained(model, read.network, read.variables, read.licence)
+        decoding = Decoding(channels=read.network.backbone.in_channels)
+        origin = {"sources": sources_of(model, None), "data": {}}
+        return Trained(model, read.network, read.variables, read.licence, decoding, origin)
     workdir = absolute_path(model)
     run = read_run(workdir)
     variables, step = checkpointing.read_network(workdir, step)
     network = build_network(dataclasses.replace(run.network, dtype="float32"))
     title = f"{run.role} of step {step} of {workdir}"
-    return Trained(title, network, variables, _licence(run.config))
+    origin = {"sources": sources_of(model, run.config), "data": data_of(workdir)}
+    return Trained(title, network, variables, _licence(run.config), run.decoding, origin)
 
 
 def _with_heads(trained: Trained, heads: list[str]) -> Trained:

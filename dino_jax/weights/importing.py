@@ -1,11 +1,14 @@
 """The work of `dino-jax import`: a folder with a checkpoint of foreign weights."""
 
 import argparse
+import json
 from typing import Any
 
 from etils import epath
 
 from dino_jax.commands.command_line import run_command
+from dino_jax.foreign.names import one_line
+from dino_jax.weights.provenance import PROVENANCE_JSON, beside, read_provenance, speaks_of
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import config_to_json
@@ -43,21 +46,35 @@ def import_weights(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"--out={out} exists and is not empty; choose a new folder")
     network = read_network(file, role, num_heads, licence)
-    write_network(network, folder, str(file))
+    provenance = read_provenance(beside(file))
+    told = []
+    if provenance is not None and not speaks_of(provenance, file):
+        told = [f"  left out: {beside(file)}, which is about other bytes"]
+        provenance = None
+    elif provenance is not None:
+        told = [f"  provenance: kept, {provenance.get('model', 'of a model')!s:.200}"]
+    write_network(network, folder, str(file), provenance)
     return [
         *network.lines,
+        *map(one_line, told),
         f"  license of the weights: {network.licence}",
         f"written: {folder}; use it like the workdir of a run",
     ]
 
 
-def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> None:
-    """Writes a folder with a checkpoint of step 0, config.json and LICENSE.txt.
+def write_network(
+    network: NetworkFromFile,
+    folder: epath.Path,
+    source: str,
+    provenance: dict[str, Any] | None = None,
+) -> None:
+    """Writes a folder with a checkpoint of step 0, config.json, LICENSE.txt and provenance.json.
 
     Args:
       network: network to write.
       folder: new or empty.
       source: origin of the weights, to be recorded.
+      provenance: content of provenance.json; None: there is none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"networks": {"teacher": network.variables}}
@@ -69,6 +86,8 @@ def write_network(network: NetworkFromFile, folder: epath.Path, source: str) -> 
     (folder / LICENSE_TXT).write_text(
         f"Weights imported from {source}\nLicense of the weights: {network.licence}\n"
     )
+    if provenance is not None:
+        write_atomically(folder / PROVENANCE_JSON, json.dumps(provenance, indent=1) + "\n")
     config = {
         "network": network.config,
         "image_size": network.image_size,

@@ -9,6 +9,7 @@ from etils import epath
 from dino_jax.foreign.files import read_bytes
 from dino_jax.foreign.json_text import read_json
 from dino_jax.foreign.names import one_line
+from dino_jax.weights.provenance import licence_in
 
 # Names of the files that facebookresearch/dino and facebookresearch/dinov2 release; the licences of
 # both repositories cover code and weights.
@@ -17,6 +18,7 @@ _RELEASED = {
     r"dinov2_vit[sblg]14.*_pretrain.*": "facebookresearch/dinov2",
 }
 MAX_CARD_BYTES = 1 << 24  # of each file beside the weights
+TOLD = " (stated in its provenance)"
 UNKNOWN_LICENCE = "unknown, check the source of the file"
 
 
@@ -45,7 +47,8 @@ def read_model_card(path: epath.PathLike, licence: str = "") -> ModelCard:
 
     Args:
       path: path of the file of weights.
-      licence: license given by the user; "": that of README.md, or of a released file by its name.
+      licence: license given by the user; "": that of README.md, of the provenance, or of a
+        released file by its name.
 
     Raises:
       OSError: if one of them cannot be read.
@@ -76,6 +79,8 @@ def _find_licence(file: epath.Path) -> str:
     stated = re.search(r"^license:\s*(\S.*?)\s*$", card[1], re.MULTILINE) if card else None
     if stated:
         return f"{one_line(stated[1][:200])} (stated in {readme.name} beside the file)"
+    if told := licence_in(file):
+        return told.removesuffix(TOLD) + TOLD
     for pattern, repository in _RELEASED.items():
         if re.fullmatch(pattern, file.name):
             return f"Apache-2.0 (that of {repository}, whose released files have this name)"
