@@ -1,6 +1,6 @@
 """Images of a source as pixels, and what cannot be read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from dino_jax.foreign.names import one_line
 from dino_jax.foreign.numbers import numbers_of_array
 
 MAX_REPLACEMENTS = 100
+TRIED = 8  # images at the start of a run, before it is refused
 Decode = Callable[[bytes, int, Decoding], Any]
 
 
@@ -27,6 +28,35 @@ def read_image(source: ImageSource, index: int, max_pixels: int) -> tuple[np.nda
     """
     frames, label, name = read_frames(source, index, max_pixels, most=1)
     return frames[0], label, name
+
+
+def require_readable(sources: Mapping[str, ImageSource], max_pixels: int) -> None:
+    """Checks on one image of each source, or a few more if that fails, that they fit the config.
+
+    A file that cannot be reached now is left to whoever reads it later.
+
+    Args:
+      sources: sources by section of the config.
+      max_pixels: larger images are unreadable.
+
+    Raises:
+      ValueError: if a section fits none of the images that were tried.
+    """
+    for where, source in sources.items():
+        tried = range(0, len(source), max(1, len(source) // TRIED))
+        for index in tried:
+            try:
+                read_frames(source, index, max_pixels, most=1)
+                break
+            except UnreadableImageError as error:
+                if isinstance(error.__cause__, OSError):
+                    break
+                reason = error
+        else:
+            raise ValueError(
+                f"{where}: none of {len(tried)} images, evenly spaced over {len(source):,}, can be "
+                f"read as the config says; the last reason: {reason}"
+            )
 
 
 def explain_unreadable(source: ImageSource, index: int, max_pixels: int) -> str:

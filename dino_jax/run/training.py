@@ -14,6 +14,7 @@ from dino_jax.commands.one_writer import one_writer
 from dino_jax.data.decoding import build_decoding
 from dino_jax.data.multi_crop import build_multi_crop, compile_kernels
 from dino_jax.data.pipeline import build_train_stream
+from dino_jax.data.reading import require_readable
 from dino_jax.data.worker_process import start_workers_alone
 from dino_jax.devices.host_memory import keep_freed_memory
 from dino_jax.devices.sharding import (
@@ -75,6 +76,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
         config = frozen_roles.fill_steps(config)
         multi_crop = build_multi_crop(config.augment, recipe.crop_shape[2])
         instruments = build_instruments(config, recipe, mesh, source, workdir)
+        require_readable({"config.data": source} | dict(instruments.sources), config.max_pixels)
         checks.compare(lowered, instruments.sources)
         programs = keep_programs(runtime.compilation_cache, workdir)
     with say_if_slow("compiling the input kernels, once per machine"):
