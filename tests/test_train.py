@@ -188,18 +188,22 @@ def test_an_interrupted_run_is_saved_and_resumes_bitwise(
     same_metrics(tmp_path, whole[0])
 
 
-@pytest.mark.parametrize("processes, devices, fsdp", [(1, 4, 1), (1, 4, 4), (2, 2, 1), (2, 2, 4)])
+@pytest.mark.parametrize(
+    "processes, devices, fsdp, slices", [(1, 4, 1, 1), (1, 4, 4, 1), (2, 2, 2, 2), (2, 2, 4, 1)]
+)
 def test_twenty_steps_are_the_same_on_any_processes_and_devices(
-    twenty, small, tmp_path, processes, devices, fsdp
+    twenty, small, tmp_path, processes, devices, fsdp, slices, monkeypatch
 ):
+    if slices > 1:
+        monkeypatch.setenv("MEGASCALE_NUM_SLICES", str(slices))
     first, *others = run_processes(
         *small(tmp_path, **TWENTY, **{"runtime.fsdp": fsdp}), processes=processes, devices=devices
     )
     assert [each.code for each in (first, *others)] == [0] * processes, first.err
-    total = processes * devices
+    total, axes = processes * devices, f"slice {slices} x " if slices > 1 else ""
     assert (
-        f"mesh        data {total // fsdp} x fsdp {fsdp} on {total} x cpu, {processes} process(es)"
-        in first.out
+        f"mesh        {axes}data {total // slices // fsdp} x fsdp {fsdp} on {total} x cpu, "
+        f"{processes} process(es)" in first.out
     )
     assert first.out.splitlines()[-1] == f"done: step 20 of 20, checkpoints in {tmp_path}"
     for each in others:  # only the first one speaks

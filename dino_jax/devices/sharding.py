@@ -1,6 +1,11 @@
-"""Where arrays live: a (data, fsdp) mesh, batches over both axes, parameters by their shapes."""
+"""Where arrays live: a (data, fsdp) mesh, batches over all axes, parameters by their shapes.
+
+Several slices, joined by the network of the data center, are an axis "slice" before both: every
+slice has all of the state, and only gradients and other sums cross it.
+"""
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,41 +19,81 @@ MIN_SHARDED_SIZE = 2**12
 
 
 def make_mesh(fsdp: int, devices: Sequence[Any] | None = None) -> Mesh:
-    """Makes a mesh of all devices with axes "data" and "fsdp".
+    """Makes a mesh of all devices with axes "data" and "fsdp", or "slice", "data" and "fsdp".
 
     Args:
-      fsdp: devices that share one copy of the state; 1 is plain data parallelism.
+      fsdp: devices of a slice that share one copy of the state; 1 is plain data parallelism.
       devices: all devices of all processes by default.
 
     Raises:
-      ValueError: if `fsdp` does not divide the number of devices.
+      ValueError: if `fsdp` does not divide the number of devices of a slice.
     """
-    devices = jax.devices() if devices is None else devices
-    count = len(devices)
+    slices = split_slices(jax.devices()) if devices is None else _by_slice_index(devices)
+    count = len(slices[0])
     if fsdp < 1 or count % fsdp:
         valid = [n for n in range(1, count + 1) if count % n == 0]
+        of = "" if len(slices) == 1 else f" of each of the {len(slices)} slices"
         raise ValueError(
-            f"runtime.fsdp ({fsdp}) must divide the {count} devices; valid values: {valid}"
+            f"runtime.fsdp ({fsdp}) must divide the {count} devices{of}; valid values: {valid}"
         )
+    grids = np.stack([_grid(fsdp, each) for each in slices])
+    if len(slices) == 1:
+        return Mesh(grids[0], ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grids, ("slice", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3)
+
+
+def split_slices(devices: Sequence[Any]) -> list[list[Any]]:
+    """All devices by slice, in order.
+
+    TPUs know their slice. For others MEGASCALE_NUM_SLICES, which the launchers of several slices
+    set, says how many blocks of processes there are.
+
+    Raises:
+      ValueError: if slices have different sizes, or the variable does not divide the processes.
+    """
+    slices = _by_slice_index(devices)
+    text = os.environ.get("MEGASCALE_NUM_SLICES", "")
+    if len(slices) > 1 or not text or devices[0].platform == "tpu":
+        return slices
+    processes = sorted({device.process_index for device in devices})
+    if not text.isdecimal() or not int(text) or len(processes) % int(text):
+        raise ValueError(
+            f"MEGASCALE_NUM_SLICES ({text}) must divide the {len(processes)} processes of the run"
+        )
+    each = len(processes) // int(text)
+    blocks: list[list[Any]] = [[] for _ in range(int(text))]
+    for device in devices:
+        blocks[processes.index(device.process_index) // each].append(device)
+    return blocks
+
+
+def _by_slice_index(devices: Sequence[Any]) -> list[list[Any]]:
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0) or 0, []).append(device)
+    sizes = {index: len(slices[index]) for index in sorted(slices)}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"slices must have the same number of devices, these have {sizes}")
+    return [slices[index] for index in sizes]
+
+
+def _grid(fsdp: int, devices: Sequence[Any]) -> np.ndarray:
+    """[data, fsdp] devices of one slice."""
+    count = len(devices)
     if fsdp == count and all(hasattr(device, "coords") for device in devices):
         # Row by row of the torus, along whose axes the state can be gathered and scattered.
         rows = sorted(devices, key=lambda device: (*device.coords, device.core_on_chip))
-        return _mesh(np.array(rows).reshape(1, count))
+        return np.array(rows).reshape(1, count)
     # jax.make_mesh knows only degrees that are products of whole axes of the torus: on 4 x 4 x 4
     # chips 4 and 16, but not 8.
-    grid = mesh_utils.create_device_mesh(
+    return mesh_utils.create_device_mesh(
         (count // fsdp, fsdp), devices, allow_split_physical_axes=True
     )
-    return _mesh(grid)
-
-
-def _mesh(grid: np.ndarray) -> Mesh:
-    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Images over all devices: axis 0 over "data" and "fsdp"."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    """Images over all devices: axis 0 over all axes of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -59,10 +104,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def describe_mesh(mesh: Mesh) -> str:
     """Describes the mesh in one line for the log."""
     device = mesh.devices.flat[0]
-    return (
-        f"mesh        data {mesh.shape['data']} x fsdp {mesh.shape['fsdp']} on {mesh.size} x "
-        f"{device.device_kind}, {jax.process_count()} process(es)"
-    )
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    devices = f"{mesh.size} x {device.device_kind}"
+    return f"mesh        {axes} on {devices}, {jax.process_count()} process(es)"
 
 
 def state_sharding(mesh: Mesh, state: Any) -> Any:

@@ -12,7 +12,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dino_jax.devices.sharding import put_everywhere, replicated
 from dino_jax.evaluation.accuracy import TopAccuracy, rank_of, top_accuracy
-from dino_jax.evaluation.search import AXES
 
 TILE = 8192  # rows of each device whose logits are in memory at once
 # Bound on the largest entry of the mean loss's gradient, for features of mean square 1. In float32
@@ -109,7 +108,7 @@ def _split(features: np.ndarray, labels: np.ndarray, mesh: Mesh) -> Data:
     padding = -len(labels) % tile
     rows = np.pad(centered / np.float32(scale), ((0, padding), (0, 0)))
     marks = np.pad(labels.astype(np.int32), (0, padding), constant_values=-1)
-    sharding = NamedSharding(mesh, PartitionSpec(None, AXES))
+    sharding = NamedSharding(mesh, PartitionSpec(None, mesh.axis_names))
 
     def place(array: np.ndarray) -> jax.Array:
         tiles = array.reshape(-1, tile, *array.shape[1:])

@@ -13,7 +13,6 @@ from dino_jax.devices.sharding import batch_sharding, put_everywhere
 
 QUERY_TILE = 1024  # queries compared at once
 TILE = 8192  # rows compared with them at once, on every device
-AXES = ("data", "fsdp")
 
 
 class Neighbours(NamedTuple):
@@ -30,7 +29,7 @@ class Neighbours(NamedTuple):
 
 def local_mesh() -> Mesh:
     """The devices of this process."""
-    return Mesh(np.array(jax.local_devices()).reshape(-1, 1), AXES)
+    return Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
 
 
 def find_nearest(rows: np.ndarray, queries: np.ndarray, k: int, mesh: Mesh) -> Neighbours:
@@ -83,7 +82,7 @@ def _search(
     """[M, k] similarities and indices; rows from `count` on are padding."""
 
     def search_device(own: jax.Array, queries: jax.Array) -> tuple[jax.Array, jax.Array]:
-        first = jax.lax.axis_index(AXES) * len(own)
+        first = jax.lax.axis_index(mesh.axis_names) * len(own)
 
         def merge(best, numbered_tile):
             number, block = numbered_tile
@@ -99,10 +98,10 @@ def _search(
         tiles = own.reshape(-1, tile, own.shape[1])
         numbers = jnp.arange(len(tiles), dtype=jnp.int32)
         best, _ = jax.lax.scan(merge, nothing, (numbers, tiles))
-        gathered = (jax.lax.all_gather(part, AXES, axis=1, tiled=True) for part in best)
+        gathered = (jax.lax.all_gather(part, mesh.axis_names, axis=1, tiled=True) for part in best)
         return _largest(*gathered, k=k)
 
-    split, whole = PartitionSpec(AXES), PartitionSpec()
+    split, whole = PartitionSpec(mesh.axis_names), PartitionSpec()
     return jax.shard_map(
         search_device, mesh=mesh, in_specs=(split, whole), out_specs=whole, check_vma=False
     )(rows, queries)

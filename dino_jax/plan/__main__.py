@@ -21,7 +21,7 @@ def parse(argv: Sequence[str] | None) -> ConfigArguments:
     """The command line; help and wrong usage end the program."""
     parser = config_parser("plan", __doc__ or docstring_of(__file__))
     add = parser.add_argument
-    add("--topology", help="TPU slices, such as v5e:4x4,v5p:4x4x4")
+    add("--topology", help="TPU slices, such as v5e:4x4,v5p:4x4x4; 2xv5e:4x4: two together")
     add(
         "--images",
         type=COUNT,

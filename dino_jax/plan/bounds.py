@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dino_jax.plan.cost import Cost
+from dino_jax.plan.cost import BETWEEN_SLICES, Cost
 from dino_jax.plan.topology import Slice
 
 SECONDS_PER_DAY, SECONDS_PER_HOUR = 86_400, 3_600
@@ -15,7 +15,8 @@ class Bounds:
     Attributes:
       compute: seconds of the FLOPs at the peak of the chip.
       memory: seconds of the HBM traffic at its bandwidth.
-      network: seconds in which a device sends its data at the bandwidth of all its links.
+      network: seconds in which a device sends its data at the bandwidth of all its links;
+        what crosses to other slices is not counted.
       step: least seconds of a step, the largest of these.
       estimate: seconds of the compiler's own cycle estimates, added up; not a bound; None
         where the clock of the chip or the cycles of some instructions are not known.
@@ -70,7 +71,8 @@ def compute_bounds(cost: Cost, work: Work, tpu_slice: Slice) -> Bounds:
       tpu_slice: slice that it runs on.
     """
     chip, devices = tpu_slice.chip, len(tpu_slice.devices)
-    sent = sum(collective.sent for collective in cost.collectives.values())
+    within = (x for name, x in cost.collectives.items() if name != BETWEEN_SLICES)
+    sent = sum(collective.sent for collective in within)
     compute, memory = cost.flops / chip.peak, cost.bytes / chip.bandwidth
     network = sent / tpu_slice.ici_bandwidth if sent else 0.0
     step = max(compute, memory, network)

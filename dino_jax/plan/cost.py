@@ -20,7 +20,10 @@ _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "call"),
     *("partition-id", "replica-id", "while", "conditional", "opt-barrier", "async-start"),
 }
+# Of what crosses to another slice, which has bytes of its own.
+_FREE |= {"send", "send-done", "recv", "recv-done"}
 _FREE_TARGETS = ("AllocateBuffer", "ConcatBitcast")
+BETWEEN_SLICES = "between-slices"  # by the network of the data center, through the hosts
 _SLICES = ("dynamic-slice", "slice", "gather")
 _KERNEL_FLOPS = re.compile(r'"cost_estimate":\{"flops":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -184,6 +187,9 @@ def own_cost(instruction: Instruction, computation: Computation, devices: int) -
     collectives = {}
     if kind in COLLECTIVES:
         collectives = {kind: collective_cost(kind, instruction, computation, devices)}
+    if kind == "send" and "xla_megascale_runtime" in instruction.attributes:
+        bytes_sent = next(iter(operand_arrays(instruction, computation))).bytes
+        collectives = {BETWEEN_SLICES: Collective(1, bytes_sent, bytes_sent)}
     kernel = instruction.opcode == "custom-call" and "tpu_custom_call" in instruction.attributes
     stated = _KERNEL_FLOPS.search(instruction.attributes) if kernel else None
     return Cost(

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dino_jax.plan.bounds import Bounds
-from dino_jax.plan.cost import Cost
+from dino_jax.plan.cost import BETWEEN_SLICES, Cost
 from dino_jax.plan.plan import Plan
 from dino_jax.plan.supply import Supply
 from dino_jax.plan.topology import GIB
@@ -98,6 +98,11 @@ def _memory_notes(plan: Plan) -> list[str]:
     if runnable and runnable.cost and runnable.cost.kernels:
         runs = runnable.cost.kernels
         lines.append(f"{runs} runs of custom kernels, counted by their stated FLOPs")
+    if plan.tpu_slice.count > 1:
+        lines.append(
+            f"{plan.tpu_slice.count} slices: the bounds leave out the network between them, whose "
+            "bandwidth depends on the VMs"
+        )
     if runnable and runnable.cost and runnable.cost.endless:
         lines.append(f"{runnable.cost.endless} loops of unknown length are counted once")
     return lines
@@ -178,6 +183,7 @@ _ROWS: dict[str, Callable[[Plan, Supply], str] | None] = {
     "  reduce-scatter": _collective("reduce-scatter"),
     "  all-to-all": _collective("all-to-all"),
     "  collective-permute": _collective("collective-permute"),
+    "  between slices": _collective(BETWEEN_SLICES),
     "time of a step, lower bounds": None,
     "  compute": _of_bounds(lambda bounds: _milliseconds(bounds.compute)),
     "  HBM": _of_bounds(lambda bounds: _milliseconds(bounds.memory)),

@@ -61,14 +61,15 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """A TPU slice.
+    """A TPU slice, or several of one kind.
 
     Attributes:
-      name: such as "v5e:4x4".
+      name: such as "v5e:4x4", or "2xv5e:4x4" for two.
       chip: kind of its chips.
-      shape: chips along the axes of the torus.
+      shape: chips along the axes of the torus of one.
       devices: devices to compile for.
       hosts: number of VMs, each of which reads its share of the images.
+      count: number of slices.
     """
 
     name: str
@@ -76,10 +77,11 @@ class Slice:
     shape: tuple[int, ...]
     devices: tuple[Any, ...]
     hosts: int
+    count: int = 1
 
     @property
     def chips(self) -> int:
-        return math.prod(self.shape)
+        return math.prod(self.shape) * self.count
 
     @property
     def ici_bandwidth(self) -> float:
@@ -94,11 +96,12 @@ def parse_topology(name: str) -> tuple[Chip, tuple[int, ...]]:
     Raises:
       ValueError: for an unknown chip, or a shape without two (v5e, v6e) or three axes.
     """
-    match = re.fullmatch(r"(\w+):(\d+(?:x\d+)+)", name)
+    match = re.fullmatch(r"([a-z]\w*):(\d+(?:x\d+)+)", name.removeprefix(_times(name)))
     if not match:
         raise ValueError(
             f"--topology {name!r} is not a slice; a slice is a chip and its shape, such as "
-            "v5e:4x4, v5p:4x4x4 or v6e:16x16; several are separated by commas"
+            "v5e:4x4, v5p:4x4x4, v6e:16x16, or 2xv5e:16x16 for two of them; several are separated "
+            "by commas"
         )
     if match[1] not in CHIPS:
         raise ValueError(f"unknown chip {match[1]!r} in --topology {name!r}; known: {list(CHIPS)}")
@@ -113,6 +116,12 @@ def parse_topology(name: str) -> tuple[Chip, tuple[int, ...]]:
     return chip, shape
 
 
+def _times(name: str) -> str:
+    """The "2x" of two slices "2xv5e:4x4"; "" for one."""
+    match = re.match(r"[1-9]\d{0,3}x", name)
+    return match[0] if match else ""
+
+
 def open_slice(name: str) -> Slice:
     """The devices of a slice, from libtpu.
 
@@ -123,14 +132,17 @@ def open_slice(name: str) -> Slice:
     chip, shape = parse_topology(name)
     prepare_libtpu()
     try:
-        found = topologies.get_topology_desc(name, "tpu", **dict(chip.options)).devices
+        times = _times(name)
+        count, one = int(times[:-1] or 1), name.removeprefix(times)
+        options: dict[str, Any] = dict(chip.options) | ({"num_slices": count} if count > 1 else {})
+        found = topologies.get_topology_desc(one, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0]
         if "lockfile" in reason:
             raise OSError(describe_lock(reason)) from error
         raise ValueError(f"libtpu knows no slice {name!r}: {reason}") from error
     hosts = len({device.process_index for device in found})
-    return Slice(name, chip, shape, tuple(found), hosts)
+    return Slice(name, chip, shape, tuple(found), hosts, count)
 
 
 def prepare_libtpu() -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from dino_jax.devices.sharding import (
     make_mesh,
     make_replicate,
     shard_batch,
+    split_slices,
     state_sharding,
 )
 from dino_jax.step.recipe import build_recipe
@@ -52,6 +54,44 @@ def test_every_divisor_is_a_degree_on_a_torus_of_chips(fsdp):
     mesh = make_mesh(fsdp, chips)
     assert dict(mesh.shape) == {"data": 64 // fsdp, "fsdp": fsdp}
     assert set(mesh.devices.flat) == set(chips)
+
+
+@pytest.mark.parametrize("fsdp", [1, 8, 16])
+def test_slices_are_the_outermost_axis_and_each_has_all_of_the_state(fsdp):
+    corners = list(itertools.product(range(4), range(2), range(2)))
+    chips = [
+        Chip(16 * number + place, coords, slice_index=number)
+        for place, coords in enumerate(corners)
+        for number in (1, 0)
+    ]
+    mesh = make_mesh(fsdp, chips)
+    assert dict(mesh.shape) == {"slice": 2, "data": 16 // fsdp, "fsdp": fsdp}
+    for number in range(2):
+        assert {chip.slice_index for chip in mesh.devices[number].flat} == {number}
+    assert batch_sharding(mesh).spec == P(("slice", "data", "fsdp"))
+    assert describe_mesh(mesh).startswith(f"mesh        slice 2 x data {16 // fsdp} x fsdp {fsdp}")
+    with pytest.raises(ValueError, match=r"must divide the 16 devices of each of the 2 slices"):
+        make_mesh(32, chips)
+    with pytest.raises(ValueError, match=r"these have \{0: 16, 1: 15\}"):
+        make_mesh(1, [chip for chip in chips if chip.id != 20])
+
+
+@pytest.mark.parametrize(
+    ("text", "sizes"), [("", [8]), ("1", [8]), ("2", [4, 4]), ("4", [2, 2, 2, 2])]
+)
+def test_devices_that_know_no_slice_are_split_by_processes(text, sizes, monkeypatch):
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", text)
+    places = [SimpleNamespace(process_index=i // 2, platform="cpu") for i in range(8)]
+    slices = split_slices(places)
+    assert [len(each) for each in slices] == sizes
+    assert [place for each in slices for place in each] == places
+
+
+@pytest.mark.parametrize("text", ["3", "0", "two", "-1"])
+def test_a_number_of_slices_that_does_not_divide_the_processes_is_named(text, monkeypatch):
+    monkeypatch.setenv("MEGASCALE_NUM_SLICES", text)
+    with pytest.raises(ValueError, match=r"MEGASCALE_NUM_SLICES .* must divide the 1 processes"):
+        make_mesh(1)
 
 
 @pytest.mark.parametrize("fsdp", [0, 3, 8, -1])

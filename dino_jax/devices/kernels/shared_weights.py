@@ -90,7 +90,8 @@ class SharedWeights:
                 gradient = jax.lax.psum_scatter(
                     gradient, "fsdp", scatter_dimension=axis, tiled=True, axis_index_groups=groups
                 )
-            return jax.lax.psum(gradient, "data").astype(jnp.float32)
+            others = tuple(name for name in self.mesh.axis_names if name != "fsdp")
+            return jax.lax.psum(gradient, others).astype(jnp.float32)
 
         return jax.tree.map(reduce, gradients)
 
@@ -167,7 +168,9 @@ def ring_of(mesh: Mesh) -> int:
     across the rings it does as asked.
     """
     devices = list(mesh.devices.reshape(-1))
-    if mesh.shape["data"] > 1 or not all(hasattr(device, "coords") for device in devices):
+    if len(devices) != mesh.shape["fsdp"] or not all(
+        hasattr(device, "coords") for device in devices
+    ):
         return 0
     places = np.array([device.coords for device in devices])
     lines = places[:, (places[:1] == places[1:2]).all(axis=0)]  # what the first ring shares
