@@ -43,7 +43,8 @@ def require_readable(sources: Mapping[str, ImageSource], max_pixels: int) -> Non
       ValueError: if a section fits none of the images that were tried.
     """
     for where, source in sources.items():
-        tried = range(0, len(source), max(1, len(source) // TRIED))
+        tried = range(0, len(source), max(1, len(source) // TRIED))[:TRIED]
+        reason: UnreadableImageError | None = None
         for index in tried:
             try:
                 read_frames(source, index, max_pixels, most=1)
