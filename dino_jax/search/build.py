@@ -32,9 +32,11 @@ from dino_jax.workdir.paths import absolute_path
 MOST_PLAN = 1 << 24  # bytes of embed.json
 _SHARD = re.compile(r"embeddings-(\d{5})-of-(\d{5})\.(npy|parquet)")
 NO_MODEL = """search build needs MODEL and PHOTOS, or --from=EMBEDDED.
-MODEL is the workdir of a run, or a file of official weights of DINO or DINOv2. Without either, ten
-minutes on your own photos make a small one (two CPU cores, or any GPU; no labels):
-  dino-jax train --config=vits16_small_data --workdir=runs/mine --config.data.path=PHOTOS
+MODEL is the workdir of a run, or a file of official weights of DINO or DINOv2. Without either, some
+minutes on your own photos make a small one, which sees 32 x 32 pixels (two CPU cores, no labels):
+  dino-jax train --config=quickstart --workdir=runs/mine --config.data.kind=folder \\
+    --config.data.path=PHOTOS
+From 10,000 photos on, and with an accelerator, take --config=vits16_small_data instead.
 Released weights find more: docs/search.md says where they are."""
 
 

@@ -311,7 +311,7 @@ def test_another_model_is_an_error_that_names_both(place, other_model, workdir, 
 
 def test_what_a_command_line_lacks_is_said(place, workdir, capsys):
     index, photo = place / "i", place / "photos/p1-1.png"
-    assert "ten\nminutes" in wrong(capsys, "build", place / "n")
+    assert "some\nminutes" in wrong(capsys, "build", place / "n")
     assert "exclude each other" in wrong(
         capsys, "build", place / "n", workdir, place / "photos", "--from=x"
     )
