@@ -87,7 +87,7 @@ function card(hit) {
   const picture = make("img", { src: `/photo?row=${hit.row}`, alt: hit.name, loading: "lazy" });
   const values = Object.entries(hit.values).filter(([, value]) => value !== "");
   const facts = make("div", { class: "facts" },
-    make("span", { class: "score", title: "cosine: 1.00 is the same file" }, hit.score.toFixed(2)),
+    make("span", { class: "score", title: "cosine: 1.000 is the same file" }, hit.score.toFixed(3)),
     make("span", { class: "name" }, hit.name),
     make("p", { class: "values" }, values.map(([name, value]) => `${name} ${value}`).join(" · ")));
   const more = () => like(hit);

@@ -109,7 +109,7 @@ def test_photos_of_the_same_thing_are_added_and_taken_away(browser, place):
     for left in (1, 0):
         browser.run("document.querySelector('#others button').click()")
         browser.wait(f"document.querySelectorAll('#others li').length === {left}")
-    browser.wait("document.querySelector('.score').textContent === '1.00'")
+    browser.wait("document.querySelector('.score').textContent === '1.000'")
 
 
 def test_filters_and_groups(browser, place):
