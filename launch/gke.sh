@@ -10,8 +10,12 @@ start "create setup train status delete" \
 commit=$(resolve_commit)
 cluster=("--cluster=${setting[GKE_CLUSTER]}" "--project=${setting[PROJECT]}" "--zone=${setting[ZONE]}")
 pods=(--selector="jobset.sigs.k8s.io/jobset-name=${setting[NAME]}")
-capacity=--${setting[CAPACITY]}
-[[ ${setting[CAPACITY]} != reserved ]] || capacity=--reservation=${setting[RESERVATION]}
+slices=${setting[SLICES]:-1}
+case ${setting[CAPACITY]} in
+  reserved) capacity=--reservation=${setting[RESERVATION]} ;;
+  flex-start) capacity=--flex ;; # xpk installs Kueue, whose queue asks the Dynamic Workload Scheduler
+  *) capacity=--${setting[CAPACITY]} ;;
+esac
 
 # An image with the code and its packages, built by Cloud Build, tagged with the commit.
 setup() {
@@ -30,10 +34,11 @@ setup() {
 }
 
 # xpk restarts after 42 and 127 to 255 (a lost node) and what is added here; 1 and 2 end the
-# workload. `exec`: the SIGTERM that announces an end must reach Python.
+# workload. Of several slices, GKE tells each pod its own in MEGASCALE variables, which jax reads.
+# `exec`: the SIGTERM that announces an end must reach Python.
 train() {
   run xpk workload create --workload="${setting[NAME]}" "${cluster[@]}" \
-    --tpu-type="${setting[ACCELERATOR_TYPE]}" --docker-image="${setting[GKE_IMAGE]}:$commit" \
+    --tpu-type="${setting[ACCELERATOR_TYPE]}" "--num-slices=$slices" --docker-image="${setting[GKE_IMAGE]}:$commit" \
     --max-restarts="${setting[MAX_RESTARTS]}" --restart-on-exit-codes=75 \
     --termination-grace-period-seconds=300 \
     --command="exec python -m dino_jax.train --distributed $(train_options)"
@@ -48,7 +53,7 @@ status() {
 
 case $verb in
   create)
-    run xpk cluster create "${cluster[@]}" --tpu-type="${setting[ACCELERATOR_TYPE]}" --num-slices=1 \
+    run xpk cluster create "${cluster[@]}" --tpu-type="${setting[ACCELERATOR_TYPE]}" "--num-slices=$slices" \
       "$capacity"
     ;;
   setup | train | status) "$verb" ;;

@@ -10,7 +10,7 @@
   exit 2
 }
 
-readonly SETTINGS=(PROJECT ZONE NAME CAPACITY RESERVATION ACCELERATOR_TYPE RUNTIME_VERSION
+readonly SETTINGS=(PROJECT ZONE NAME CAPACITY RESERVATION RUN_HOURS SLICES ACCELERATOR_TYPE RUNTIME_VERSION
   DATA_DISK CONFIG WORKDIR FLAG GIT_URL GIT_COMMIT POLL_SECONDS MAX_RESTARTS GKE_CLUSTER GKE_IMAGE
   MIG_MACHINE_TYPE MIG_TOPOLOGY MIG_IMAGE_FAMILY MIG_IMAGE_PROJECT MIG_DISK_GB)
 LAUNCH=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -136,7 +136,9 @@ check_settings() {
   local flag
   check_value NAME '^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$' "up to 40 of a-z, 0-9 and -, starting with a letter"
   check_value ZONE '^[a-z]+-[a-z]+[0-9]+-[a-z0-9]+$' "a zone such as us-east5-a"
-  check_value CAPACITY '^(on-demand|spot|reserved)$' "on-demand, spot or reserved"
+  check_value CAPACITY '^(on-demand|spot|reserved|flex-start)$' "on-demand, spot, reserved or flex-start"
+  check_value RUN_HOURS '^([1-9][0-9]?|1[0-5][0-9]|16[0-8])$' "hours from 1 to 168"
+  check_value SLICES '^[1-9][0-9]*$' "a whole number of slices"
   check_value WORKDIR '^gs://[^/]+/.+' "gs://BUCKET/FOLDER (the disk of a VM ends with the VM)"
   check_value POLL_SECONDS '^[0-9]+([.][0-9]+)?$' "a number of seconds"
   check_value MAX_RESTARTS '^[0-9]+$' "a whole number"

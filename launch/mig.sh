@@ -29,6 +29,11 @@ create() {
     --default-action-on-vm-failure=do-nothing)
   case ${setting[CAPACITY]} in
     spot) template+=(--provisioning-model=SPOT --instance-termination-action=STOP) ;;
+    flex-start)
+      require RUN_HOURS
+      template+=(--provisioning-model=FLEX_START "--max-run-duration=${setting[RUN_HOURS]}h"
+        --instance-termination-action=DELETE --reservation-affinity=none)
+      ;;
     reserved)
       template+=(--provisioning-model=RESERVATION_BOUND --instance-termination-action=DELETE
         --reservation-affinity=specific "--reservation=${setting[RESERVATION]}")

@@ -16,7 +16,10 @@ state_command="$REMOTE state"' 2>/dev/null || echo "dino_jax_state $(hostname) a
 restarts=0 failures=0 refusals=0 # what `keep_going` has counted so far
 
 create() {
-  run "${queue[@]}" create "${setting[NAME]}" --node-id="${setting[NAME]}" "${slice_options[@]}" \
+  local make=("${queue[@]}")
+  # Only the alpha commands know a provisioning model.
+  [[ ${setting[CAPACITY]} != flex-start ]] || make=(gcloud alpha "${queue[@]:1}")
+  run "${make[@]}" create "${setting[NAME]}" --node-id="${setting[NAME]}" "${slice_options[@]}" \
     --runtime-version="${setting[RUNTIME_VERSION]}"
 }
 

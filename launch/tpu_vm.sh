@@ -4,6 +4,7 @@ set -euo pipefail
 # shellcheck source=launch/lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 start "create setup doctor train status delete" "ACCELERATOR_TYPE RUNTIME_VERSION CONFIG WORKDIR" "$@"
+[[ ${setting[CAPACITY]} != flex-start ]] || fail "flex-start waits in a queue: use queued.sh, mig.sh or gke.sh"
 # shellcheck source=launch/tpu_workers.sh
 source "$LAUNCH/tpu_workers.sh"
 

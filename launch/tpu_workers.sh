@@ -4,7 +4,14 @@
 
 location=("--project=${setting[PROJECT]}" "--zone=${setting[ZONE]}")
 slice_options=("${location[@]}" "--accelerator-type=${setting[ACCELERATOR_TYPE]}")
-[[ ${setting[CAPACITY]} == on-demand ]] || slice_options+=("--${setting[CAPACITY]}")
+case ${setting[CAPACITY]} in
+  on-demand) ;;
+  flex-start)
+    require RUN_HOURS
+    slice_options+=(--provisioning-model=flex-start "--max-run-duration=${setting[RUN_HOURS]}h")
+    ;;
+  *) slice_options+=("--${setting[CAPACITY]}") ;;
+esac
 [[ -z ${setting[DATA_DISK]-} ]] \
   || slice_options+=("--data-disk=source=${setting[DATA_DISK]},mode=read-only")
 

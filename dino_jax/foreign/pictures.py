@@ -50,6 +50,11 @@ def opened_picture(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
             yield image
     except UnreadableImageError:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(
+            f"{error} That is Pillow's own bound, max_pixels cannot raise it: cut the image into "
+            "tiles, or reduce it"
+        ) from error
     except MemoryError as error:  # also of decoders that refuse a size
         require_memory()
         raise UnreadableImageError("its decoder asks for more memory than there is") from error

@@ -342,3 +342,9 @@ def test_damaged_exif_says_nothing_about_the_orientation(exif):
     data = encode(Image.fromarray(COLOR), "JPEG", exif=exif)
     applied = decode_image(data, LIMIT, Decoding(orientation="apply"))
     np.testing.assert_array_equal(applied, decode_image(data, LIMIT))
+
+
+def test_an_image_beyond_the_bound_of_pillow_says_what_max_pixels_cannot_do(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(UnreadableImageError, match=r"48 pixels.*max_pixels cannot raise it: cut"):
+        decode_image(encode(Image.fromarray(COLOR), "TIFF"), LIMIT)

@@ -74,6 +74,11 @@ CAPACITY = [
     ("gke", "on-demand", "--on-demand"),
     ("gke", "spot", "--spot"),
     ("gke", "reserved", "--reservation=mine"),
+    ("queued", "flex-start", "--provisioning-model=flex-start"),
+    ("queued", "flex-start", "--max-run-duration=5h"),
+    ("gke", "flex-start", "--flex"),
+    ("mig", "flex-start", "--provisioning-model=FLEX_START"),
+    ("mig", "flex-start", "--max-run-duration=5h"),
     ("mig", "spot", "--provisioning-model=SPOT"),
     ("mig", "reserved", "--reservation=mine"),
 ]
@@ -81,7 +86,7 @@ CAPACITY = [
 
 @pytest.mark.parametrize(("script", "capacity", "option"), CAPACITY)
 def test_capacity_is_asked_for_in_the_words_of_the_platform(cloud, script, capacity, option):
-    cloud.set("RESERVATION=mine", CAPACITY=capacity)
+    cloud.set("RESERVATION=mine", "RUN_HOURS=5", CAPACITY=capacity)
     assert option in cloud.launch(script, "create", "--dry-run").stdout.split()
 
 
@@ -136,6 +141,13 @@ def test_a_data_disk_is_attached_and_mounted(cloud):
 def test_gke_restarts_after_75_and_never_after_1_or_2(cloud):
     shown = cloud.launch("gke", "train", "--dry-run").stdout
     assert "--restart-on-exit-codes=75 " in shown and "--max-restarts=3 " in shown
+
+
+@pytest.mark.parametrize(("lines", "slices"), [((), 1), (("SLICES=4",), 4)])
+def test_gke_makes_and_uses_as_many_slices_as_asked_for(cloud, lines, slices):
+    cloud.set(*lines)
+    for verb in ("create", "train"):
+        assert f"--num-slices={slices} " in cloud.launch("gke", verb, "--dry-run").stdout
 
 
 def test_versions_are_pinned_to_one_jax_that_setup_py_allows():
