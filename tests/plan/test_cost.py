@@ -236,3 +236,23 @@ def test_the_mean_over_a_sharded_batch_is_one_all_reduce():
     batch = jax.ShapeDtypeStruct((8, 32), jnp.float32, sharding=batch_sharding(mesh))
     cost = compiled_cost(lambda x: x.mean(axis=0), batch, devices=4, out_shardings=replicated(mesh))
     assert cost.collectives == {"all-reduce": Collective(1, 128, 2 * 3 / 4 * 128)}
+
+
+def test_what_a_device_sends_to_other_slices_is_counted_by_itself():
+    """As libtpu 0.0.42 writes the sum over two slices; the receiving side moves no more."""
+    megascale = (
+        "is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}'
+    )
+    cost = text_cost(
+        f"""
+  %x = f32[1,8,128]{{2,1,0}} parameter(0)
+  %token = token[] after-all()
+  %send = (f32[1,8,128]{{2,1,0}}, u32[], token[]) send(%x, %token), channel_id=2, {megascale}
+  %recv = (f32[1,8,128]{{2,1,0}}, u32[], token[]) recv(%token), channel_id=1, {megascale}
+  %sent = token[] send-done(%send), channel_id=2, {megascale}
+  ROOT %done = (f32[1,8,128]{{2,1,0}}, token[]) recv-done(%recv), channel_id=1, {megascale}
+"""
+    )
+    assert cost.collectives == {"between-slices": Collective(1, 4096, 4096)}
+    assert cost.bytes == 0
