@@ -18,8 +18,6 @@ class Bounds:
       network: seconds in which a device sends its data at the bandwidth of all its links;
         what crosses to other slices is not counted.
       step: least seconds of a step, the largest of these.
-      estimate: seconds of the compiler's own cycle estimates, added up; not a bound; None
-        where the clock of the chip or the cycles of some instructions are not known.
       mfu: model FLOPs utilization at the bound, at most 1: the share of the peak that goes into
         FLOPs of the recipe, without those that are done twice to save memory.
       images_per_second: rate of all chips, at most.
@@ -32,7 +30,6 @@ class Bounds:
     memory: float
     network: float
     step: float
-    estimate: float | None
     mfu: float
     images_per_second: float
     images_per_second_per_host: float
@@ -76,16 +73,12 @@ def compute_bounds(cost: Cost, work: Work, tpu_slice: Slice) -> Bounds:
     compute, memory = cost.flops / chip.peak, cost.bytes / chip.bandwidth
     network = sent / tpu_slice.ici_bandwidth if sent else 0.0
     step = max(compute, memory, network)
-    estimate = None
-    if chip.clock and cost.cycles and not cost.kernels:
-        estimate = cost.cycles / chip.clock
     rate = work.batch_size / step
     return Bounds(
         compute=compute,
         memory=memory,
         network=network,
         step=step,
-        estimate=estimate,
         mfu=work.model_flops * work.batch_size / devices / (chip.peak * step),
         images_per_second=rate,
         images_per_second_per_host=rate / tpu_slice.hosts,

@@ -9,6 +9,7 @@ from dino_jax.config.change import change
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.plan.advice import Changes, Largest, batch_unit, find_largest_batch, find_remedy
 from dino_jax.plan.bounds import Bounds, Work, compute_bounds
+from dino_jax.plan.count import Count, count_step
 from dino_jax.plan.model_flops import model_flops_per_image
 from dino_jax.plan.program import GIB, Program, compile_step
 from dino_jax.plan.topology import Slice
@@ -27,6 +28,7 @@ class Plan:
       program: the step as the config has it.
       bounds: its bounds, or those of the program with the remedy; None if neither fits or can be
         read.
+      count: the compiler's own count of the same program; None if it estimates nothing.
       largest: batch per device; None if it was not searched for.
       remedy: changes with which the step fits, and its program; None if it fits or nothing helps.
       seconds: time that all this took.
@@ -36,6 +38,7 @@ class Plan:
     work: Work
     program: Program
     bounds: Bounds | None
+    count: Count | None
     largest: Largest | None
     remedy: tuple[Changes, Program] | None
     seconds: float
@@ -89,8 +92,9 @@ def make_plan(
     runnable = program if program.fits else remedy and remedy[1]
     cost = runnable.cost if runnable else None
     bounds = compute_bounds(cost, work, tpu_slice) if cost else None
+    count = count_step(cost, runnable.kernels, tpu_slice) if runnable and cost else None
     seconds = time.monotonic() - start
-    return Plan(tpu_slice, work, program, bounds, largest, remedy, seconds)
+    return Plan(tpu_slice, work, program, bounds, count, largest, remedy, seconds)
 
 
 def describe_program(tpu_slice: Slice, config: Any, changes: Changes, program: Program) -> str:

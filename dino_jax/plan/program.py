@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import time
+from collections import Counter
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from dino_jax.devices.sharding import (
 )
 from dino_jax.plan.cost import Cost, module_cost
 from dino_jax.plan.hlo import parse_module
+from dino_jax.plan.kernels import Kernel, UncountedError, find_kernels
 from dino_jax.plan.topology import GIB, Slice
 from dino_jax.run.check import check_config
 from dino_jax.run.whole_config import Config
@@ -35,6 +37,7 @@ class Program:
         tell: libtpu compiles programs for which it exceeds the memory.)
       state: bytes of the state, a part of `memory`.
       cost: cost of one step; None if it does not fit or the compiler cannot print the program.
+      kernels: how often each kernel runs in it; or why that is not known.
       seconds: time that tracing and compiling took.
     """
 
@@ -43,6 +46,7 @@ class Program:
     state: float
     cost: Cost | None
     seconds: float
+    kernels: Counter[Kernel] | str = dataclasses.field(default_factory=Counter)
 
 
 def lower_step(config: Config, images: int, devices: Any) -> tuple[Any, float]:
@@ -114,10 +118,15 @@ def compile_step(config: Config, images: int, tpu_slice: Slice) -> Program:
         return Program(False, memory, state, None, time.monotonic() - start)
     memory = float(compiled.memory_analysis().peak_memory_in_bytes)
     try:
-        cost = module_cost(parse_module(compiled.as_text()), len(tpu_slice.devices))
+        module = parse_module(compiled.as_text())
     except jax.errors.JaxRuntimeError:  # libtpu fails to print some large programs
-        cost = None
-    return Program(True, memory, state, cost, time.monotonic() - start)
+        return Program(True, memory, state, None, time.monotonic() - start)
+    cost = module_cost(module, len(tpu_slice.devices))
+    try:
+        kernels: Counter[Kernel] | str = find_kernels(module, config)
+    except UncountedError as error:
+        kernels = str(error)
+    return Program(True, memory, state, cost, time.monotonic() - start, kernels)
 
 
 def needed_memory(message: str) -> float | None:

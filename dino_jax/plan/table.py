@@ -10,6 +10,7 @@ from rich.text import Text
 
 from dino_jax.plan.bounds import Bounds
 from dino_jax.plan.cost import BETWEEN_SLICES, Cost
+from dino_jax.plan.count import Count
 from dino_jax.plan.plan import Plan
 from dino_jax.plan.supply import Supply
 from dino_jax.plan.topology import GIB
@@ -62,10 +63,22 @@ def plan_values(plan: Plan, supply: Supply) -> dict[str, Any]:
         "program": dataclasses.asdict(cost) if cost else None,
         "bounds_are": LABEL,
         "bounds": dataclasses.asdict(bounds) | {"limit": bounds.limit} if bounds else None,
+        "compilers_count": _count_values(plan.count),
         "input_measured_per_core": supply.per_core,
         "compile_seconds": program.seconds,
         "plan_seconds": plan.seconds,
         "notes": notes(plan, supply),
+    }
+
+
+def _count_values(count: Count | None) -> dict[str, Any] | None:
+    if count is None:
+        return None
+    parts = {"xla": count.xla, "kernels": count.kernels, "step": count.step}
+    return {
+        "cycles": parts,
+        "seconds": {name: count.seconds(cycles) for name, cycles in parts.items()},
+        "missing": count.missing,
     }
 
 
@@ -97,7 +110,9 @@ def _memory_notes(plan: Plan) -> list[str]:
         lines.append("libtpu cannot print this program, so only its memory is known")
     if runnable and runnable.cost and runnable.cost.kernels:
         runs = runnable.cost.kernels
-        lines.append(f"{runs} runs of custom kernels, counted by their stated FLOPs")
+        lines.append(f"{runs} runs of custom kernels; in the bounds with their stated FLOPs")
+    if plan.count and plan.count.missing:
+        lines.append(f"the cycles of the kernels are not known: {plan.count.missing}")
     if plan.tpu_slice.count > 1:
         lines.append(
             f"{plan.tpu_slice.count} slices: the bounds leave out the network between them, whose "
@@ -133,6 +148,26 @@ def _of_cost(show: Callable[[Cost], str]) -> Callable[[Plan, Supply], str]:
         return show(program.cost) if program and program.cost else NONE
 
     return row
+
+
+def _of_count(cycles: Callable[[Count], float | None]) -> Callable[[Plan, Supply], str]:
+    """Time, or cycles where the clock is not published."""
+
+    def row(plan: Plan, _: Supply) -> str:
+        found = cycles(plan.count) if plan.count else None
+        if not plan.count or found is None:
+            return NONE
+        seconds = plan.count.seconds(found)
+        return f"{found / 1e6:,.3g} M cycles" if seconds is None else _milliseconds(seconds)
+
+    return row
+
+
+def _utilization(plan: Plan, _: Supply) -> str:
+    seconds = plan.count.seconds(plan.count.step) if plan.count else None
+    if not plan.bounds or not seconds:
+        return NONE
+    return f"{100 * plan.bounds.mfu * plan.bounds.step / seconds:.0f} %"
 
 
 def _collective(kind: str) -> Callable[[Plan, Supply], str]:
@@ -189,7 +224,11 @@ _ROWS: dict[str, Callable[[Plan, Supply], str] | None] = {
     "  HBM": _of_bounds(lambda bounds: _milliseconds(bounds.memory)),
     "  links": _of_bounds(lambda bounds: _milliseconds(bounds.network)),
     "  step (largest)": _of_bounds(lambda bounds: _milliseconds(bounds.step)),
-    "compiler's cycles, not a bound": _of_bounds(lambda bounds: _milliseconds(bounds.estimate)),
+    "the compiler's count, not a bound": None,
+    "  XLA's operations": _of_count(lambda count: count.xla),
+    "  kernels": _of_count(lambda count: count.kernels),
+    "  step (both)": _of_count(lambda count: count.step),
+    "  model FLOPs utilization by it": _utilization,
     "at the bound of the step, at best": None,
     "  model FLOPs utilization": _of_bounds(lambda bounds: f"{100 * bounds.mfu:.0f} %"),
     "  images/s": _of_bounds(lambda bounds: f"{bounds.images_per_second:,.0f}"),

@@ -336,3 +336,51 @@ def test_a_folder_that_another_build_works_on_is_left_alone(tmp_path, capsys):
     lock.release()
     assert _run(source, tmp_path / "out") == 0
     assert not (tmp_path / "out/lock.json").exists()
+
+
+def photo(height, width, orientation=1, form="JPEG"):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = BytesIO()
+    Image.fromarray(pixels).resize((width, height)).save(buffer, form, exif=exif, quality=90)
+    return buffer.getvalue()
+
+
+def test_photographs_are_made_smaller_on_request_and_keep_their_orientation(tmp_path):
+    (tmp_path / "in").mkdir()
+    files = {
+        "large.jpg": photo(120, 320, orientation=6),
+        "small.jpg": photo(40, 64),
+        "large.png": photo(160, 80, orientation=3, form="PNG"),
+    }
+    for name, data in files.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    for workers in ("0", "2"):
+        out = tmp_path / workers
+        assert (
+            main([str(tmp_path / "in"), f"--out={out}", "--max-side=64", f"--workers={workers}"])
+            == 0
+        )
+    assert _files(tmp_path / "0") == _files(tmp_path / "2")
+    built = {
+        record["name"]: record["image"]
+        for record in _records(ArrayRecordSource(str(tmp_path / "0")))
+    }
+    assert built["small.jpg"] == files["small.jpg"]
+    for name, size, orientation in (("large.jpg", (64, 24), 6), ("large.png", (32, 64), 3)):
+        with Image.open(BytesIO(built[name])) as now, Image.open(BytesIO(files[name])) as was:
+            assert (now.format, now.size) == (was.format, size)
+            assert now.getexif()[0x0112] == orientation
+            expected = was.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+            difference = np.abs(np.int16(np.asarray(now.convert("RGB"))) - np.int16(expected))
+        assert difference.mean() < (2 if name.endswith("jpg") else 1e-9)
+
+
+@pytest.mark.parametrize("other", ["--range=full", "--channels=1", "--measure-range"])
+def test_only_photographs_are_made_smaller(tmp_path, capsys, other):
+    _folder(tmp_path / "in")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(tmp_path / "in"), f"--out={tmp_path / 'out'}", "--max-side=64", other])
+    assert "--max-side is for photographs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -37,14 +37,6 @@ def test_the_run_follows_from_the_step():
     assert bounds.mfu == pytest.approx(113.8e9 * 64 / 197e12 / 0.1)
 
 
-def test_the_compilers_cycles_are_seconds_where_the_clock_is_known():
-    assert compute_bounds(COST, WORK, PLACE).estimate == pytest.approx(3e8 / 1.5e9)
-    unknown = dataclasses.replace(PLACE, chip=CHIPS["v6e"])
-    assert compute_bounds(COST, WORK, unknown).estimate is None
-    kernels = dataclasses.replace(COST, kernels=2)
-    assert compute_bounds(kernels, WORK, PLACE).estimate is None
-
-
 @pytest.mark.parametrize(
     ("chip", "shape", "links"),
     [

@@ -72,7 +72,8 @@ def test_what_fits_is_compiled_once_without_a_search(plan):
         "images per step, per device 512, 32",
         "needed 3.90 GiB left 11.85 GiB fits yes",
         "FLOP 3.65 TFLOP HBM traffic 41 GB all-reduce 50 x, 166 MB all-gather none",
-        "HBM 50 ms links 1.55 ms step (largest) 50 ms compiler's cycles, not a bound 200 ms",
+        "HBM 50 ms links 1.55 ms step (largest) 50 ms the compiler's count, not a bound",
+        "XLA's operations 200 ms kernels 0 ms step (both) 200 ms",
         "images/s 10,240",
         "input: images/s per host 2,560",
         "lower bounds by the TPU compiler and the data sheets, not measurements",
@@ -128,6 +129,8 @@ def test_the_values_for_programs_are_plain_and_labelled(plan):
     assert values["program"]["collectives"]["all-reduce"]["count"] == 50
     assert values["bounds"]["step"] == pytest.approx(4.095e10 / 819e9)
     assert "not measurements" in values["bounds_are"]
+    assert values["compilers_count"]["cycles"] == {"xla": 3e8, "kernels": 0, "step": 3e8}
+    assert values["compilers_count"]["seconds"]["step"] == pytest.approx(0.2)
 
 
 def test_the_input_was_measured_for_the_crops_of_the_paper_only(plan):

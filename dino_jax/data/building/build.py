@@ -9,7 +9,8 @@ or a config file (it ends with .py) whose `config.data` is taken: this way mixtu
 too. TFDS and the digits need no path but --kind, --name and --split.
 
 1. Scan: every image is read, hashed (SHA-256) and decoded once, in parallel.
-2. Write: the encoded images are written as they are, in the order of the source, in parallel.
+2. Write: the encoded images are written as they are, in the order of the source, in parallel;
+   only with --max-side, larger photographs are made smaller and encoded again.
 The folder then holds the shards, dataset.json (class names, counts, mean and std), build.json (the
 options) and report.txt, which names every unreadable image with the reason, and every image with
 the same bytes as an earlier one.
@@ -36,12 +37,12 @@ from pathlib import Path
 import numpy as np
 from etils import epath
 
-from dino_jax.commands.arguments import COUNT, SHARE, WORKERS, filled, whole
+from dino_jax.commands.arguments import COUNT, SHARE, SIDE, WORKERS, filled, whole
 from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.commands.one_writer import one_writer
 from dino_jax.commands.signals import Stopped, stop_on_signals
 from dino_jax.commands.source_arguments import add_source_arguments, source_config
-from dino_jax.data.building.build_plan import PLAN, Options
+from dino_jax.data.building.build_plan import PLAN, Options, open_source
 from dino_jax.data.building.build_report import REPORT, Selection, report_lines, select_images
 from dino_jax.data.building.build_workers import run_tasks
 from dino_jax.data.building.inspection import (
@@ -55,7 +56,7 @@ from dino_jax.data.building.inspection import (
 from dino_jax.data.building.output_folder import open_folder, write_text
 from dino_jax.data.decode import MAX_PIXELS
 from dino_jax.data.decoding import build_decoding
-from dino_jax.data.sources import ImagesConfig, ImageSource, build_source
+from dino_jax.data.sources import ImagesConfig, ImageSource
 from dino_jax.data.sources.record_format import (
     DESCRIPTION,
     Description,
@@ -86,7 +87,7 @@ def build(options: Options, out: str, workers: int, max_unreadable: float) -> No
         can't be built.
       OSError: if files can't be read or written.
     """
-    source = build_source(options.source, "SOURCE")
+    source = open_source(options)
     classes = f"{len(source.class_names):,} classes" if source.class_names else "no labels"
     say(f"source      {options.source['kind']}, {len(source):,} images, {classes}")
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
@@ -225,6 +226,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=filled, required=True, help="new folder for the shards, local or gs://")
     add("--shards", type=whole(0, 100_000), default=0, help="0: one per GiB, at most 1,024")
     add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
+    add(
+        "--max-side",
+        type=SIDE,
+        default=0,
+        help="make photographs with a longer side smaller, to so many pixels; default: keep them",
+    )
     add("--drop-duplicates", action="store_true", help="leave out files with equal bytes")
     add("--compute-stats", action="store_true", help="mean and std of the channels")
     add("--max-unreadable", type=SHARE, default=0.01, help="largest share of unreadable images")
@@ -244,6 +251,7 @@ def options_of(arguments: argparse.Namespace) -> Options:
         drop_duplicates=arguments.drop_duplicates,
         compute_stats=arguments.compute_stats,
         measure_range=getattr(arguments, "measure_range", False),
+        max_side=arguments.max_side,
     )
 
 

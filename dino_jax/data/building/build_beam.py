@@ -36,9 +36,8 @@ from etils import epath
 from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 from dino_jax.commands.one_writer import one_writer
 from dino_jax.data.building.build import add_arguments, options_of
-from dino_jax.data.building.build_plan import PLAN, Options
+from dino_jax.data.building.build_plan import PLAN, Options, open_source
 from dino_jax.data.building.output_folder import open_folder
-from dino_jax.data.sources import build_source
 from dino_jax.data.sources.record_format import DESCRIPTION
 from dino_jax.workdir.paths import absolute_path
 
@@ -72,7 +71,7 @@ def build(options: Options, out: str, max_unreadable: float, beam_arguments: lis
         raise ImportError("build-beam needs Apache Beam: pip install 'dino_jax[beam]'") from error
     if options.shards < 1:
         raise ValueError("a pipeline needs --shards, such as one for every GiB of images")
-    source = build_source(options.source, "SOURCE")
+    source = open_source(options)
     open_folder(out, PLAN, dataclasses.asdict(options), source, "build")
     if (epath.Path(out) / DESCRIPTION).exists():
         print(f"{out} is already complete")

@@ -1,82 +1,29 @@
-"""Counts the instructions of a kernel: python -m tests.benchmarks.step.kernel_bundles …
+"""Compiles one kernel for one device: python -m dino_jax.plan.kernel_program SLICE NAME B T D F H.
 
-The TPU compiler estimates no cycles for Pallas kernels, but writes down their final instruction
-bundles when it is asked to. They contain no loop but the grid, so a run takes as many cycles as
-there are bundles, if it never waits for memory. A process of its own, because libtpu reads its
-options when it is loaded.
+Prints how often it runs for the crops of a device. libtpu reads its options when it is loaded, so
+`kernels.count_cycles` starts a process for each kernel.
 """
 
-import os
-import re
-import subprocess
 import sys
-import tempfile
 from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-SPLASH = "splash_mha"  # how the names of jax' kernels for long sequences begin
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dino_jax.devices.kernels import attention_branch, mlp_branch
+from dino_jax.devices.kernels.long_attention import cut, long_attention
+from dino_jax.devices.kernels.tiles import SUBLANES, crops_per_run
+from dino_jax.plan.kernels import SPLASH, Kernel
+from dino_jax.plan.topology import open_slice
+
 EPSILON = 1e-6  # of LayerNorms; no matter here
-BUNDLES = re.compile(r"total scheduled bundles:\s+(\d+)")
-
-
-class Kernel(NamedTuple):
-    """A kernel as one device runs it.
-
-    Attributes:
-      name: of the function, such as "mlp_branch_gradient".
-      crops: B on the device.
-      tokens: T of a crop, without padding.
-      dim: D
-      hidden: F of the MLP.
-      heads: H
-    """
-
-    name: str
-    crops: int
-    tokens: int
-    dim: int
-    hidden: int
-    heads: int
-
-
-def count_cycles(kernel: Kernel, topology: str) -> int:
-    """Cycles of all runs over the crops of a device; seconds to a minute of CPU time."""
-    with tempfile.TemporaryDirectory() as folder:
-        options = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
-        command = [sys.executable, "-m", "tests.benchmarks.step.kernel_bundles", topology]
-        output = subprocess.run(
-            [*command, *map(str, kernel)],
-            # The parent holds libtpu's lock; neither touches a chip.
-            env={
-                **os.environ,
-                "LIBTPU_INIT_ARGS": options,
-                "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-            },
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-        found = [
-            int(BUNDLES.search(path.read_text())[1])  # pyright: ignore
-            for path in Path(folder).glob(f"*-{kernel.name}.*schedule-analysis_final_bundles.txt")
-        ]
-    if len(found) != 1:
-        raise RuntimeError(f"{len(found)} schedules of {kernel.name} instead of one")
-    return found[0] * int(output.split()[-1])
 
 
 def compile_alone(topology: str, kernel: Kernel) -> int:
     """Compiles it for one device; returns the runs that its crops need."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-    from dino_jax.devices.kernels import attention_branch, mlp_branch
-    from dino_jax.devices.kernels.tiles import SUBLANES, crops_per_run
-    from dino_jax.plan.topology import open_slice
-
     mesh = Mesh(np.array(open_slice(topology).devices[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
@@ -115,10 +62,6 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
 
 def compile_long_attention(kernel: Kernel, mesh: Any, array: Any) -> int:
     """Compiles attention over long sequences and its gradient, as `compile_alone` does."""
-    import jax
-
-    from dino_jax.devices.kernels.long_attention import cut, long_attention
-
     attention = partial(long_attention, mesh=mesh)
 
     def all_kernels(queries: Any, keys: Any, values: Any, gradient: Any) -> Any:
