@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from dino_jax.config.range import MOST_IMAGES
 from dino_jax.config.section import option
 from dino_jax.objectives.base import Context, Needs, Outcome, Outputs, check_head
+from dino_jax.objectives.sphere import uniformity
 from dino_jax.optim.schedules import Constant, Schedule
 
 
@@ -139,7 +140,10 @@ class SimDinoObjective:
         state: Any,
         step: jax.Array,
     ) -> Outcome:
-        """Minus the weighted cosine, minus the mean coding rate of the teacher's views."""
+        """Minus the weighted cosine, minus the mean coding rate of the teacher's views.
+
+        "uniformity" is that of the student's first views, the mean of the groups.
+        """
         del batch, step
         student, teacher = (
             branches[name].project(self.head, branches[name].cls_tokens())
@@ -151,7 +155,14 @@ class SimDinoObjective:
         spread = student[:, :views]
         if self.spread == "mean":
             spread = (spread + teacher) / 2
-        groups = jnp.moveaxis(spread, 1, 0).reshape(views, -1, self.group_size or images, dim)
+        shape = (-1, self.group_size or images, dim)
+        groups = jnp.moveaxis(spread, 1, 0).reshape(views, *shape)
         rate = jnp.mean(coding_rate(groups, self.epsilon))
         loss = -self.cosine_weight * cosine - rate
-        return Outcome(loss, state, {"loss": loss, "cosine": cosine, "coding_rate": rate})
+        metrics = {
+            "loss": loss,
+            "cosine": cosine,
+            "coding_rate": rate,
+            "uniformity": jnp.mean(jax.vmap(uniformity)(student[:, 0].reshape(shape))),
+        }
+        return Outcome(loss, state, metrics)

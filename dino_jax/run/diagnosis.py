@@ -157,8 +157,10 @@ def diagnose(history: History) -> Diagnosis:
 def _skipped(history: History) -> str | None:
     counts = [record.get("skipped_steps") for record in history.lines]
     counts = [count for count in counts if count is not None]
+    if not counts:
+        return None
     before = counts[0] if len(history.lines) > WINDOW else 0
-    if not counts or counts[-1] <= before:
+    if counts[-1] <= before:
         return None
     return f"{counts[-1] - before:.0f} of the steps of the last {WINDOW} log lines were skipped"
 
@@ -233,12 +235,13 @@ def _uninformative(history: History, name: str) -> str | None:
 
 
 def _one_point(history: History) -> str | None:
-    """Evidence that all images have the same projection: BYOL's trivial solution."""
+    """Evidence that all images have the same projection: the trivial solution of BYOL, SimDINO."""
     for name in history.objectives("uniformity"):
         values = history.settled(f"{name}/uniformity")
         if values and min(values) > ONE_POINT:
             losses = history.settled(f"{name}/loss")
-            return f"{name} uniformity {_range(values)} of the projections; loss {_range(losses)}"
+            loss = f"; loss {_range(losses)}" if losses else ""
+            return f"{name} uniformity {_range(values)} of the projections{loss}"
     return None
 
 
@@ -248,7 +251,8 @@ def _one_dimension(history: History) -> str | None:
     )
     if not ranks or max(ranks) > ONE_DIMENSION:
         return None
-    return f"effective rank {_range(ranks)} of the cls features, std {_range(spreads)} of their rms"
+    spread = f", std {_range(spreads)} of their rms" if spreads else ""
+    return f"effective rank {_range(ranks)} of the cls features{spread}"
 
 
 def _waiting(history: History) -> str | None:
@@ -316,8 +320,8 @@ RULES = (
         "All images have the same projection",
         "failure",
         _one_point,
-        "Raise config.roles.teacher.momentum towards 1, lower config.optimizer.lr, and keep "
-        "batch_norm in the projector and the predictor.",
+        "Lower config.optimizer.lr, keep batch_norm in the heads, and raise the momentum of a "
+        "teacher towards 1; for SimDINO lower the objective's cosine_weight.",
         "uniformity of arXiv:2005.10242, Eq. 4, is 0 if all are equal; BYOL, arXiv:2006.07733, "
         "Section 5 and appendix F: it collapses without its predictor or its average",
     ),

@@ -27,6 +27,12 @@ def rate(features, epsilon):
     return 0.5 * np.log(eigenvalues).sum() * (dim + n) / (dim * n)
 
 
+def spread_of(x):
+    """Log of the mean of exp(-2 d²) over pairs of different rows."""
+    squares = ((x[:, None] - x[None]) ** 2).sum(-1)[~np.eye(len(x), dtype=bool)]
+    return np.log(np.mean(np.exp(-2 * squares)))
+
+
 def build(**options):
     context = Context("student", {"dino": D}, {"dino": "cls"}, 10, 5)
     return simdino.build("config.objectives.simdino", simdino.Config(**options), context)
@@ -51,6 +57,8 @@ def test_the_loss_is_that_of_loops_over_pairs_and_groups(spread, group_size):
     np.testing.assert_allclose(outcome.metrics["cosine"], np.mean(pairs), rtol=1e-5)
     np.testing.assert_allclose(outcome.metrics["coding_rate"], np.mean(rates), rtol=1e-5)
     np.testing.assert_allclose(outcome.loss, -1.5 * np.mean(pairs) - np.mean(rates), rtol=1e-5)
+    spreads = [spread_of(student[i : i + n, 0]) for i in range(0, B, n)]
+    np.testing.assert_allclose(outcome.metrics["uniformity"], np.mean(spreads), rtol=1e-5)
     assert np.isfinite(grads["cls"]).all() and np.abs(grads["cls"]).min(axis=(0, 2)).max() > 0
 
 
