@@ -4,6 +4,7 @@ The "model FLOPs" of the literature, which no faster program can avoid.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,16 @@ def model_flops_per_image(config: Config, images: int) -> float:
       config: the whole config; its `remat` is not used.
       images: number of images of the training set.
     """
+    return count_flops(_step_of(config, images)) / config.batch_size
+
+
+def encoder_flops_per_image(config: Config, images: int) -> float:
+    """The part of `model_flops_per_image` in the backbones: no heads, decoders and losses."""
+    return count_flops(_step_of(config, images), "backbone") / config.batch_size
+
+
+def _step_of(config: Config, images: int) -> core.Jaxpr:
+    """The train step of a config in which nothing is computed twice."""
     has_remat = hasattr(config.network.backbone, "remat")
     plain = change(config, {"augment.backend": "host"})  # cutting the crops is not the recipe's
     plain = change(plain, {"network.backbone.remat": "none"}) if has_remat else plain
@@ -35,24 +46,32 @@ def model_flops_per_image(config: Config, images: int) -> float:
     state = jax.eval_shape(recipe.init, jax.random.key(config.seed))
     frozen = frozen_roles.abstract(mesh, recipe.crop_shape)
     batch = abstract_batch(plain, recipe, None)
-    step = jax.make_jaxpr(recipe.make_step())(state, batch, frozen)
-    return count_flops(step.jaxpr) / config.batch_size
+    return jax.make_jaxpr(recipe.make_step())(state, batch, frozen).jaxpr
 
 
-def count_flops(jaxpr: core.Jaxpr) -> float:
-    """Two FLOPs per multiplication and addition of all products and convolutions of a program."""
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+def count_flops(jaxpr: core.Jaxpr, module: str = "") -> float:
+    """Two FLOPs per multiplication and addition of all products and convolutions of a program.
+
+    Args:
+      jaxpr: the program.
+      module: name of a Flax module, whose forward and backward passes alone count; "": all counts.
+    """
+    return sum(_equation_flops(equation, module) for equation in jaxpr.eqns)
 
 
-def _equation_flops(equation: Any) -> float:
+def _equation_flops(equation: Any, module: str) -> float:
     name, parameters = equation.primitive.name, equation.params
+    if module in re.split(r"\W+", str(equation.source_info.name_stack)):
+        module = ""  # all that is inside counts, too
+    if module and name in ("dot_general", "conv_general_dilated"):
+        return 0.0
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return 2.0 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
         return _convolution_flops(equation)
-    inner = [count_flops(jaxpr) for jaxpr in _inner_jaxprs(parameters)]
+    inner = [count_flops(jaxpr, module) for jaxpr in _inner_jaxprs(parameters)]
     if name == "cond":
         return min(inner)
     return sum(inner) * (parameters["length"] if name == "scan" else 1)

@@ -1,0 +1,1 @@
+"""Methods at equal budget: `python -m tests.benchmarks.compare`."""
