@@ -2,7 +2,8 @@
 
 Paper: arXiv:2104.02057. Heads, loss, frozen patch projection, positions and order of the average
 are MoCo v3's; sizes, rate and momentum fit the small network and batch.
-Expected: no figure yet.
+Expected: k-NN (k = 10) of the student from 69.4 % (random initialization) to 87.7 % after 200 of
+600 steps (--config.epochs=12.0, one seed); not run to its end yet.
 Hardware and time: 2 CPU cores, about as long as the quickstart.
 
 Command:
