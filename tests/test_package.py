@@ -25,6 +25,7 @@ BROUGHT_BY = {
 PACKAGES = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "faiss": "faiss-cpu",
     "libtpu": "jax",  # jax[tpu]
     "mlflow": "mlflow-skinny",
     "orbax": "orbax-checkpoint",
