@@ -5,6 +5,7 @@ Prints how often it runs for the crops of a device. libtpu reads its options whe
 """
 
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,10 +28,10 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
     mesh = Mesh(np.array(open_slice(topology).devices[:1]), ("data",))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
-    def array(*shape: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    def array(*shape: int, dtype: Any = jnp.bfloat16) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=everywhere)
 
-    def row(width: int) -> jax.ShapeDtypeStruct:
+    def row(width: int) -> Any:
         return array(1, width, dtype=jnp.float32)
 
     if kernel.name.startswith(SPLASH):
@@ -49,31 +50,29 @@ def compile_alone(topology: str, kernel: Kernel) -> int:
         function = partial(getattr(mlp_branch, kernel.name), epsilon=EPSILON)
         layers = (array(dim, hidden), row(hidden), array(hidden, dim), row(dim))
         weights = mlp_branch.MlpWeights(row(dim), row(dim), *layers)
-    on_device = jax.shard_map(
-        lambda *arguments: function(*arguments),
-        mesh=mesh,
-        in_specs=PartitionSpec(),
-        out_specs=PartitionSpec(),
-        check_vma=False,
-    )
-    jax.jit(on_device).lower(*inputs, weights).compile()
+    _compile(lambda *arguments: function(*arguments), mesh, *inputs, weights)
     return kernel.crops // crops_per_run(kernel.crops, padded)
 
 
 def compile_long_attention(kernel: Kernel, mesh: Any, array: Any) -> int:
     """Compiles attention over long sequences and its gradient, as `compile_alone` does."""
-    attention = partial(long_attention, mesh=mesh)
 
     def all_kernels(queries: Any, keys: Any, values: Any, gradient: Any) -> Any:
         """Forward passes without and with what the backward pass needs, and that."""
-        mixed, back = jax.vjp(attention, queries, keys, values)
-        return attention(queries, keys, values), mixed, back(gradient)
+        mixed, back = jax.vjp(long_attention, queries, keys, values)
+        return long_attention(queries, keys, values), mixed, back(gradient)
 
     crops, tokens, dim, heads = kernel.crops, kernel.tokens, kernel.dim, kernel.heads
     inputs = [array(crops, tokens, heads, dim // heads)] * 3
-    jax.jit(all_kernels).lower(*inputs, array(crops, tokens, dim)).compile()
+    _compile(all_kernels, mesh, *inputs, array(crops, tokens, dim))
     blocks = cut(tokens)
     return crops * heads * blocks.number * (blocks.number // blocks.together)
+
+
+def _compile(function: Callable[..., Any], mesh: Mesh, *inputs: Any) -> None:
+    whole = PartitionSpec()
+    on_device = jax.shard_map(function, mesh=mesh, in_specs=whole, out_specs=whole, check_vma=False)
+    jax.jit(on_device).lower(*inputs).compile()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from dino_jax.plan.__main__ import main
+from dino_jax.plan.kernels import Kernel, UncountedError, count_cycles
 from tests.run_train import QUICKSTART, ROOT, SMALL, overrides
 
 needs_libtpu = pytest.mark.skipif(
@@ -66,6 +67,24 @@ def test_wrong_usage_is_one_line_and_exit_code_2(arguments, words, refuse):
 )
 def test_what_does_not_fit_the_slice_is_one_line_and_exit_code_2(arguments, words, refuse):
     refuse([QUICKSTART, *arguments], words)
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [("attention_branch", 17), ("splash_mha_fwd_segmented_no_residuals", 600)],
+)
+def test_the_cycles_of_a_kernel_grow_with_its_crops(name, tokens):
+    few, many = (
+        count_cycles(Kernel(name, crops, tokens, 128, 512, 2), "v5e:2x2") for crops in (32, 64)
+    )
+    assert few > 1000 and many / few == pytest.approx(2, rel=0.05)
+
+
+@needs_libtpu
+def test_a_kernel_that_does_not_compile_is_said():
+    with pytest.raises(UncountedError, match="mlp_branch does not compile alone: "):
+        count_cycles(Kernel("mlp_branch", 8, 17, 100, 512, 3), "v5e:none")
 
 
 @needs_libtpu
