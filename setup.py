@@ -61,6 +61,7 @@ setup(
         "flax>=0.12.8,<0.13",
         "grain>=0.2.18,<0.3",
         "jax>=0.10.2,<0.13",
+        "llvmlite>=0.50,<0.51",  # that of numba
         "ml-collections>=1.1,<2",
         "msgpack>=1.2,<2",
         "numba>=0.68,<0.69",
