@@ -9,7 +9,8 @@ import numpy as np
 from dino_jax.foreign.numbers import Numbers
 from dino_jax.foreign.pictures import UnreadableImageError
 
-HOW = "full, LOW,HIGH or LOW%,HIGH% (config.data.range, or --range of a command)"
+LIMITS = "LOW,HIGH or LOW%,HIGH% (config.data.range, or --range of a command)"
+HOW = f"full, {LIMITS}"
 _NUMBER = r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*"
 _LIMITS = re.compile(f"{_NUMBER},{_NUMBER}")
 _PERCENTILES = re.compile(f"{_NUMBER}%,{_NUMBER}%")
@@ -30,8 +31,9 @@ class Bytes:
     def __call__(self, numbers: Numbers) -> np.ndarray:
         if numbers.is_bytes:
             return numbers.values
+        how = LIMITS if numbers.ends is None else HOW
         raise UnreadableImageError(
-            f"{_describe(numbers)}, of which 8 bits would be a part; set range to {HOW}"
+            f"{_describe(numbers)}, of which 8 bits would be a part; set range to {how}"
         )
 
 
@@ -44,8 +46,7 @@ class Full:
             return numbers.values
         if numbers.ends is None:
             raise UnreadableImageError(
-                f"{_describe(numbers)}, which have no full range; set range to "
-                f"{HOW.removeprefix('full, ')}"
+                f"{_describe(numbers)}, which have no full range; set range to {LIMITS}"
             )
         return _spread(numbers.values, *numbers.ends)
 
