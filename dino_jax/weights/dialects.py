@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dino_jax.weights.huggingface_config import KERNELS
-from dino_jax.weights.huggingface_names import VIT, from_huggingface, is_huggingface
+from dino_jax.weights.huggingface_names import MAE, VIT, from_huggingface, is_huggingface
 from dino_jax.weights.mae_names import from_mae, has_decoder, has_sincos_positions
 from dino_jax.weights.timm_names import from_timm, is_timm
 
@@ -40,7 +40,7 @@ def to_official(tensors: Mapping[str, np.ndarray], by_timm: bool = False) -> Off
         official, left_out, class_name = from_huggingface(tensors)
         kernel = KERNELS[class_name]
         # transformers' defaults, which its conversions of the official weights kept.
-        epsilon = 1e-12 if class_name == VIT else 1e-6
+        epsilon = 1e-12 if class_name in (VIT, MAE) else 1e-6
         return Official(official, f"Hugging Face {class_name}", left_out, kernel, epsilon)
     if by_timm or is_timm(tensors):
         official, left_out = from_timm(tensors)

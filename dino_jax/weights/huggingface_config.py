@@ -3,11 +3,14 @@
 from typing import Any
 
 from dino_jax.models.vision_transformer import VisionTransformer
-from dino_jax.weights.huggingface_names import DINOV2, REGISTERS, VIT
+from dino_jax.weights.huggingface_names import DINOV2, MAE, REGISTERS, VIT
 
 _MODEL_TYPES = {VIT: "vit", DINOV2: "dinov2", REGISTERS: "dinov2_with_registers"}
 # Kernel with which each class resamples its position table.
-KERNELS = {VIT: "bicubic_plain", DINOV2: "bicubic_plain", REGISTERS: "antialiased"}
+KERNELS = {
+    **dict.fromkeys((VIT, DINOV2, MAE), "bicubic_plain"),
+    REGISTERS: "antialiased",
+}
 
 
 def choose_class(vit: VisionTransformer) -> str:

@@ -1,4 +1,4 @@
-"""Hugging Face's names of ViT, DINOv2 and DINOv2 with registers to the official ones and back.
+"""Hugging Face's names of ViT, DINOv2, DINOv2 with registers and MAE to the official ones and back.
 
 Queries, keys and values are three layers there and one in the official code. transformers 5 uses
 other names in memory than in the files it writes: files have "encoder.layer.0.attention.attention.
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 VIT, DINOV2, REGISTERS = "ViTModel", "Dinov2Model", "Dinov2WithRegistersModel"
+MAE = "ViTMAEForPreTraining"
 
 Tensors = dict[str, np.ndarray]
 
@@ -53,6 +54,8 @@ _PARTS = [("attn.qkv", _QKV), ("attn.qkv", _QKV_IN_MEMORY), ("mlp.w12", _GATE_IN
 
 _BLOCK = re.compile(r"(?:encoder\.)?layers?\.(\d+)\.(.+)")
 _PREFIX = re.compile(r"^(vit|dinov2|dinov2_with_registers)\.")
+_DECODER = re.compile(r"^decoder\.(?:decoder_)?")
+_PREDICTION = re.compile(r"^pred\.")
 _NO_BACKBONE = re.compile(r"^(pooler|classifier)\.")
 
 
@@ -70,20 +73,19 @@ def from_huggingface(tensors: Mapping[str, np.ndarray]) -> tuple[Tensors, list[s
     Returns:
       Tensors under official names; what has no official name keeps its own. Then the names of the
       tensors that belong to no backbone (a pooler, a classifier), and the class that the rest is
-      of: VIT, DINOV2 or REGISTERS.
+      of: VIT, DINOV2, REGISTERS or MAE, whose decoder is a head of that name.
     """
     plain = {_PREFIX.sub("", name): tensor for name, tensor in tensors.items()}
+    decoder = {name: plain.pop(name) for name in list(plain) if _DECODER.match(name)}
     left_out = sorted(name for name in plain if _NO_BACKBONE.match(name))
     plain = {name: tensor for name, tensor in plain.items() if name not in left_out}
     official = {_official_name(name): tensor for name, tensor in _join_parts(plain).items()}
+    official |= _name_decoder(decoder)
     if "mask_token" in official:
         official["mask_token"] = official["mask_token"].reshape(1, -1)  # [1, 1, D] in a ViTModel
     scaled = any(name.endswith("ls1.gamma") for name in official)
-    return (
-        official,
-        left_out,
-        REGISTERS if "register_tokens" in official else (DINOV2 if scaled else VIT),
-    )
+    plainest = DINOV2 if scaled else MAE if decoder else VIT
+    return official, left_out, REGISTERS if "register_tokens" in official else plainest
 
 
 def to_huggingface(tensors: Mapping[str, np.ndarray], class_name: str) -> Tensors:
@@ -121,6 +123,15 @@ def to_huggingface(tensors: Mapping[str, np.ndarray], class_name: str) -> Tensor
     if class_name == VIT and "embeddings.mask_token" in result:
         result["embeddings.mask_token"] = result["embeddings.mask_token"][None]
     return result
+
+
+def _name_decoder(tensors: Tensors) -> Tensors:
+    """The decoder of an MAE, as `mae_names.from_mae` names it."""
+    plain = _join_parts({_DECODER.sub("", name): tensor for name, tensor in tensors.items()})
+    return {
+        f"decoder_head.{_PREDICTION.sub('predict.', _official_name(name))}": tensor
+        for name, tensor in plain.items()
+    }
 
 
 def _official_name(name: str) -> str:

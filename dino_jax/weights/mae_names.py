@@ -22,8 +22,9 @@ _PREFIX = re.compile(r"^(module\.)?")
 
 
 def has_decoder(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether tensors are those of a whole MAE."""
-    return any(_PREFIX.sub("", name).startswith("decoder_embed.") for name in tensors)
+    """Whether tensors are those of a whole MAE, under the official or Hugging Face's names."""
+    plain = (_PREFIX.sub("", name) for name in tensors)
+    return any(name.startswith(("decoder_embed.", "decoder.decoder_embed.")) for name in plain)
 
 
 def has_sincos_positions(tensors: Mapping[str, np.ndarray]) -> bool:
@@ -51,11 +52,14 @@ def from_mae(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return renamed
 
 
-def infer_decoder(tensors: Mapping[str, np.ndarray]) -> dict[str, object]:
+def infer_decoder(
+    tensors: Mapping[str, np.ndarray], num_heads: int | None = None
+) -> dict[str, object]:
     """The entry of the section `network.heads` that describes a decoder.
 
     Args:
       tensors: tensors under the names of `from_mae`.
+      num_heads: attention heads; None: of 32 channels each, as in the official decoder.
 
     Raises:
       ValueError: if a tensor that shows a size is missing, or a size is unknown.
@@ -65,10 +69,12 @@ def infer_decoder(tensors: Mapping[str, np.ndarray]) -> dict[str, object]:
     if missing:
         raise ValueError(f"the decoder of this MAE lacks {missing}")
     width, side = shapes["embed.weight"][0], math.isqrt(shapes["pos_embed"][1] - 1)
-    if side * side != shapes["pos_embed"][1] - 1 or width % HEAD_DIM:
+    heads = num_heads or width // HEAD_DIM
+    if side * side != shapes["pos_embed"][1] - 1 or not heads or width % heads:
         raise ValueError(
-            f"a decoder of width {width} with {shapes['pos_embed'][1] - 1} positions: only square "
-            f"grids and attention heads of {HEAD_DIM} channels are known"
+            f"a decoder of width {width} with {heads} attention heads and "
+            f"{shapes['pos_embed'][1] - 1} positions: only square grids are known, and heads whose "
+            "number divides the width"
         )
     blocks = {name.split(".")[1] for name in shapes if name.startswith("blocks.")}
     return {
@@ -77,5 +83,5 @@ def infer_decoder(tensors: Mapping[str, np.ndarray]) -> dict[str, object]:
         "out_dim": shapes["predict.weight"][0],
         "embed_dim": width,
         "depth": len(blocks),
-        "num_heads": width // HEAD_DIM,
+        "num_heads": heads,
     }

@@ -28,6 +28,7 @@ class ModelCard(NamedTuple):
     Attributes:
       licence: license of the weights, and how it is known.
       num_heads: attention heads.
+      decoder_heads: attention heads of the decoder of an MAE.
       norm_epsilon: epsilon of the LayerNorms.
       mean: mean of every channel, for images in [0, 1].
       std: standard deviation of every channel, for images in [0, 1].
@@ -40,6 +41,7 @@ class ModelCard(NamedTuple):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     by_timm: bool = False
+    decoder_heads: int | None = None
 
 
 def read_model_card(path: epath.PathLike, licence: str = "") -> ModelCard:
@@ -68,6 +70,7 @@ def read_model_card(path: epath.PathLike, licence: str = "") -> ModelCard:
         mean=_numbers(pixels.get("image_mean")),
         std=_numbers(pixels.get("image_std")),
         by_timm="architecture" in config,
+        decoder_heads=_number(config, "decoder_num_attention_heads", (int,), where),
     )
 
 

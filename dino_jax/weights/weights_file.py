@@ -90,7 +90,9 @@ def read_network(
         if not with_heads:
             parts = {}
         heads = {
-            _head_name(part): infer_decoder(x) if has_decoder(tensors) else infer_head(part, x)
+            _head_name(part): infer_decoder(x, card.decoder_heads)
+            if has_decoder(tensors)
+            else infer_head(part, x)
             for part, x in parts.items()
         }
         config = {
