@@ -48,7 +48,10 @@ def to_official(tensors: Mapping[str, np.ndarray], by_timm: bool = False) -> Off
     if has_decoder(tensors):
         return Official(from_mae(tensors), "MAE", [], "bicubic_plain", 1e-6)
     if has_sincos_positions(tensors):
-        return Official(dict(tensors), "MAE or MoCo v3", [], "bicubic_plain", 1e-6)
+        # MoCo v3's projector, or the classifier of a linear probe, has the place of a head.
+        heads = sorted(name for name in tensors if name.startswith("head."))
+        encoder = {name: tensor for name, tensor in tensors.items() if name not in heads}
+        return Official(encoder, "MAE or MoCo v3", heads, "bicubic_plain", 1e-6)
     registers = any(name.endswith("register_tokens") for name in tensors)
     kernel = "antialiased" if registers else "bicubic"
     return Official(dict(tensors), "official", [], kernel, 1e-6)

@@ -18,11 +18,12 @@ from dino_jax.weights.torch_file import StoredTensor, TorchFile
 
 # Where training checkpoints keep networks: {"teacher": …}, {"model": {"teacher.…": …}}, ….
 _WRAPPERS = re.compile(r"^((state_dict|model|module)\.)*")
-_NETWORKS = re.compile(r"^(teacher|student)\.")
+_NETWORKS = re.compile(r"^(teacher|student|momentum_encoder|base_encoder)\.")
+_OF_MOCO = {"momentum_encoder": "teacher", "base_encoder": "student"}  # which it publishes
 _CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
 _MAX_DOTS, _MAX_NAME = 50, 10_000  # in a name; real ones have ten, and 200 characters
 _MAX_VISITS = 1_000_000  # in a file; real ones have thousands
-_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
+_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler|predictor)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,19 @@ class SavedWeights:
       centers: running centers of objectives, by the name of the objective.
       left_out: tensors that are not weights, such as an optimizer's moments: their number by
         section.
+      evaluated: the role whose network is published.
     """
 
     networks: dict[str, dict[str, np.ndarray]]
     centers: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     left_out: dict[str, int] = dataclasses.field(default_factory=dict)
+    evaluated: str = "teacher"
 
     @property
     def main(self) -> str:
-        """The role of the network to use: the teacher, if there is one."""
-        return next(role for role in ("teacher", "weights", "student") if role in self.networks)
+        """The role of the network to use: the one that is published, if it is there."""
+        roles = (self.evaluated, "teacher", "weights", "student")
+        return next(role for role in roles if role in self.networks)
 
 
 def read_state_dict(path: epath.PathLike) -> dict[str, np.ndarray]:
@@ -78,7 +82,7 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
         tensors.
     """
     file = epath.Path(path).expanduser()
-    if file.suffix not in SUFFIXES:
+    if not file.name.endswith(SUFFIXES):
         raise ValueError(f"{file} is not a file of weights; known suffixes: {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise FileNotFoundError(f"the file of weights {file} does not exist")
@@ -101,7 +105,7 @@ def _sort(
 ) -> SavedWeights:
     """Sorts named tensors into networks and the rest, and reads those that are weights."""
     networks: dict[str, dict[str, np.ndarray]] = {}
-    centers, left_out = {}, {}
+    centers, left_out, evaluated = {}, {}, "teacher"
     _require_room(tensors)
     for full_name, tensor in tensors.items():
         name = _WRAPPERS.sub("", full_name)
@@ -111,7 +115,10 @@ def _sort(
             left_out[match[1]] = left_out.get(match[1], 0) + 1
         else:
             match = _NETWORKS.match(name)
-            network = networks.setdefault(match[1] if match else "weights", {})
+            role = match[1] if match else "weights"
+            if role in _OF_MOCO:
+                role, evaluated = _OF_MOCO[role], "student"
+            network = networks.setdefault(role, {})
             plain = _WRAPPERS.sub("", _NETWORKS.sub("", name))
             if plain in network:
                 raise ValueError(f"{file} names {plain} twice, the second time as {full_name}")
@@ -121,7 +128,7 @@ def _sort(
     if len(networks) > 1 and "weights" in networks:
         names = "\n  ".join(sorted(networks["weights"]))
         raise ValueError(f"{file} holds tensors besides those of its networks:\n  {names}")
-    return SavedWeights(networks, centers, left_out)
+    return SavedWeights(networks, centers, left_out, evaluated)
 
 
 def _require_room(tensors: Mapping[str, Any]) -> None:
