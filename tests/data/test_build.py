@@ -347,6 +347,15 @@ def photo(height, width, orientation=1, form="JPEG"):
     return buffer.getvalue()
 
 
+def test_arrays_are_made_smaller_and_become_png(tmp_path):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.full((30, 90, 3), 7, np.uint8))
+    assert _run(tmp_path / "in", tmp_path / "out", "--max-side=30") == 0
+    (record,) = _records(ArrayRecordSource(str(tmp_path / "out")))
+    with Image.open(BytesIO(record["image"])) as image:
+        assert (image.format, image.size, image.getpixel((3, 3))) == ("PNG", (30, 10), (7, 7, 7))
+
+
 def test_photographs_are_made_smaller_on_request_and_keep_their_orientation(tmp_path):
     (tmp_path / "in").mkdir()
     files = {

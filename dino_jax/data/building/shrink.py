@@ -10,10 +10,10 @@ from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.base import Record
 from dino_jax.data.sources.record_format import still_image
 from dino_jax.foreign.numbers import orientation_of
-from dino_jax.foreign.pictures import FORMATS
+from dino_jax.foreign.pictures import opened_picture
 
 QUALITY = 95  # of JPEG, with whole chroma
-_JPEG = b"\xff\xd8"
+_JPEG, _NPY = b"\xff\xd8", b"\x93NUMPY"
 
 
 class ShrunkSource:
@@ -66,8 +66,8 @@ def shrink(image: bytes | np.ndarray, max_side: int, max_pixels: int) -> bytes |
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.LANCZOS
     )
     buffer, exif = io.BytesIO(), Image.Exif()
-    if isinstance(image, bytes):
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+    if isinstance(image, bytes) and not image.startswith(_NPY):
+        with opened_picture(image, max_pixels) as opened:
             exif[ExifTags.Base.Orientation] = orientation_of(opened)
     if isinstance(image, bytes) and image.startswith(_JPEG):
         smaller.save(buffer, "JPEG", quality=QUALITY, subsampling=0, exif=exif)
