@@ -1,4 +1,4 @@
-"""Adapts a network to the devices of a mesh; its results stay the same."""
+"""Adapts a network to the devices of a mesh; its results stay the same but for rounding."""
 
 from typing import Any
 
