@@ -42,11 +42,8 @@ def open_source(options: Options) -> ImageSource:
     source = build_source(options.source, "SOURCE")
     if not options.max_side:
         return source
-    wanted = {
-        name: options.source[name] for name in ("channels", "range") if name in options.source
-    }
-    others = options.measure_range or wanted.get("channels", 3) not in (0, 3)
-    if others or wanted.get("range", "byte") not in ("", "byte"):
+    channels, values = options.source.get("channels") or 3, options.source.get("range") or "byte"
+    if options.measure_range or channels != 3 or values != "byte":
         raise ValueError(
             "--max-side is for photographs, RGB with 8 bits per channel; leave it out with "
             "--channels, --range and --measure-range"
