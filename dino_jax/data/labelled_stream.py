@@ -1,7 +1,8 @@
 """Training batches with labels and one random crop of each image, for classifiers."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 
 import grain
 import numpy as np
@@ -22,6 +23,17 @@ from dino_jax.data.resampling import resize_pixels
 from dino_jax.data.slots import Batch
 from dino_jax.data.sources import ImageSource
 
+# torchvision.transforms.RandomResizedCrop and RandomHorizontalFlip
+PLAIN_CROP = CropConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.0, blur=0.0)
+
+Distort = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+def keep(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    """The pixels as they are."""
+    return pixels
+
+
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -37,12 +49,14 @@ def build_labelled_stream(
     hosts: int = 1,
     threads: int = 2,
     channels: int = 3,
+    crop: CropConfig = PLAIN_CROP,
+    distort: Distort = keep,
 ) -> Generator[Batch]:
     """Yields this host's rows of an endless, shuffled sequence of batches.
 
     Epochs follow each other without a gap: each shows every image once, in its own order, and a
-    batch may span two. The crops are torchvision's RandomResizedCrop and RandomHorizontalFlip with
-    their default numbers. An unreadable image is replaced by the next readable one.
+    batch may span two. The crops are torchvision's RandomResizedCrop and RandomHorizontalFlip, by
+    default with their default numbers. An unreadable image is replaced by the next readable one.
 
     Args:
       source: the images.
@@ -55,6 +69,8 @@ def build_labelled_stream(
       hosts: number of hosts; host h gets rows h * b to (h + 1) * b, b = batch_size // hosts.
       threads: threads that build whole batches ahead.
       channels: C, of the images.
+      crop: area, ratio and flip of the crops.
+      distort: changes the pixels of each crop, [S, S, C] uint8 to the same.
 
     Yields:
       "image": [b, S, S, C] uint8; "label": [b] int32; "unreadable": [b] int32 source index of the
@@ -68,12 +84,24 @@ def build_labelled_stream(
     order_seed, image_seed = np.random.SeedSequence(seed).generate_state(2).tolist()
     rows = grain.MapDataset.range(len(source)).shuffle(seed=order_seed).repeat()
     batches = rows.map_with_index(pair).batch(batch_size // hosts)[host::hosts]
-    load = _CropBatch(source, RESAMPLING[resampling], image_size, image_seed, max_pixels, channels)
+    load = _CropBatch(
+        source,
+        partial(random_crop, config=crop, size=image_size, resampling=RESAMPLING[resampling]),
+        distort,
+        image_size,
+        image_seed,
+        max_pixels,
+        channels,
+    )
     return iterate(batches.map(load).to_iter_dataset(read_options(threads)))
 
 
 def random_crop(
-    image: np.ndarray, rng: np.random.Generator, size: int, resampling: Image.Resampling
+    image: np.ndarray,
+    rng: np.random.Generator,
+    size: int,
+    resampling: Image.Resampling,
+    config: CropConfig = PLAIN_CROP,
 ) -> np.ndarray:
     """A random part of an image, resized and perhaps mirrored.
 
@@ -82,18 +110,15 @@ def random_crop(
       rng: random generator of the crop.
       size: S, side of the result in pixels.
       resampling: resampling of the resize; Pillow's, with antialiasing.
+      config: area, ratio and flip of the crop.
 
     Returns:
       [S, S, C] uint8.
     """
-    chosen = sample_crop_parameters(rng, _PLAIN_CROP, *image.shape[:2])
+    chosen = sample_crop_parameters(rng, config, *image.shape[:2])
     left, top, right, bottom = chosen.box
     crop = resize_pixels(image[top:bottom, left:right], (size, size), resampling)
     return crop[:, ::-1] if chosen.flip else crop
-
-
-# torchvision.transforms.RandomResizedCrop and RandomHorizontalFlip
-_PLAIN_CROP = CropConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.0, blur=0.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +126,8 @@ class _CropBatch:
     """Reads and crops the images of one local batch of [position, source index] pairs."""
 
     source: ImageSource
-    resampling: Image.Resampling
+    crop: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+    distort: Distort
     image_size: int
     seed: int
     max_pixels: int
@@ -124,6 +150,6 @@ class _CropBatch:
                 batch["unreadable"][row] = index
             require_channels(frames[0], self.channels)
             rng = generator_of(self.seed, position)
-            batch["image"][row] = random_crop(frames[0], rng, size, self.resampling)
+            batch["image"][row] = self.distort(rng, self.crop(frames[0], rng))
             batch["label"][row] = label
         return batch

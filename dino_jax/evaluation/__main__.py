@@ -23,6 +23,7 @@ from dino_jax.commands.command_line import CommandParser, docstring_of
 from dino_jax.evaluation.options import (
     copy_detection,
     depth,
+    finetune,
     knn,
     linear,
     logreg,
@@ -47,6 +48,7 @@ class Options(typing.Protocol):
 PROTOCOLS: dict[str, Options] = {
     "knn": knn,
     "linear": linear,
+    "finetune": finetune,
     "logreg": logreg,
     "retrieval": retrieval,
     "copy_detection": copy_detection,

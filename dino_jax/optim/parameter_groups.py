@@ -18,8 +18,8 @@ LAST_LAYER = "last_layer"  # the prototype layer of a projection head
 FIXED = "fixed"  # never moves
 REST = "rest"
 PATCH_EMBED = "patch_embed"
-# Modules before the first block.
-EMBEDDINGS = ("cls_token", "pos_embed", "register_tokens", "mask_token", PATCH_EMBED)
+TOKENS = ("cls_token", "pos_embed", "register_tokens", "mask_token")
+EMBEDDINGS = (*TOKENS, PATCH_EMBED)  # modules before the first block
 
 
 def is_stacked(path: KeyPath) -> bool:
@@ -52,9 +52,17 @@ def is_decayed(path: KeyPath, leaf: jax.Array) -> bool:
     return tensor_rank(path, leaf) != 1 and not names(path)[-1].endswith("bias")
 
 
-# Which tensors weight decay applies to: see `is_decayed`, or all of them (MoCo v3's AdamW).
+def is_decayed_layer(path: KeyPath, leaf: jax.Array) -> bool:
+    """As `is_decayed`, without tokens and positions (fine-tuning of BEiT and MAE)."""
+    is_token = not set(names(path)).isdisjoint(TOKENS)
+    return is_decayed(path, leaf) and not is_token
+
+
+# Which tensors weight decay applies to: see `is_decayed` and `is_decayed_layer`, or all of them
+# (MoCo v3's AdamW).
 DECAYED: dict[str, Callable[[KeyPath, jax.Array], bool]] = {
     "matrices": is_decayed,
+    "layers": is_decayed_layer,
     "all": lambda path, leaf: True,
 }
 

@@ -20,6 +20,8 @@ NO_NUMBERS = ("", " ", "many", "nan", "inf", "-inf", "1e999", "-1", "0x10", "9" 
 ZERO_IS_LEGAL = {
     *("--clip", "--fps", "--max-unreadable", "--need", "--overlap", "--radius", "--seconds"),
     *("--seed", "--shards", "--size", "--step", "--weight-decay", "--workers"),
+    *("--cutmix", "--drop-path", "--erase", "--flip", "--label-smoothing", "--min-lr"),
+    *("--mixup", "--rand-augment", "--warmup-epochs"),
 }
 
 
