@@ -23,7 +23,7 @@ FLOORS = (
     {"embedding", "evaluation", "report"},
     {"visualize"},
     {"run", "search"},
-    {"doctor", "plan"},
+    {"curation", "doctor", "plan"},
     {"train"},
     {"__main__"},
 )

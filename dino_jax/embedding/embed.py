@@ -23,6 +23,7 @@ from dino_jax.data.building.output_folder import check_folder, open_folder
 from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.sources import ImageSource, build_source, said_whole
 from dino_jax.data.sources.contents import contents_of, describe_contents
+from dino_jax.embedding.embedded import PLAN
 from dino_jax.embedding.embedder import Embed, check_tokens, make_embedder, width_of
 from dino_jax.embedding.projection import (
     Projection,
@@ -39,7 +40,7 @@ from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, decoded_by, load
 from dino_jax.workdir.paths import absolute_path
 
-PLAN, PROJECTION = "embed.json", "projection.npz"
+PROJECTION = "projection.npz"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,7 +23,8 @@ from dino_jax.data.reading import read_image
 from dino_jax.data.sources import ImageSource, said_whole
 from dino_jax.embedding.dense import PatchEmbed, Picture, embed_pictures, make_patch_embedder
 from dino_jax.embedding.dense_shards import DenseRow, DenseShards
-from dino_jax.embedding.embed import PLAN, Machine, make_local_mesh, open_source, say_decoding
+from dino_jax.embedding.embed import Machine, make_local_mesh, open_source, say_decoding
+from dino_jax.embedding.embedded import PLAN
 from dino_jax.embedding.embedder import check_tokens
 from dino_jax.embedding.rows import say_reasons, shard_range
 from dino_jax.embedding.tiles import fit_grid, resize_to_grid

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from dino_jax.commands.batch_command import run_batch_command
 from dino_jax.data.sources import FolderSource
 from dino_jax.data.sources.decoded import decoded
 from dino_jax.embedding import embed
+from dino_jax.embedding.embedded import read_embedded
 from dino_jax.embedding.embedder import check_tokens, width_of
 from dino_jax.embedding.projection import load_projection
 from dino_jax.embedding.shards import Rows, Shards
-from dino_jax.foreign.json_text import read_json
 from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
@@ -29,8 +28,6 @@ from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
 
-MOST_PLAN = 1 << 24  # bytes of embed.json
-_SHARD = re.compile(r"embeddings-(\d{5})-of-(\d{5})\.(npy|parquet)")
 NO_MODEL = """search build needs MODEL and PHOTOS, or --from=EMBEDDED.
 MODEL is the workdir of a run, or a file of official weights of DINO or DINOv2. Without either, some
 minutes on your own photos make a small one, which sees 32 x 32 pixels (two CPU cores, no labels):
@@ -134,7 +131,7 @@ def check_new(folder: Path, new: Manifest) -> None:
 def build_of_vectors(arguments: argparse.Namespace) -> str:
     """Makes an index of a folder of `dino-jax embed`; returns its last line."""
     place = Path(arguments.embedded).expanduser()
-    plan, shards = read_embedded(place)
+    plan, shards = read_embedded(place, "--from")
     first = shards.read(0)
     origin = _origin_of_plan(plan, first)
     if arguments.model:
@@ -166,29 +163,6 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
         count = len(Index(folder, writer.manifest))
     known = f"their files are in {new.photos}" if files else "their files were not found"
     return "\n".join([f"{folder}: {count:,} photos of {origin.dim} numbers; {known}", *lines])
-
-
-def read_embedded(place: Path) -> tuple[dict[str, Any], Shards]:
-    """The options and the shards of a folder of `dino-jax embed`.
-
-    Raises:
-      ValueError: if it is not complete, or not one vector per image.
-      OSError: if it is no such folder.
-    """
-    path = place / embed.PLAN
-    if not path.exists():
-        raise FileNotFoundError(f"--from={place} is no folder of dino-jax embed: no {embed.PLAN}")
-    plan = read_json(path, MOST_PLAN)
-    found = [match for one in place.iterdir() if (match := _SHARD.fullmatch(one.name))]
-    if not isinstance(plan, dict) or "tokens" not in plan or plan["tokens"] == "patches":
-        raise ValueError(f"--from={place} holds no vectors of images: {embed.PLAN} names patches")
-    counts = {int(match[2]) for match in found}
-    if len(counts) != 1 or len(found) != next(iter(counts)):
-        raise ValueError(
-            f"--from={place} has {len(found)} shards of {sorted(counts) or 'none'}; run the same "
-            "dino-jax embed again to finish it"
-        )
-    return plan, Shards(str(place), counts.pop(), found[0][3])
 
 
 def _origin_of_plan(plan: dict[str, Any], first: Rows) -> Origin:
