@@ -8,7 +8,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from dino_jax.data.augment import CropConfig, sample_crop_parameters
+from dino_jax.data.augment import CropConfig, CropParameters, sample_crop_parameters
 from dino_jax.data.decoding import require_channels
 from dino_jax.data.pipeline import (
     READABLE,
@@ -26,6 +26,7 @@ from dino_jax.data.sources import ImageSource
 # torchvision.transforms.RandomResizedCrop and RandomHorizontalFlip
 PLAIN_CROP = CropConfig(scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), flip=0.5, jitter=0.0, blur=0.0)
 
+Draw = Callable[[np.random.Generator, CropConfig, int, int], CropParameters]
 Distort = Callable[[np.random.Generator, np.ndarray], np.ndarray]
 
 
@@ -50,6 +51,7 @@ def build_labelled_stream(
     threads: int = 2,
     channels: int = 3,
     crop: CropConfig = PLAIN_CROP,
+    draw: Draw = sample_crop_parameters,
     distort: Distort = keep,
 ) -> Generator[Batch]:
     """Yields this host's rows of an endless, shuffled sequence of batches.
@@ -70,6 +72,7 @@ def build_labelled_stream(
       threads: threads that build whole batches ahead.
       channels: C, of the images.
       crop: area, ratio and flip of the crops.
+      draw: draws a crop, a value of `DRAWS`.
       distort: changes the pixels of each crop, [S, S, C] uint8 to the same.
 
     Yields:
@@ -86,7 +89,9 @@ def build_labelled_stream(
     batches = rows.map_with_index(pair).batch(batch_size // hosts)[host::hosts]
     load = _CropBatch(
         source,
-        partial(random_crop, config=crop, size=image_size, resampling=RESAMPLING[resampling]),
+        partial(
+            random_crop, size=image_size, resampling=RESAMPLING[resampling], config=crop, draw=draw
+        ),
         distort,
         image_size,
         image_seed,
@@ -102,6 +107,7 @@ def random_crop(
     size: int,
     resampling: Image.Resampling,
     config: CropConfig = PLAIN_CROP,
+    draw: Draw = sample_crop_parameters,
 ) -> np.ndarray:
     """A random part of an image, resized and perhaps mirrored.
 
@@ -111,14 +117,41 @@ def random_crop(
       size: S, side of the result in pixels.
       resampling: resampling of the resize; Pillow's, with antialiasing.
       config: area, ratio and flip of the crop.
+      draw: draws it.
 
     Returns:
       [S, S, C] uint8.
     """
-    chosen = sample_crop_parameters(rng, config, *image.shape[:2])
+    chosen = draw(rng, config, *image.shape[:2])
     left, top, right, bottom = chosen.box
     crop = resize_pixels(image[top:bottom, left:right], (size, size), resampling)
     return crop[:, ::-1] if chosen.flip else crop
+
+
+def draw_clamped(
+    rng: np.random.Generator, config: CropConfig, height: int, width: int
+) -> CropParameters:
+    """A crop of MAE's linear probe: drawn once, and sides that are too long are cut.
+
+    Args:
+      rng: generator, advanced by five uniform numbers.
+      config: area, ratio and flip of the crop.
+      height: height of the image, in pixels.
+      width: width of the image, in pixels.
+    """
+    area, ratio, top, left, flip = rng.random(5).tolist()
+    low, high = config.scale
+    area = height * width * (low + area * (high - low))
+    low, high = np.log(config.ratio)
+    ratio = float(np.exp(low + ratio * (high - low)))
+    box_width = min(max(round((area * ratio) ** 0.5), 1), width)
+    box_height = min(max(round((area / ratio) ** 0.5), 1), height)
+    top, left = int(top * (height - box_height + 1)), int(left * (width - box_width + 1))
+    box = (left, top, left + box_width, top + box_height)
+    return CropParameters(box, flip < config.flip, (), False, None, False)
+
+
+DRAWS: dict[str, Draw] = {"tries": sample_crop_parameters, "clamped": draw_clamped}
 
 
 @dataclass(frozen=True)

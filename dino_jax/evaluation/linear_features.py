@@ -59,6 +59,7 @@ def dinov2_linear_features(
 LINEAR_FEATURES: dict[str, LinearFeatures] = {
     "dino": dino_linear_features,
     "dinov2": dinov2_linear_features,
+    "mae": dinov2_linear_features,
 }
 
 

@@ -17,7 +17,9 @@ from dino_jax.evaluation.linear_features import LinearFeatures, unpool_outputs
 from dino_jax.models.network import Network, last_outputs
 
 MOMENTUM = 0.9
-WEIGHT_STD = 0.01  # of the first weights, in both papers
+WEIGHT_STD = 0.01  # of the first weights, in all papers
+BN_MOMENTUM, BN_EPSILON = 0.9, 1e-6  # MAE's; torch's momentum is 1 - 0.9
+TRUST = 0.001  # of LARS
 TEST_TILE = 1024  # images scored at once
 
 
@@ -58,12 +60,16 @@ class Heads:
       learning_rates: L learning rates of SGD at the first step.
       features: turns the inputs into one vector.
       classes: C.
+      standardizes: whether a BatchNorm without scale and shift comes first.
+      rule: key of `RULES`.
     """
 
     groups: tuple[Group, ...]
     learning_rates: tuple[float, ...]
     features: LinearFeatures
     classes: int
+    standardizes: bool = False
+    rule: str = "sgd"
 
     @property
     def most_blocks(self) -> int:
@@ -81,10 +87,12 @@ class HeadState(NamedTuple):
     Attributes:
       parameters: by group: weights [L, D, C] and bias [L, C].
       momentum: momentum of SGD.
+      statistics: by group: running mean [D] and variance [D] of the BatchNorm; {} without one.
     """
 
     parameters: dict[Group, Parameters]
     momentum: Any
+    statistics: dict[Group, Parameters]
 
 
 def init_heads(heads: Heads, dim: int, mesh: Mesh) -> HeadState:
@@ -111,7 +119,14 @@ def init_heads(heads: Heads, dim: int, mesh: Mesh) -> HeadState:
             }
             for number, group in enumerate(heads.groups)
         }
-        return HeadState(parameters, _optimizer().init(parameters))
+        statistics = {
+            group: {
+                "mean": jnp.zeros(inputs[group].shape[1]),
+                "variance": jnp.ones(inputs[group].shape[1]),
+            }
+            for group in heads.groups * heads.standardizes
+        }
+        return HeadState(parameters, RULES[heads.rule]().init(parameters), statistics)
 
     return jax.jit(init, out_shardings=replicated(mesh))()
 
@@ -145,15 +160,20 @@ def make_head_step(heads: Heads, network: Network, mesh: Mesh) -> Callable[..., 
         variables: Any, state: HeadState, batch: dict[str, jax.Array], factor: jax.Array
     ) -> tuple[HeadState, jax.Array]:
         outputs = last_outputs(network, variables, batch["image"], heads.most_blocks)
-        gradients = jax.grad(total)(state.parameters, heads.inputs(outputs), batch["label"])
-        directions, momentum = _optimizer().update(gradients, state.momentum)
+        inputs, statistics = heads.inputs(outputs), state.statistics
+        if heads.standardizes:
+            inputs, statistics = _standardize_batch(inputs, statistics)
+        gradients = jax.grad(total)(state.parameters, inputs, batch["label"])
+        directions, momentum = RULES[heads.rule]().update(
+            gradients, state.momentum, state.parameters
+        )
         rates = factor * jnp.array(heads.learning_rates, jnp.float32)
         parameters = jax.tree.map(
             lambda x, direction: x - rates.reshape(-1, *[1] * (x.ndim - 1)) * direction,
             state.parameters,
             directions,
         )
-        return HeadState(parameters, momentum), batch["unreadable"]
+        return HeadState(parameters, momentum, statistics), batch["unreadable"]
 
     return jax.jit(step, donate_argnums=1, out_shardings=replicated(mesh))
 
@@ -176,9 +196,13 @@ def score_heads(
       labels: [M] of the test images.
     """
     # Every process scores on one device of its own: far less work than one training step.
-    parameters = jax.tree.map(lambda x: jax.device_put(np.asarray(x)), state.parameters)
+    parameters, statistics = jax.tree.map(
+        lambda x: jax.device_put(np.asarray(x)), (state.parameters, state.statistics)
+    )
     slices = [slice(start, start + TEST_TILE) for start in range(0, len(labels), TEST_TILE)]
-    tiles = [_ranks(parameters, pooled[tile], labels[tile], heads=heads) for tile in slices]
+    tiles = [
+        _ranks(parameters, statistics, pooled[tile], labels[tile], heads=heads) for tile in slices
+    ]
     return {
         Head(group, rate): top_accuracy(np.concatenate([tile[group][number] for tile in tiles]))
         for group in heads.groups
@@ -188,16 +212,56 @@ def score_heads(
 
 @partial(jax.jit, static_argnames="heads")
 def _ranks(
-    parameters: Any, pooled: jax.Array, labels: jax.Array, *, heads: Heads
+    parameters: Any, statistics: Any, pooled: jax.Array, labels: jax.Array, *, heads: Heads
 ) -> dict[Group, jax.Array]:
     """[L, B] rank of the right class for every classifier."""
     inputs = heads.inputs(unpool_outputs(pooled))
+    for group, seen in statistics.items():
+        inputs[group] = _standardize(inputs[group], **seen)
     return {
         group: rank_of(logits_of(parameters[group], inputs[group]), labels)
         for group in heads.groups
     }
 
 
-def _optimizer() -> optax.GradientTransformation:
-    """torch's SGD: the learning rate is outside the momentum."""
-    return optax.trace(decay=MOMENTUM)
+def _standardize_batch(
+    inputs: dict[Group, jax.Array], statistics: dict[Group, Parameters]
+) -> tuple[dict[Group, jax.Array], dict[Group, Parameters]]:
+    """BatchNorm in training: by the statistics of the whole batch, which are tracked."""
+    standardized, tracked = {}, {}
+    for group, x in inputs.items():
+        mean, variance = jnp.mean(x, axis=0), jnp.var(x, axis=0)
+        standardized[group] = _standardize(x, mean, variance)
+        seen = {"mean": mean, "variance": variance * len(x) / max(len(x) - 1, 1)}
+        tracked[group] = {
+            name: BN_MOMENTUM * statistics[group][name] + (1 - BN_MOMENTUM) * value
+            for name, value in seen.items()
+        }
+    return standardized, tracked
+
+
+def _standardize(x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
+    return (x - mean) * jax.lax.rsqrt(variance + BN_EPSILON)
+
+
+def _scale_by_trust() -> optax.GradientTransformation:
+    """LARS (arXiv:1708.03888) for each classifier's weights by themselves; biases as they are."""
+
+    def norms(x: jax.Array) -> jax.Array:
+        return jnp.linalg.norm(x, axis=(1, 2), keepdims=True)
+
+    def scale(update: jax.Array, weights: jax.Array) -> jax.Array:
+        if weights.ndim < 3:
+            return update
+        own, moved = norms(weights), norms(update)
+        both = (own > 0) & (moved > 0)
+        return update * jnp.where(both, TRUST * own / jnp.where(both, moved, 1.0), 1.0)
+
+    return optax.stateless(lambda updates, params: jax.tree.map(scale, updates, params))
+
+
+# Rules of update; the learning rate is outside the momentum, as in torch's SGD and MAE's LARS.
+RULES: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "sgd": lambda: optax.trace(decay=MOMENTUM),
+    "lars": lambda: optax.chain(_scale_by_trust(), optax.trace(decay=MOMENTUM)),
+}

@@ -27,16 +27,20 @@ class TrainingLength:
       total_steps: steps of SGD.
       period: steps after which the learning rate moves along its cosine.
       score_every: steps between two evaluations on the test images; divides `total_steps`.
+      warmup_steps: steps in which the learning rate rises from 0.
     """
 
     total_steps: int
     period: int
     score_every: int
+    warmup_steps: int = 0
 
     def factor(self, step: int) -> float:
         """Factor of the learning rates after `step` finished steps: 1, falling towards 0."""
-        done = step // self.period * self.period
-        return 0.5 * (1.0 + math.cos(math.pi * done / self.total_steps))
+        if step < self.warmup_steps:
+            return step / self.warmup_steps
+        done = (step - self.warmup_steps) // self.period * self.period
+        return 0.5 * (1.0 + math.cos(math.pi * done / (self.total_steps - self.warmup_steps)))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dino_jax.data.labelled_stream import build_labelled_stream, random_crop
+from dino_jax.data.labelled_stream import (
+    PLAIN_CROP,
+    build_labelled_stream,
+    draw_clamped,
+    random_crop,
+)
 
 SIZE = 8
 
@@ -96,3 +101,33 @@ def test_a_crop_is_part_of_the_image_resized_by_pillow(resampling):
     assert 70 < flipped < 130
     assert 0.04 < min(areas) < 0.2 and 0.7 < max(areas) <= 1.05
     assert 0.4 < np.mean(areas) < 0.65  # of 0.08 to 1, and large ones do not always fit
+
+
+def test_a_clamped_crop_is_drawn_once_and_never_longer_than_the_image():
+    height, width, areas, cut = 30, 50, [], 0
+    for seed in range(300):
+        plain = np.random.default_rng(seed).random(5)
+        area = height * width * (0.08 + 0.92 * plain[0])
+        ratio = (3 / 4) * (16 / 9) ** plain[1]
+        sides = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        found = draw_clamped(np.random.default_rng(seed), PLAIN_CROP, height, width)
+        left, top, right, bottom = found.box
+        assert (right - left, bottom - top) == (min(sides[0], width), min(sides[1], height))
+        assert 0 <= left < right <= width and 0 <= top < bottom <= height
+        assert found.flip == (plain[4] < 0.5) and not found.jitter and found.blur_radius is None
+        cut += sides[1] > height
+        areas.append((right - left) * (bottom - top))
+    assert cut > 20 and min(areas) < 0.15 * height * width
+
+
+def test_a_stream_takes_other_crops_and_changes_their_pixels():
+    seen = []
+
+    def add_one(rng, pixels):
+        seen.append(rng.random())
+        return pixels + np.uint8(1)
+
+    (plain,) = take(1, draw=draw_clamped)
+    (changed,) = take(1, draw=draw_clamped, distort=add_one, threads=1)
+    np.testing.assert_array_equal(changed["image"], plain["image"] + 1)
+    assert len(set(seen[:4])) == 4

@@ -159,9 +159,19 @@ def test_a_resnet_has_one_block_of_features(photos, tmp_path):
     }
 
 
+def test_maes_convention_has_one_classifier_and_a_warm_up(workdir, photos, tmp_path):
+    command = ("linear", f"--checkpoint={workdir}", f"--data={photos}", "--convention=mae")
+    assert main([*command, "--epochs=11", "--train-batch-size=8", f"--out={tmp_path}"]) == 0
+    settings = read(tmp_path / "linear.json")["settings"]
+    assert list(settings["classifiers"]) == [f"blocks=1 avgpool=no lr={0.1 * 8 / 256:g}"]
+    assert list(settings["top1_by_step"]) == [str(3 * epoch) for epoch in range(1, 12)]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--convention=mae", "--epochs=10"), "--epochs=10: --convention=mae has a warm-up of 10"),
+        (("--convention=mae", "--iterations=9"), "--iterations is not for --convention=mae"),
         (("--last-blocks", "3"), "--last-blocks [3]: this VisionTransformer gives the features of"),
         (("--avgpool", "yes"), "has --avgpool yes only with --last-blocks 1"),
         (("--learning-rates", "0"), "--learning-rates: must be above 0"),

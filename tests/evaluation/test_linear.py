@@ -138,6 +138,50 @@ def test_all_classifiers_learn_as_each_alone_with_plain_sgd(model):
             assert np.abs(weights - own["weights"]).max() > 0.01
 
 
+def test_maes_classifier_learns_with_lars_on_standardized_tokens(model):
+    """torch's BatchNorm1d without affine, epsilon 1e-6, and LARS, in float64."""
+    group, rate, mesh = Group(1, False), 2.0, make_mesh(1)
+    heads = Heads((group,), (rate,), dinov2_linear_features, CLASSES, True, "lars")
+    length = TrainingLength(10, period=1, score_every=10, warmup_steps=3)
+    variables = jax.device_put(model.variables, replicated(mesh))
+    state = init_heads(heads, WIDTH, mesh)
+    start = jax.tree.map(lambda x: np.asarray(x[0], np.float64), state.parameters[group])
+    weights, bias = start["weights"], start["bias"]
+    speed_weights, speed_bias = np.zeros_like(weights), np.zeros_like(bias)
+    running_mean, running_variance = np.zeros(WIDTH), np.ones(WIDTH)
+    take_step = make_head_step(heads, model.network, mesh)
+    for step in range(5):
+        batch = draw_images(step)
+        x = np.asarray(model(batch["image"])["cls"], np.float64)
+        running_mean = 0.9 * running_mean + 0.1 * x.mean(axis=0)
+        running_variance = 0.9 * running_variance + 0.1 * x.var(axis=0, ddof=1)
+        x = (x - x.mean(axis=0)) / np.sqrt(x.var(axis=0) + 1e-6)
+        logits = x @ weights + bias
+        error = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        error -= np.eye(CLASSES)[batch["label"]]
+        gradient = x.T @ error / BATCH
+        trust = 0.001 * np.linalg.norm(weights) / np.linalg.norm(gradient)
+        speed_weights = 0.9 * speed_weights + trust * gradient
+        speed_bias = 0.9 * speed_bias + error.mean(axis=0)
+        now = rate * min(step / 3, 0.5 * (1 + np.cos(np.pi * max(step - 3, 0) / 7)))
+        weights, bias = weights - now * speed_weights, bias - now * speed_bias
+        sharded = shard_batch(batch, batch_sharding(mesh))
+        state, _ = take_step(variables, state, sharded, np.float32(length.factor(step)))
+    np.testing.assert_allclose(state.parameters[group]["weights"][0], weights, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(state.parameters[group]["bias"][0], bias, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(state.statistics[group]["mean"], running_mean, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        state.statistics[group]["variance"], running_variance, rtol=1e-4, atol=1e-6
+    )
+    assert np.abs(weights - start["weights"]).max() > 1e-4
+    test = draw_images(99, 40)
+    pooled = np.asarray(pool_outputs(model.network, model.variables, test["image"], 1))
+    (score,) = score_heads(heads, state, pooled, test["label"]).values()
+    x = (pooled[:, 0] - running_mean) / np.sqrt(running_variance + 1e-6)
+    wanted = 100 * np.mean((x @ weights + bias).argmax(axis=1) == test["label"])
+    assert score.top1 == pytest.approx(wanted)
+
+
 def test_scores_are_the_accuracy_of_every_classifier(model):
     heads = Heads(GROUPS[:2], RATES, dinov2_linear_features, CLASSES)
     state = init_heads(heads, WIDTH, make_mesh(1))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from dino_jax.data.labelled_stream import build_labelled_stream
+from dino_jax.data.labelled_stream import DRAWS, build_labelled_stream
 from dino_jax.data.sources import ImageSource
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.evaluation.accuracy import TopAccuracy
@@ -24,7 +24,7 @@ from dino_jax.evaluation.labelled import open_labelled, open_part, parts_of
 from dino_jax.evaluation.linear_features import LINEAR_FEATURES, pool_outputs, unpool_outputs
 from dino_jax.evaluation.linear_heads import Group, Head, Heads
 from dino_jax.evaluation.linear_training import Score, TrainingLength, train_heads
-from dino_jax.evaluation.options.linear import AVGPOOL, CONVENTIONS, EPOCHS, ITERATIONS
+from dino_jax.evaluation.options.linear import AVGPOOL, CONVENTIONS
 from dino_jax.evaluation.reading import (
     Reading,
     name_unreadable,
@@ -129,21 +129,28 @@ def length_of(arguments: argparse.Namespace, images: int) -> TrainingLength:
     """Length of the training.
 
     Raises:
-      ValueError: if the length is given in the unit of the other convention.
+      ValueError: if the length is given in the unit of another convention, or the warm-up is
+        longer.
     """
-    names = {"dino": "epochs", "dinov2": "iterations"}
-    name = names.pop(arguments.convention)
-    (other,) = names.values()
+    convention = CONVENTIONS[arguments.convention]
+    (other,) = {"epochs", "iterations"} - {convention.unit}
     if getattr(arguments, other) is not None:
         raise ValueError(
-            f"--{other} is not for --convention={arguments.convention}; use --{name} there"
+            f"--{other} is not for --convention={arguments.convention}; use --{convention.unit} "
+            "there"
         )
-    given = getattr(arguments, name)
-    count = {"epochs": EPOCHS, "iterations": ITERATIONS}[name] if given is None else given
-    if name == "iterations":
+    count = getattr(arguments, convention.unit) or convention.length
+    if convention.unit == "iterations":
         return TrainingLength(count, period=1, score_every=count)
+    if count <= convention.warmup_epochs:
+        raise ValueError(
+            f"--epochs={count}: --convention={arguments.convention} has a warm-up of "
+            f"{convention.warmup_epochs:g} epochs; use more"
+        )
     steps = math.ceil(images / arguments.train_batch_size)
-    return TrainingLength(count * steps, period=steps, score_every=steps)
+    warmup_steps = round(convention.warmup_epochs * steps)
+    period = 1 if warmup_steps else steps
+    return TrainingLength(count * steps, period, score_every=steps, warmup_steps=warmup_steps)
 
 
 def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads:
@@ -174,22 +181,26 @@ def heads_of(arguments: argparse.Namespace, model: Model, classes: int) -> Heads
         learning_rates=tuple(rate * arguments.train_batch_size / REFERENCE_BATCH for rate in rates),
         features=LINEAR_FEATURES[arguments.convention],
         classes=classes,
+        standardizes=convention.standardizes,
+        rule=convention.rule,
     )
 
 
 def open_stream(source: ImageSource, arguments: argparse.Namespace, reading: Reading) -> Any:
     """This process's rows of the training batches."""
+    convention = CONVENTIONS[arguments.convention]
     return build_labelled_stream(
         source,
         seed=SEED,
         image_size=reading.image_size,
-        resampling=CONVENTIONS[arguments.convention].resampling,
+        resampling=convention.resampling,
         batch_size=arguments.train_batch_size,
         max_pixels=reading.max_pixels,
         host=jax.process_index(),
         hosts=jax.process_count(),
         threads=reading.threads,
         channels=reading.decoding.channels,
+        draw=DRAWS[convention.crops],
     )
 
 
