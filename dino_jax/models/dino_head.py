@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,7 @@ from dino_jax.models.layers import (
     Dtype,
     dense,
     l2_normalize,
+    linear_init,
     matmul_precision,
     uniform_init,
 )
@@ -31,6 +33,9 @@ class Config:
     layers: int = option(3, "linear layers of the MLP", at_least=1, at_most=100)
     batch_norm: bool = option(False, "BatchNorm after each hidden layer")
     train_gain: bool = option(False, "train the gains of the prototypes (norm_last_layer=False)")
+    last_layer: Literal["prototypes", "linear"] = option(
+        "prototypes", "of unit length, or a linear layer without bias (DINOv3): unbounded logits"
+    )
 
 
 class Prototypes(nn.Module):
@@ -52,6 +57,25 @@ class Prototypes(nn.Module):
         weights = prototypes / jnp.linalg.norm(prototypes, axis=-1, keepdims=True)
         if self.train_gain:
             weights = weights * self.param("gain", nn.initializers.ones, (self.out_dim, 1))
+        return jnp.einsum(
+            "...d,kd->...k",
+            x.astype(self.dtype),
+            weights.astype(self.dtype),
+            precision=matmul_precision(self.dtype),
+            preferred_element_type=jnp.float32,
+        )
+
+
+class LinearPrototypes(nn.Module):
+    """Linear layer without bias, of which nothing is normalized; stored [K, d] as `Prototypes`."""
+
+    out_dim: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., d] -> [..., K] float32 logits."""
+        weights = self.param("weights", linear_init, (self.out_dim, x.shape[-1]))
         return jnp.einsum(
             "...d,kd->...k",
             x.astype(self.dtype),
@@ -93,6 +117,7 @@ class DinoHead(nn.Module):
       layers: linear layers of the MLP, at least 1; GELU (erf) between them.
       batch_norm: BatchNorm after each hidden layer, over all views together.
       train_gain: train the gains of the last layer (official norm_last_layer=False).
+      linear: whether the last layer is plain, without gains.
       dtype: dtype of the activations; parameters, normalization and logits are float32.
       of: its input, see `Head`.
       rounds: whether products have rounded operands, see `products`.
@@ -107,6 +132,7 @@ class DinoHead(nn.Module):
     dtype: Dtype = jnp.float32
     of: str = "cls"
     rounds: bool = False
+    linear: bool = False
 
     @property
     def row_wise(self) -> bool:
@@ -118,9 +144,11 @@ class DinoHead(nn.Module):
         """[..., D] -> [..., K] float32 logits."""
         widths = (self.hidden_dim,) * (self.layers - 1) + (self.bottleneck_dim,)
         x = run_mlp(x, widths, self.batch_norm, self.dtype, self.rounds)
-        return Prototypes(self.out_dim, self.train_gain, self.dtype, name="last_layer")(
-            l2_normalize(x)
-        )
+        if self.linear:
+            last = LinearPrototypes(self.out_dim, self.dtype, name="last_layer")
+        else:
+            last = Prototypes(self.out_dim, self.train_gain, self.dtype, name="last_layer")
+        return last(l2_normalize(x))
 
 
 def build(config: Config, dtype: Dtype) -> DinoHead:
@@ -129,7 +157,14 @@ def build(config: Config, dtype: Dtype) -> DinoHead:
     Args:
       config: the section.
       dtype: dtype of the activations.
+
+    Raises:
+      ValueError: if a linear last layer is to have gains.
     """
+    if config.last_layer == "linear" and config.train_gain:
+        raise ValueError(
+            "config.network.heads: last_layer='linear' has no gains; set train_gain=False"
+        )
     return DinoHead(
         out_dim=config.out_dim,
         hidden_dim=config.hidden_dim,
@@ -139,4 +174,5 @@ def build(config: Config, dtype: Dtype) -> DinoHead:
         train_gain=config.train_gain,
         dtype=dtype,
         of=config.of,
+        linear=config.last_layer == "linear",
     )

@@ -89,6 +89,9 @@ class Needs:
       views_apart: whether BatchNorm sees each view as a batch of its own (True) or all views of a
         role together (False); None if it does not matter.
       group_size: number of images that divides those of a pass; 0: any.
+      images: least number of images in a pass.
+      sees: pairs of a role and a further group of crops that it sees.
+      same_boxes: pairs of groups whose crops have the same boxes, in the same order.
     """
 
     roles: tuple[str, ...] = ()
@@ -101,6 +104,9 @@ class Needs:
     whole_batch: bool = False
     views_apart: bool | None = None
     group_size: int = 0
+    images: int = 1
+    sees: tuple[tuple[str, str], ...] = ()
+    same_boxes: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dino_jax.config.section import section
 from dino_jax.objectives import (
     byol,
     dino,
+    gram,
     ibot,
     koleo,
     mae,
@@ -21,6 +22,7 @@ from dino_jax.objectives.base import Context, Objective
 OBJECTIVES: dict[str, Any] = {
     "byol": byol,
     "dino": dino,
+    "gram": gram,
     "ibot": ibot,
     "koleo": koleo,
     "mae": mae,

@@ -32,7 +32,8 @@ def build(where: str, config: Config, context: Context) -> "DinoObjective":
     Raises:
       ValueError: as in `build_distillation`.
     """
-    shared = build_distillation(where, config, context)
+    weights = {"local_weight": lambda: Constant(1.0)}
+    shared = build_distillation(where, config, context, weights)
     return DinoObjective(**shared, min_local_pairs=config.min_local_pairs)
 
 
@@ -84,6 +85,8 @@ class DinoObjective:
       targets: role that gives the targets; its views are the first of the learner's.
       min_local_pairs: see `dino_losses`; 0 in DINO. DINOv2 counts 1 if there are no local crops,
         which makes its loss of two global crops smaller by a third.
+      local_weight: schedule of the weight of the pairs with a local crop; their share of all pairs
+        stays as it is, as in DINOv3, which lowers it to 0.5 when Gram anchoring begins.
     """
 
     head: str
@@ -95,6 +98,7 @@ class DinoObjective:
     learner: str = "student"
     targets: str = "teacher"
     min_local_pairs: int = 0
+    local_weight: Schedule = Constant(1.0)
 
     @property
     def needs(self) -> Needs:
@@ -130,10 +134,11 @@ class DinoObjective:
         global_loss, local_loss = dino_losses(
             student_logits, targets, self.student_temperature, self.min_local_pairs
         )
-        loss = global_loss + local_loss
+        together, local_weight = global_loss + local_loss, self.local_weight(step)
+        loss = global_loss + local_weight * local_loss
         teachers, views = len(teacher.features), len(student.features)
         counted = count_pairs(teachers, views, self.min_local_pairs)
-        cross_entropy = loss * counted / count_pairs(teachers, views)
+        cross_entropy = together * counted / count_pairs(teachers, views)
         described = describe_targets(targets)
         metrics = {
             "loss": loss,
@@ -143,5 +148,6 @@ class DinoObjective:
             "kl": cross_entropy - described["teacher_entropy"],
             **self.centering.describe(state),
             "teacher_temperature": temperature,
+            "local_weight": local_weight,
         }
         return Outcome(loss, state, metrics)

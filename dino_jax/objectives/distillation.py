@@ -1,12 +1,15 @@
 """Shared parts of DINO and iBOT: a head, two temperatures, and targets that do not collapse."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from dino_jax.config.range import MOST_EPOCHS
-from dino_jax.config.section import option
+from dino_jax.config.section import named, option
 from dino_jax.objectives.base import Context, check_head
 from dino_jax.objectives.centering import Center, Centering, Sinkhorn
+from dino_jax.optim.parts import PartsConfig, take_parts
 from dino_jax.optim.schedules import Constant, Schedule, build_teacher_temperature
 
 
@@ -36,25 +39,63 @@ class DistillationConfig:
     centering: Literal["center", "sinkhorn"] = option("center", "how targets do not collapse")
     center_momentum: float = option(0.9, "center: share of the old one", at_least=0, below=1)
     sinkhorn_iterations: int = option(3, "sinkhorn: normalizations", at_least=1, at_most=1000)
+    parts: dict[str, PartsConfig] = named(
+        PartsConfig,
+        {},
+        "schedules in three parts instead of numbers: weight, teacher_temperature, of dino also "
+        "local_weight",
+    )
 
 
-def build_distillation(where: str, config: DistillationConfig, context: Context) -> dict[str, Any]:
+def build_distillation(
+    where: str,
+    config: DistillationConfig,
+    context: Context,
+    weights: Mapping[str, Callable[[], Schedule]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Arguments that both objectives take.
 
+    Args:
+      where: dotted name of the section, for messages.
+      config: the section.
+      context: the other parts of the config.
+      weights: builders of further schedules that `config.parts` may replace.
+
     Raises:
-      ValueError: if the head is unknown or takes another head, or the warm-up does not fit the run.
+      ValueError: if the head is unknown or takes another head, the warm-up does not fit the run, or
+        `config.parts` names something unknown or a temperature that is not positive.
     """
     check_head(f"{where}.head", config.head, context)
+    schedules = take_parts(
+        f"{where}.parts",
+        config.parts,
+        {
+            "weight": lambda: Constant(config.weight),
+            "teacher_temperature": lambda: _build_teacher_temperature(config, context),
+            **weights,
+        },
+        total_steps=context.total_steps,
+        steps_per_epoch=context.steps_per_epoch,
+    )
+    check_temperature(f"{where}.parts.teacher_temperature", config.parts)
     return dict(
         head=config.head,
         prototypes=context.outputs[config.head],
         student_temperature=config.student_temperature,
-        teacher_temperature=_build_teacher_temperature(config, context),
         centering=_build_centering(config),
-        weight=Constant(config.weight),
         learner=context.learner,
         targets=config.targets,
+        **schedules,
     )
+
+
+def check_temperature(where: str, parts: Mapping[str, PartsConfig]) -> None:
+    """Raises a ValueError if a schedule of the teacher's temperature reaches 0."""
+    given = parts.get("teacher_temperature")
+    if given is not None and min(given.start, given.peak, given.end) <= 0:
+        raise ValueError(
+            f"{where} must stay above 0, got {given.start} to {given.peak} to {given.end}"
+        )
 
 
 def _build_teacher_temperature(config: DistillationConfig, context: Context) -> Schedule:

@@ -16,9 +16,10 @@ from typing import Any, Literal
 import optax
 
 from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES
-from dino_jax.config.section import option
+from dino_jax.config.section import named, option
 from dino_jax.optim import schedules
 from dino_jax.optim.parameter_groups import BACKBONE, FIXED, LAST_LAYER, REST, label_frozen
+from dino_jax.optim.parts import PartsConfig, take_parts
 from dino_jax.optim.schedules import Schedule, check_positive
 from dino_jax.optim.transforms import (
     add_decay,
@@ -113,6 +114,9 @@ class OptimizerConfig:
     fixed: tuple[str, ...] = option(
         (), "parameters or modules that never move, such as patch_embed (MoCo v3)"
     )
+    parts: dict[str, PartsConfig] = named(
+        PartsConfig, {}, "schedules in three parts instead of those above: lr, weight_decay"
+    )
     adamw: AdamwConfig = option(AdamwConfig(), "read by kind adamw")
     sgd: SgdConfig = option(SgdConfig(), "read by kind sgd")
     lars: LarsConfig = option(LarsConfig(), "read by kind lars")
@@ -158,22 +162,29 @@ def build_optimizer(
 def _build_schedules(
     config: OptimizerConfig, total_steps: int, steps_per_epoch: int, batch_size: int
 ) -> dict[str, Schedule]:
-    peak = schedules.scale_learning_rate(
-        config.lr, batch_size, config.reference_batch, config.lr_scaling
+    scale = schedules.scale_learning_rate(
+        1.0, batch_size, config.reference_batch, config.lr_scaling
     )
-    return {
-        "lr": schedules.build_warmup_cosine(
-            peak,
-            config.min_lr,
-            warmup_epochs=config.warmup_epochs,
-            total_steps=total_steps,
-            steps_per_epoch=steps_per_epoch,
-            warmup_peak=config.warmup_peak,
-        ),
-        "weight_decay": schedules.build_cosine(
-            config.weight_decay, config.weight_decay_end, total_steps=total_steps
-        ),
-    }
+    return take_parts(
+        "config.optimizer.parts",
+        config.parts,
+        {
+            "lr": lambda: schedules.build_warmup_cosine(
+                config.lr * scale,
+                config.min_lr,
+                warmup_epochs=config.warmup_epochs,
+                total_steps=total_steps,
+                steps_per_epoch=steps_per_epoch,
+                warmup_peak=config.warmup_peak,
+            ),
+            "weight_decay": lambda: schedules.build_cosine(
+                config.weight_decay, config.weight_decay_end, total_steps=total_steps
+            ),
+        },
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        scales={"lr": scale},
+    )
 
 
 def make_optimizer(

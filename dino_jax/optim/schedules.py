@@ -23,7 +23,7 @@ WARMUP_PEAKS = ("last", "after")
 LR_SCALINGS = {"linear": 1.0, "sqrt": 0.5}  # exponents of the batch size
 
 
-def _evaluate(formula: Callable[[Any, Any], Any], step: Step) -> Any:
+def evaluate(formula: Callable[[Any, Any], Any], step: Step) -> Any:
     """Runs `formula(xp, step)` in float32 (jax.numpy) for a jax.Array, else in float64 (NumPy)."""
     on_device = isinstance(step, jax.Array)
     steps = step if on_device else np.asarray(step)
@@ -52,7 +52,7 @@ class Constant:
     value: float
 
     def __call__(self, step: Step) -> Any:
-        return _evaluate(lambda xp, s: xp.full(s.shape, self.value), step)
+        return evaluate(lambda xp, s: xp.full(s.shape, self.value), step)
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Cosine:
     total_steps: int
 
     def __call__(self, step: Step) -> Any:
-        return _evaluate(
-            lambda xp, s: _cosine(xp, s, self.base, self.final, self.total_steps), step
-        )
+        return evaluate(lambda xp, s: _cosine(xp, s, self.base, self.final, self.total_steps), step)
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class WarmupCosine:
             cosine = _cosine(xp, s - self.warmup_steps, self.peak, self.final, cosine_steps)
             return xp.where(s < self.warmup_steps, warmup, cosine)
 
-        return _evaluate(formula, step)
+        return evaluate(formula, step)
 
 
 @dataclass(frozen=True)
@@ -124,7 +122,7 @@ class TeacherTemperature:
             warmup = self.warmup + (self.final - self.warmup) * fraction
             return xp.where(move < self.warmup_moves, warmup, self.final)
 
-        return _evaluate(formula, step)
+        return evaluate(formula, step)
 
 
 def scale_learning_rate(

@@ -47,6 +47,8 @@ def check_needs(
             )
         for role in needs.roles:
             _check_role(where, needs, role, roles)
+        for pair in needs.same_boxes:
+            _check_boxes(where, *pair, crops)
         for group in needs.groups:
             if not views[group]:
                 raise ValueError(f"{where} needs {group} crops: {_draw_one(group, crops)}")
@@ -103,6 +105,31 @@ def _check_pass(
             f"{where}.group_size ({needs.group_size}) must divide the {images} images of "
             "a pass; use 0 for all of them"
         )
+    if images < needs.images:
+        raise ValueError(
+            f"{where} needs at least {needs.images} images in a pass, got {images}; use a larger "
+            "--config.batch_size or fewer --config.accumulate_steps"
+        )
+
+
+def _check_boxes(where: str, group: str, other: str, crops: Mapping[str, CropConfig]) -> None:
+    """Checks that the crops of another group show the same parts of the image, in order."""
+    own, others = (in_order(name, crops) for name in (group, other))
+    boxes = [(name, crops[name].count) for name in own]
+    taken = [(crops[name].box_of, crops[name].count) for name in others]
+    if boxes != taken:
+        raise ValueError(
+            f"{where} compares {other} crops with the {group} ones of the same boxes, in the order "
+            f"of their names: {own}, and the {other} ones {others} take those of "
+            f"{[name for name, _ in taken]}; let each of them have count and box_of of one of "
+            f"{own}, in this order"
+        )
+
+
+def in_order(group: str, crops: Mapping[str, CropConfig]) -> list[str]:
+    """Names of the crops of a group that are drawn, as `MultiCrop` orders them."""
+    names = (name for name, crop in crops.items() if crop.group == group and crop.count)
+    return sorted(names, key=lambda name: (bool(crops[name].box_of), name))
 
 
 def _check_role(where: str, needs: Needs, name: str, roles: Mapping[str, Role]) -> None:
@@ -115,7 +142,8 @@ def _check_role(where: str, needs: Needs, name: str, roles: Mapping[str, Role]) 
             f"crops: {looking}"
         )
     learner, role = roles[find_learner(roles)], roles[name]
-    unseen = sorted(set(needs.groups) - set(role.sees))
+    wanted = {*needs.groups, *(group for reader, group in needs.sees if reader == name)}
+    unseen = sorted(wanted - set(role.sees))
     if unseen:
         raise ValueError(
             f"{where} needs the crops {unseen} of config.roles.{name}, which sees {role.sees}"

@@ -19,6 +19,7 @@ from dino_jax.models.network import Network
 from dino_jax.objectives.base import Objective
 from dino_jax.objectives.build import build_objectives
 from dino_jax.optim.optimizer import build_optimizer
+from dino_jax.optim.parts import Parts
 from dino_jax.optim.schedules import Schedule, epochs_to_steps, scale_learning_rate
 from dino_jax.step.health import build_measures
 from dino_jax.step.needs import (
@@ -158,10 +159,9 @@ def build_recipe(
     check_patches(groups, patch_size)
     height, width = next(iter(groups.values())).size
     pass_size = config.batch_size // config.accumulate_steps
-    roles = build_roles(config.roles, network, frozen or {}, total_steps=total_steps)
+    roles = build_roles(config.roles, network, frozen or {}, **length)
     optimizer, rates = build_optimizer(config.optimizer, batch_size=config.batch_size, **length)
-    warmup_epochs = min(config.optimizer.warmup_epochs, 1.0)
-    grace_epochs = max(config.optimizer.freeze_last_layer_epochs, warmup_epochs)
+    grace_epochs = max(config.optimizer.freeze_last_layer_epochs, min(_warmup(config), 1.0))
     recipe = Recipe(
         roles=roles,
         evaluated=config.evaluated,
@@ -182,6 +182,12 @@ def build_recipe(
     )
     check_recipe(recipe, multi_crop.crops, pass_size)
     return recipe
+
+
+def _warmup(config: Any) -> float:
+    """Epochs in which the learning rate warms up."""
+    parts = config.optimizer.parts
+    return parts["lr"].warmup_epochs if "lr" in parts else config.optimizer.warmup_epochs
 
 
 def count_steps(config: Any, image_count: int) -> tuple[int, int]:
@@ -256,14 +262,9 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
         for name, tree in state.networks[recipe.learner]["params"].items()
     }
     parameters = ", ".join(f"{name} {count:,}" for name, count in counts.items())
-    lr, optimizer = recipe.schedules["lr"], config.optimizer
-    warmup = epochs_to_steps(optimizer.warmup_epochs, recipe.steps_per_epoch)
+    optimizer = config.optimizer
     frozen = epochs_to_steps(optimizer.freeze_last_layer_epochs, recipe.steps_per_epoch)
     heads_alone = epochs_to_steps(optimizer.freeze_backbone_epochs, recipe.steps_per_epoch)
-    peak = scale_learning_rate(
-        optimizer.lr, config.batch_size, optimizer.reference_batch, optimizer.lr_scaling
-    )
-    scaling = {"linear": "x", "sqrt": "x the root of"}[optimizer.lr_scaling]
     last = recipe.total_steps - 1
     decay = recipe.schedules["weight_decay"]
     _, *followers = in_state(recipe.roles)
@@ -272,11 +273,30 @@ def describe_recipe(recipe: Recipe, config: Any, state: TrainState) -> list[str]
         f"length      {config.epochs:g} epochs x {recipe.steps_per_epoch} steps = "
         f"{recipe.total_steps} steps of {config.batch_size} images"
         + (f" in {recipe.accumulate_steps} passes" if recipe.accumulate_steps > 1 else ""),
-        f"lr          base {optimizer.lr:g} {scaling} batch {config.batch_size} / "
-        f"{optimizer.reference_batch} = {peak:g}; "
-        f"warm-up {warmup} steps, then cosine to {lr(last):.3g}",
+        "lr          " + describe_rate(recipe, config),
         f"weights     decay {decay(0):g} to {decay(last):.3g}; "
         f"last layer frozen for {frozen} steps"
         + (f", backbone for {heads_alone}" if heads_alone else ""),
         *(f"{name:<11} {recipe.roles[name].follow.describe(last)}" for name in followers),
     ]
+
+
+def describe_rate(recipe: Recipe, config: Any) -> str:
+    """The learning rate of a run: how the batch scales it, and its way."""
+    lr, optimizer, last = recipe.schedules["lr"], config.optimizer, recipe.total_steps - 1
+    scaling = {"linear": "x", "sqrt": "x the root of"}[optimizer.lr_scaling]
+    scale = f"{scaling} batch {config.batch_size} / {optimizer.reference_batch}"
+    if isinstance(lr, Parts):
+        base = optimizer.parts["lr"]
+        return (
+            f"base {base.peak:g}, then {base.end:g} {scale} = {lr.peak:g}, {lr.end:g}; line from "
+            f"{lr.start:g} in {lr.warmup_steps} steps, cosine in {lr.cosine_steps}, then constant"
+        )
+    warmup = epochs_to_steps(optimizer.warmup_epochs, recipe.steps_per_epoch)
+    peak = scale_learning_rate(
+        optimizer.lr, config.batch_size, optimizer.reference_batch, optimizer.lr_scaling
+    )
+    return (
+        f"base {optimizer.lr:g} {scale} = {peak:g}; "
+        f"warm-up {warmup} steps, then cosine to {lr(last):.3g}"
+    )

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dino_jax.config.section import option, section
+from dino_jax.config.section import named, option, section
 from dino_jax.models.network import Network
+from dino_jax.optim.parts import PartsConfig, take_parts
 from dino_jax.optim.schedules import Schedule, build_cosine
 
 Variables = dict[str, Any]
@@ -107,19 +108,25 @@ class Averages:
 
 @dataclass(frozen=True)
 class Copies:
-    """Equal to another role as it was after the last step that is a multiple of `every_steps`.
+    """Equal to another role as it was after the last step at which a copy was due.
 
-    Steps are those of the clock, which counts the ones that were skipped, too. A step whose loss or
-    gradient is not finite changes no variables, so a copy that is due at it is not made: the role
-    stays as it is until the next multiple.
+    Copies are due after the finished steps that are multiples of `every_steps`, from `first_step`
+    on, `most` of them: when a run is resumed, they follow from its step. Steps are those of the
+    clock, which counts the ones that were skipped, too. A step whose loss or gradient is not finite
+    changes no variables, so a copy that is due at it is not made: the role stays as it is until the
+    next multiple.
 
     Attributes:
       of: the learner or an average of it.
       every_steps: steps between two copies.
+      first_step: finished steps before which there is none.
+      most: number of copies; None: no end.
     """
 
     of: str
     every_steps: int
+    first_step: int = 0
+    most: int | None = None
 
     in_state = True
     by_batch = False
@@ -127,12 +134,22 @@ class Copies:
     def __call__(
         self, own: Variables, seen: Variables, moved: Mapping[str, Variables], step: jax.Array
     ) -> Variables:
-        now = (step + 1) % self.every_steps == 0
+        now = self.is_due(step + 1)
         newer = take_modules(moved[self.of], own)
         return jax.tree.map(lambda new, old: jnp.where(now, new, old), newer, own)
 
+    def is_due(self, finished: jax.Array) -> jax.Array:
+        """Whether a copy is made after so many steps."""
+        first = max(-(-self.first_step // self.every_steps), 1)  # a multiple of every_steps
+        number = finished // self.every_steps - first
+        wanted = number >= 0 if self.most is None else (number >= 0) & (number < self.most)
+        return (finished % self.every_steps == 0) & wanted
+
     def describe(self, last: int) -> str:
-        return f"copies {self.of} every {self.every_steps} steps"
+        first = max(-(-self.first_step // self.every_steps), 1) * self.every_steps
+        begin = f", first after {first}" if self.first_step else ""
+        end = "" if self.most is None else f", at most {self.most} times"
+        return f"copies {self.of} every {self.every_steps} steps{begin}{end}"
 
 
 @dataclass(frozen=True)
@@ -190,14 +207,24 @@ class RoleConfig:
     momentum_delay: int = option(
         0, "averages: 1 reads it one step later (MoCo v3)", at_least=0, at_most=1_000_000
     )
+    parts: dict[str, PartsConfig] = named(
+        PartsConfig, {}, "averages: a schedule in three parts instead of the cosine: momentum"
+    )
     of: str = option("teacher", "copies: role that is copied")
     every_steps: int = option(10_000, "copies: updates between two copies", at_least=1)
+    first_step: int = option(0, "copies: updates before the first copy", at_least=0)
+    most_copies: int | None = option(None, "copies: how many; None: no end", at_least=0)
     path: str = option("", "frozen: workdir of a run with the same heads")
     step: int | None = option(None, "frozen: its checkpoint; None: the newest", at_least=0)
 
 
 def build_roles(
-    config: Any, network: Network, frozen: Mapping[str, Network], *, total_steps: int
+    config: Any,
+    network: Network,
+    frozen: Mapping[str, Network],
+    *,
+    total_steps: int,
+    steps_per_epoch: int = 1,
 ) -> dict[str, Role]:
     """Builds `config.roles`.
 
@@ -206,6 +233,7 @@ def build_roles(
       network: network with all heads.
       frozen: modules of the frozen roles.
       total_steps: updates of the run.
+      steps_per_epoch: updates per epoch.
 
     Raises:
       ValueError: if not exactly one role learns, a role copies one that it cannot, leaves out an
@@ -226,22 +254,38 @@ def build_roles(
             module = _frozen_network(where, name, frozen)
         else:
             module = _without_heads(where, network, each.leaves_out)
-        follow = FOLLOWS[each.follow](where, each, learner, total_steps)
+        follow = FOLLOWS[each.follow](where, each, learner, total_steps, steps_per_epoch)
         roles[name] = Role(module, follow, each.sees, each.masked, each.drop_path)
     _check_copies(roles)
     return roles
 
 
-def _build_average(where: str, config: RoleConfig, learner: str, total_steps: int) -> Averages:
-    momentum = build_cosine(config.momentum, config.momentum_end, total_steps=total_steps)
-    return Averages(learner, momentum, config.momentum_delay)
+def _build_average(
+    where: str, config: RoleConfig, learner: str, total_steps: int, steps_per_epoch: int
+) -> Averages:
+    def cosine() -> Schedule:
+        return build_cosine(config.momentum, config.momentum_end, total_steps=total_steps)
+
+    schedules = take_parts(
+        f"{where}.parts",
+        config.parts,
+        {"momentum": cosine},
+        total_steps=total_steps,
+        steps_per_epoch=steps_per_epoch,
+        at_most=1.0,
+    )
+    return Averages(learner, schedules["momentum"], config.momentum_delay)
 
 
-FOLLOWS: dict[str, Callable[[str, RoleConfig, str, int], Follow]] = {
-    "learns": lambda where, config, learner, total_steps: Learns(),
+def _build_copies(where: str, config: RoleConfig, *others: Any) -> Copies:
+    return Copies(config.of, config.every_steps, config.first_step, config.most_copies)
+
+
+FOLLOWS: dict[str, Callable[[str, RoleConfig, str, int, int], Follow]] = {
+    "learns": lambda where, config, *length: Learns(),
     "averages": _build_average,
-    "copies": lambda where, config, learner, total_steps: Copies(config.of, config.every_steps),
-    "frozen": lambda where, config, learner, total_steps: Frozen(),
+    "copies": _build_copies,
+    "frozen": lambda where, config, *length: Frozen(),
 }
 
 

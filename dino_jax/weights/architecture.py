@@ -139,18 +139,21 @@ def infer_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     ]
     if "mlp.weight" in plain:
         linear = [plain["mlp.weight"]]
-    if not linear or "last_layer.weight_v" not in plain:
+    last = {"last_layer.weight_v", "last_layer.weight"} & plain.keys()
+    if not linear or len(last) != 1:
         raise ValueError(
             f"{name} is not a head of DINO or DINOv2: its tensors are {sorted(tensors)}; expected "
-            "mlp.N.weight and last_layer.weight_v"
+            "mlp.N.weight and last_layer.weight_v (or last_layer.weight of DINOv3)"
         )
+    (name_of_last,) = last
     gain = plain.get("last_layer.weight_g", np.ones(1))
     return {
         "kind": "dino",
-        "out_dim": plain["last_layer.weight_v"].shape[0],
+        "out_dim": plain[name_of_last].shape[0],
         "hidden_dim": linear[0].shape[0],
         "bottleneck_dim": linear[-1].shape[0],
         "layers": len(linear),
         "batch_norm": any(key.endswith("running_mean") for key in plain),
         "train_gain": not np.allclose(np.asarray(gain, np.float32), 1.0, rtol=0, atol=1e-5),
+        "last_layer": "linear" if name_of_last.endswith("weight") else "prototypes",
     }

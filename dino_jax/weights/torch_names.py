@@ -83,6 +83,11 @@ _DECODER_TENSORS = {
     ("mask_token",): ("mask_token", SAME),
     ("pos_embed",): ("pos_embed", SAME),
 }
+_LAST_LAYER = {
+    "prototypes": "last_layer.weight_v",
+    "gain": "last_layer.weight_g",
+    "weights": "last_layer.weight",  # DINOv3
+}
 _RESNET_MODULE = re.compile(r"(layer\d+_\d+/)?(conv\d|bn\d|downsample_[01])")
 _CONVOLUTION_LEAVES = {"kernel": ("weight", CONVOLUTION)}
 # Not tensors of the model: torch counts batches, our running statistics need no count.
@@ -264,7 +269,7 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
         raise ValueError(f"no official name is known for {'/'.join(path)}: no head of DINO's")
     module, leaf = rest
     if module == "last_layer":
-        return {"prototypes": "last_layer.weight_v", "gain": "last_layer.weight_g"}[leaf], SAME
+        return _LAST_LAYER[leaf], SAME
     kind, index = module.split("_")
     siblings = {p[2] for p in tree if p[:2] == ("params", head)}
     leaf_name, conversion = _lookup(

@@ -1,11 +1,13 @@
 """The projection head against recorded outputs of the official code."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.dino_head import DinoHead
+from dino_jax.models.dino_head import Config, DinoHead, build
 from dino_jax.weights import from_torch, to_torch
 from tests.models.sketch import assert_gradients_equal
 
@@ -84,3 +86,18 @@ def test_initial_gains_are_one_and_prototypes_uniform():
     np.testing.assert_array_equal(last["gain"], np.ones((4096, 1)))
     assert float(jnp.abs(last["prototypes"]).max()) <= 1 / 16
     assert abs(float(jnp.std(last["prototypes"])) - 1 / 16 / 3**0.5) < 1e-4
+
+
+def test_a_linear_last_layer_normalizes_nothing():
+    """As in DINOv3: a product with weights of standard deviation 0.02 and any length."""
+    config = Config(out_dim=512, hidden_dim=32, bottleneck_dim=16, layers=2, last_layer="linear")
+    head = build(config, jnp.float32)
+    x = jax.random.normal(jax.random.key(1), (5, 24))
+    variables = head.init(jax.random.key(0), x)
+    weights = variables["params"]["last_layer"]["weights"]
+    assert weights.shape == (512, 16) and abs(weights.std() / 0.02 - 1) < 0.05
+    longer = jax.tree.map(jnp.copy, variables)
+    longer["params"]["last_layer"]["weights"] = 3 * weights
+    np.testing.assert_allclose(head.apply(longer, x), 3 * head.apply(variables, x), atol=1e-6)
+    with pytest.raises(ValueError, match="last_layer='linear' has no gains; set train_gain=False"):
+        build(dataclasses.replace(config, train_gain=True), jnp.float32)

@@ -72,7 +72,7 @@ def test_the_teacher_temperature_can_move_at_every_step():
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        (dict(gram={}), r"unknown objective 'gram'; known: \['byol', 'dino', 'ibot'"),
+        (dict(grams={}), r"unknown objective 'grams'; known: \['byol', 'dino', 'gram', 'ib"),
         (dict(ibot=dict(head="ibot")), r"objectives.ibot.head is 'ibot'; .* has \['dino'\]"),
         (dict(dino=dict(centering="mean")), r"dino.centering is 'mean'; known: \['center', 'sink"),
         (

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dino_jax.objectives.base import Context
 from dino_jax.objectives.centering import Center, Sinkhorn
-from dino_jax.objectives.dino import DinoObjective, dino_losses
+from dino_jax.objectives.dino import Config, DinoObjective, build, dino_losses
+from dino_jax.optim.parts import PartsConfig
 from dino_jax.optim.schedules import Constant, TeacherTemperature
 from tests.objectives.branches import image_major, log_softmax, run
 
@@ -135,3 +137,42 @@ def test_kl_is_the_mean_over_all_pairs_of_different_views(views, min_local_pairs
         if i != j
     ]
     np.testing.assert_allclose(outcome.metrics["kl"], np.mean(pairs), rtol=1e-5)
+
+
+def test_losses_equal_official_dinov3(golden):
+    """The recorded losses are means over 2 x 4 pairs and over the 2 pairs of different views."""
+    arrays = golden("v3/losses")
+    views = [arrays["dino/student_global"], arrays["dino/student_local"]]
+    student = np.concatenate(views).swapaxes(0, 1)
+    targets = arrays["dino/teacher_probs"].swapaxes(0, 1)
+    of_global, of_local = dino_losses(jnp.asarray(student), jnp.asarray(targets), 0.1)
+    np.testing.assert_allclose(
+        of_global * 10 / 2, arrays["dino/loss_global_ignore_diag"], rtol=1e-6
+    )
+    np.testing.assert_allclose(of_local * 10 / 8, arrays["dino/loss_local"], rtol=1e-6)
+
+
+def test_the_weight_of_local_pairs_has_a_schedule():
+    context = Context("student", {"dino": 7}, {"dino": "cls"}, total_steps=40, steps_per_epoch=10)
+    parts = {"local_weight": PartsConfig(1.0, 1.0, 0.5, warmup_epochs=1.0, cosine_epochs=1.0)}
+    objective = build("config.objectives.dino", Config(parts=parts), context)
+    rng = np.random.default_rng(0)
+    student = {"cls": rng.normal(size=(3, 4, 7)).astype(np.float32)}
+    teacher = {"cls": student["cls"][:, :2]}
+    outcomes = {
+        step: run(objective, student, teacher, {}, objective.init(), step)[0] for step in (0, 19)
+    }
+    for step, weight in ((0, 1.0), (19, 0.5)):
+        metrics = outcomes[step].metrics
+        expected = metrics["global_loss"] + weight * metrics["local_loss"]
+        np.testing.assert_allclose(outcomes[step].loss, expected, rtol=1e-6)
+        np.testing.assert_allclose(metrics["local_weight"], weight, rtol=1e-6)
+    kl = [float(outcome.metrics["kl"]) for outcome in outcomes.values()]
+    np.testing.assert_allclose(kl[0], kl[1], rtol=1e-6)  # of all pairs alike
+
+
+def test_a_temperature_in_parts_stays_above_0():
+    context = Context("student", {"dino": 7}, {"dino": "cls"}, total_steps=40, steps_per_epoch=10)
+    parts = {"teacher_temperature": PartsConfig(0.0, 0.07, 0.07)}
+    with pytest.raises(ValueError, match=r"teacher_temperature must stay above 0"):
+        build("config.objectives.dino", Config(parts=parts), context)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.objectives.koleo import KoleoObjective, koleo_loss
+from dino_jax.objectives.base import Context
+from dino_jax.objectives.koleo import Config, KoleoObjective, build, koleo_loss
 from dino_jax.optim.schedules import Constant
 from tests.objectives.branches import run
 
@@ -65,3 +66,30 @@ def test_bfloat16_features_are_compared_in_float32():
     exact = np.asarray(student["cls"], np.float32)
     wanted = jit_koleo(exact[:, 0]) + jit_koleo(exact[:, 1])
     np.testing.assert_allclose(outcome.loss, wanted, rtol=1e-5)
+
+
+def test_loss_equals_official_dinov3(golden):
+    arrays = golden("v3/losses")
+    np.testing.assert_allclose(jit_koleo(arrays["koleo/x"]), arrays["koleo/plain"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("neighbors", [1, 2, 5])
+def test_several_neighbors_give_the_mean_over_all_of_them(neighbors):
+    x = np.random.default_rng(0).normal(size=(3, 8, 16)).astype(np.float32)
+    unit = x.astype(np.float64) / np.linalg.norm(x.astype(np.float64), axis=-1, keepdims=True)
+    logs = []
+    for group in unit:
+        for i, vector in enumerate(group):
+            similarity = group @ vector
+            similarity[i] = -1.0
+            for j in np.argsort(-similarity)[:neighbors]:
+                logs.append(np.log(np.linalg.norm(vector - group[j] + 1e-8) + 1e-8))
+    loss = jax.jit(koleo_loss, static_argnums=1)(jnp.asarray(x), neighbors)
+    np.testing.assert_allclose(loss, -np.mean(logs), rtol=2e-6)
+
+
+def test_a_group_needs_enough_images_for_its_neighbors():
+    context = Context("student", {}, {}, total_steps=1, steps_per_epoch=1)
+    with pytest.raises(ValueError, match=r"koleo\.neighbors \(4\) must be at most"):
+        build("config.objectives.koleo", Config(neighbors=4, group_size=2), context)
+    assert KoleoObjective(Constant(0.1), 0, neighbors=3).needs.images == 3

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from configs import digits_dinov2, quickstart
 from dino_jax.config.defaults import to_config_dict
 from dino_jax.data.augment import CropConfig
+from dino_jax.objectives import gram
 from dino_jax.step.health import build_measures
 from dino_jax.step.needs import check_drop_path, count_views
 from dino_jax.step.recipe import build_recipe
@@ -200,3 +201,42 @@ def test_a_drop_path_group_is_refused_exactly_where_the_pass_fails(group, apart)
                 call()
         else:
             call()
+
+
+def with_anchor() -> ConfigDict:
+    """DINOv2 on digits with Gram anchoring to a copy that sees crops of its own."""
+    config = digits_dinov2.get_config()
+    for name in ("global_1", "global_2"):
+        config.augment.crops[name.replace("global", "gram")] = to_config_dict(
+            CropConfig(group="gram", size=(64, 64), box_of=name)
+        )
+    config.roles.gram = to_config_dict(RoleConfig(follow="copies", sees=("gram",)))
+    config.objectives.gram = to_config_dict(gram.Config())
+    return config
+
+
+def test_gram_anchoring_needs_crops_with_the_boxes_of_the_global_ones():
+    assert build(with_anchor()).crop_sizes["gram"] == (64, 64)
+    config = with_anchor()
+    config.augment.crops.gram_1.box_of, config.augment.crops.gram_2.box_of = "global_2", "global_1"
+    with pytest.raises(ValueError, match=r"take those of \['global_2', 'global_1'\]; let each"):
+        build(config)
+    config.augment.crops.gram_1.box_of = ""
+    with pytest.raises(ValueError, match="compares gram crops with the global ones of the same"):
+        build(config)
+
+
+def test_an_anchor_must_see_its_crops_or_the_global_ones():
+    config = with_anchor()
+    config.roles.gram.sees = ("global",)
+    with pytest.raises(ValueError, match=r"gram needs the crops \['gram'\] of config.roles.gram"):
+        build(config)
+    config.objectives.gram.crops = "global"
+    assert build(config).roles["gram"].sees == ("global",)
+
+
+def test_koleo_needs_as_many_images_as_neighbors():
+    config = digits_dinov2.get_config()
+    config.objectives.koleo.update(group_size=0, neighbors=config.batch_size + 1)
+    with pytest.raises(ValueError, match=r"koleo needs at least \d+ images in a pass"):
+        build(config)

@@ -33,7 +33,7 @@ from dino_jax.objectives.base import Needs, Outcome
 from dino_jax.objectives.build import OBJECTIVES
 from dino_jax.optim.schedules import Constant, Cosine
 from dino_jax.step.recipe import build_recipe
-from dino_jax.step.roles import RoleConfig
+from dino_jax.step.roles import Copies, RoleConfig
 from dino_jax.workdir import checkpointing
 from tests.step.batches import IMAGES, draw_batch
 
@@ -411,4 +411,46 @@ def test_objectives_that_disagree_about_batch_norm_are_named():
     config.network.heads.projector = ConfigDict(mlp("cls"))
     config.objectives.pairs = ConfigDict(dict(kind="contrast", temperature=0.5))
     with pytest.raises(ValueError, match=r"\['pairs'\] need .* \['dino'\] all views together"):
+        build_recipe(config, 100)
+
+
+@pytest.mark.parametrize(
+    ("every", "first", "most", "due"),
+    [
+        (3, 0, None, [3, 6, 9, 12]),
+        (3, 4, None, [6, 9, 12]),
+        (3, 6, 2, [6, 9]),
+        (4, 0, 1, [4]),
+        (5, 12, 3, []),
+        (2, 0, 0, []),
+    ],
+)
+def test_copies_are_due_after_multiples_from_the_first_step_on_and_end(every, first, most, due):
+    copies = Copies("teacher", every, first, most)
+    finished = jnp.arange(1, 13)
+    assert finished[copies.is_due(finished)].tolist() == due
+    own, source = {"params": {"backbone": jnp.zeros(2)}}, {"params": {"backbone": jnp.ones(2)}}
+    for step in range(12):
+        after = copies(own, {}, {"teacher": source}, jnp.asarray(step))
+        assert bool(after["params"]["backbone"][0]) == (step + 1 in due)
+
+
+def test_copies_say_when_they_are_due():
+    assert Copies("teacher", 10).describe(99) == "copies teacher every 10 steps"
+    assert Copies("teacher", 10, 15, 3).describe(99) == (
+        "copies teacher every 10 steps, first after 20, at most 3 times"
+    )
+
+
+def test_a_momentum_may_have_a_schedule_in_parts():
+    config = base()
+    config.roles.teacher.parts = ConfigDict(
+        {"momentum": dict(start=0.9, peak=1.0, end=1.0, warmup_epochs=1.0, cosine_epochs=0.0)}
+    )
+    recipe = build_recipe(config, 100)
+    momentum = recipe.roles["teacher"].follow.momentum
+    np.testing.assert_allclose(momentum(0), 0.9)
+    np.testing.assert_allclose(momentum(recipe.steps_per_epoch), 1.0)
+    config.roles.teacher.parts.momentum.peak = 1.5
+    with pytest.raises(ValueError, match=r"teacher\.parts\.momentum\.peak must be in 0 to 1"):
         build_recipe(config, 100)

@@ -18,6 +18,7 @@ HEADS = {
     "batch norm": dict(layers=3, batch_norm=True, train_gain=True),
     "one layer": dict(layers=1, batch_norm=False, train_gain=False),
     "two layers": dict(layers=2, batch_norm=False, train_gain=True),
+    "linear last layer": dict(layers=3, batch_norm=False, train_gain=False, linear=True),
     "two layers, batch norm": dict(layers=2, batch_norm=True, train_gain=False),
 }
 VARIANTS = [*HEADS, "backbone only"]
