@@ -23,6 +23,12 @@ from dino_jax.workdir.layout import (
 
 TILE, NEIGHBOUR_TILE, HEAD_TILE = 112, 84, 56  # pixels
 MOST_PROBES, MOST_NEIGHBOURS = 8, 50
+FILMS = {  # titles by the end of a picture's name
+    "attention": "attention",
+    "pca": "PCA",
+    "seen": "hidden",
+    "filled": "filled in",
+}
 MAX_JSON_BYTES = 1 << 24
 MOST_FRAMES = 16  # evaluations on the slider, over all runs together
 CROPS_WIDTH = 1400  # pixels at most
@@ -50,10 +56,13 @@ def draw_probes(runs: Sequence[Run]) -> Markup | None:
         element("h2", "Probe images"),
         element(
             "p",
-            "The same images at every evaluation, seen by the teacher. Attention: where the cls "
+            "The same images at every evaluation, seen by the network that is evaluated. "
+            "Attention: where the cls "
             "token of the last block looks, mean of the heads, brightest at its maximum. PCA: "
             "first three principal components of the patch features of all probes as red, green "
-            "and blue; equal colors mean similar patches.",
+            "and blue; equal colors mean similar patches. Of a masked autoencoder: the image with "
+            "most patches hidden, and with these filled in; where the targets are normalized, a "
+            "patch has the brightness and the contrast of the true one.",
             class_="note",
         ),
         *(_film(run, found, named=len(runs) > 1) for run, found in shown),
@@ -148,7 +157,7 @@ def _probe(run: Run, frames: Sequence[Frame], number: int, probe: dict[str, Any]
     name = _caption(probe)
     original = open_picture(probe_image(run.folder, number))
     tiles = [("image", draw_picture(resize(original, TILE, TILE), name))] if original else []
-    for kind, title in (("attention", "attention"), ("pca", "PCA")):
+    for kind, title in FILMS.items():
         paths = [frame.folder / f"{number:02d}_{kind}.png" for frame in frames]
         pictures = [picture for path in paths if (picture := open_picture(path))]
         if len(pictures) == len(paths):

@@ -19,6 +19,7 @@ from dino_jax.visualize.attention import draw_attention, overlay_attention
 from dino_jax.visualize.patch_pca import align_signs, patch_pca, scores_to_rgb
 from dino_jax.visualize.pictures import BACKGROUND, enlarge, enlarge_whole, tile_row
 from dino_jax.visualize.probe_images import Look, ProbeImages
+from dino_jax.visualize.reconstruction import hide
 from dino_jax.workdir.layout import (
     PCA_NPY,
     PROBES_JSON,
@@ -62,6 +63,8 @@ class Album:
             write_png(folder / f"{number:02d}_pca.png", enlarge(colors[number], *large.shape[:2]))
             if look.attention is not None:
                 self._write_attention(folder, number, large, look.attention[number])
+            if look.filled is not None:
+                self._write_reconstruction(folder, number, large, look.filled[number])
             tiles = [self._neighbour(index) for index in look.nearest[number]]
             write_png(folder / f"{number:02d}_neighbours.png", tile_row(tiles))
         _write_bytes(folder / PCA_NPY, _npy(scores.astype(np.float16)))
@@ -76,6 +79,15 @@ class Album:
         side = math.ceil(HEAD_TILE / max(heads.shape[1:])) * max(heads.shape[1:])
         maps = [enlarge(draw_attention(head), side, side) for head in heads]
         write_png(folder / f"{number:02d}_heads.png", tile_row(maps))
+
+    def _write_reconstruction(
+        self, folder: epath.Path, number: int, image: np.ndarray, filled: np.ndarray
+    ) -> None:
+        """The image as the network sees it, and with the hidden patches filled in."""
+        grid = self._probes.reconstruction.grid
+        seen = hide(image, self._probes.masks[number], grid)
+        write_png(folder / f"{number:02d}_seen.png", seen)
+        write_png(folder / f"{number:02d}_filled.png", enlarge_whole(filled))
 
     def _neighbour(self, index: int) -> np.ndarray:
         size = self._probes.images.shape[1]

@@ -17,6 +17,7 @@ from dino_jax.evaluation.online.build import check_named, held_out_images
 from dino_jax.optim.parameter_groups import is_stacked
 from dino_jax.visualize.attention import cls_to_patches
 from dino_jax.visualize.gallery import Gallery
+from dino_jax.visualize.reconstruction import build_reconstruction
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Look(NamedTuple):
       patches: [P, h, w, D] float32 features.
       nearest: [P, k] int64 indices into the training images.
       cosine: [P, k] float32 cosine similarities, descending.
+      filled: [P, S, S, C] uint8, see `Reconstruction.fill`; None if the network has no decoder.
     """
 
     attention: np.ndarray | None
     patches: np.ndarray
     nearest: np.ndarray
     cosine: np.ndarray
+    filled: np.ndarray | None = None
 
 
 class ProbeImages:
@@ -55,6 +58,8 @@ class ProbeImages:
       train: source of the neighbors.
       indices: [P] int64 into `source`.
       images: [P, S, S, C] uint8.
+      reconstruction: fills in hidden patches of the images, if the network has a decoder.
+      masks: bool [P, N], the patches that it does not see; [P, 0] without a decoder.
     """
 
     def __init__(self, config: Any, context: Context, train: ImageSource):
@@ -94,6 +99,10 @@ class ProbeImages:
             image_size=context.image_size,
             max_pixels=limit,
         )
+        self.reconstruction = build_reconstruction(config, self._network, context.image_size)
+        self.masks = np.zeros((len(self.images), 0), bool)
+        if self.reconstruction:
+            self.masks = self.reconstruction.masks(len(self.images))
         self._see = jax.jit(self._forward, out_shardings=replicated(self._mesh))
 
     def look(self, variables: Any) -> Look:
@@ -102,13 +111,14 @@ class ProbeImages:
         Args:
           variables: variables of the network.
         """
-        images = shard_batch({"image": self.images}, replicated(self._mesh))["image"]
-        seen = {name: np.asarray(x) for name, x in self._see(variables, images).items()}
+        batch = {"image": self.images, "masks": self.masks}
+        batch = shard_batch(batch, replicated(self._mesh))
+        seen = {name: np.asarray(x) for name, x in self._see(variables, batch).items()}
         exclude = self.indices if self.source is self.train else None
         found = self._gallery.nearest(variables, seen["cls"], self._neighbours, exclude)
-        return Look(seen.get("attention"), seen["patches"], *found)
+        return Look(seen.get("attention"), seen["patches"], *found, seen.get("filled"))
 
-    def _forward(self, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
+    def _forward(self, variables: Any, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         """One image after the other: attention weights of all tokens are large.
 
         Every device sees every image. What is outside of the loop over the blocks, it needs as a
@@ -121,9 +131,10 @@ class ProbeImages:
             return jax.lax.with_sharding_constraint(leaf, replicated(self._mesh))
 
         variables = jax.tree_util.tree_map_with_path(gather, variables)
-        return jax.lax.map(partial(self._forward_one, variables), images)
+        return jax.lax.map(partial(self._forward_one, variables), batch)
 
-    def _forward_one(self, variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+    def _forward_one(self, variables: Any, probe: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        image = probe["image"]
         features: Any = self._network.apply(variables, image[None])
         cls, patches = features["cls"][0], features["patches"][0]
         side = math.isqrt(len(patches))  # probes are square
@@ -131,7 +142,11 @@ class ProbeImages:
         if self._network.backbone.has_attention:
             attention: Any = self._network.apply(variables, image[None], method="attention")
             seen["attention"] = cls_to_patches(attention[0], (side, side))
-        return {name: x.astype(jnp.float32) for name, x in seen.items()}
+        seen = {name: x.astype(jnp.float32) for name, x in seen.items()}
+        if self.reconstruction:
+            masks = probe["masks"][None]
+            seen["filled"] = self.reconstruction.fill(variables, image[None], masks)[0]
+        return seen
 
 
 def check_probes(config: Any, context: Context) -> None:
@@ -142,13 +157,15 @@ def check_probes(config: Any, context: Context) -> None:
       context: context of the run.
 
     Raises:
-      ValueError: if the evaluation is unknown, or the images are smaller than a patch.
+      ValueError: if the evaluation is unknown, the images are smaller than a patch, or a decoder
+        is for other ones.
     """
     if not config.probes.count or not config.evaluations:
         return
     if config.probes.evaluation:
         check_named("config.probes.evaluation", config.probes.evaluation, config)
     check_size("config.image_size", context.image_size, context, [context.evaluated])
+    build_reconstruction(config, context.networks[context.evaluated], context.image_size)
 
 
 def _read(images: Images) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,8 @@ probes/200/00_attention.png   attention of the cls token over the image, mean of
 probes/200/00_heads.png       the same for each head, side by side, without the image
 probes/200/00_pca.png         first three principal components of the patches
 probes/200/00_neighbours.png  nearest training images, side by side
+probes/200/00_seen.png        MAE: the image without the patches that are hidden
+probes/200/00_filled.png      MAE: these patches filled in by the decoder
 probes/200/pca.npy            coordinates behind the colors, [P, h, w, 3] float16
 probes/200/probes.json        names, labels, cosines; written last
 profile/                      xprof traces
