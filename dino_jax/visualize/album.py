@@ -64,7 +64,8 @@ class Album:
             if look.attention is not None:
                 self._write_attention(folder, number, large, look.attention[number])
             if look.filled is not None:
-                self._write_reconstruction(folder, number, large, look.filled[number])
+                write_png(folder / f"{number:02d}_seen.png", self._seen(number, large))
+                write_png(folder / f"{number:02d}_filled.png", enlarge_whole(look.filled[number]))
             tiles = [self._neighbour(index) for index in look.nearest[number]]
             write_png(folder / f"{number:02d}_neighbours.png", tile_row(tiles))
         _write_bytes(folder / PCA_NPY, _npy(scores.astype(np.float16)))
@@ -80,14 +81,11 @@ class Album:
         maps = [enlarge(draw_attention(head), side, side) for head in heads]
         write_png(folder / f"{number:02d}_heads.png", tile_row(maps))
 
-    def _write_reconstruction(
-        self, folder: epath.Path, number: int, image: np.ndarray, filled: np.ndarray
-    ) -> None:
-        """The image as the network sees it, and with the hidden patches filled in."""
-        grid = self._probes.reconstruction.grid
-        seen = hide(image, self._probes.masks[number], grid)
-        write_png(folder / f"{number:02d}_seen.png", seen)
-        write_png(folder / f"{number:02d}_filled.png", enlarge_whole(filled))
+    def _seen(self, number: int, image: np.ndarray) -> np.ndarray:
+        reconstruction = self._probes.reconstruction
+        if reconstruction is None:
+            return image
+        return hide(image, self._probes.masks[number], reconstruction.grid)
 
     def _neighbour(self, index: int) -> np.ndarray:
         size = self._probes.images.shape[1]
