@@ -1,5 +1,8 @@
 """dino-jax evaluate finetune: a backbone and a classifier that learn together."""
 
+import json
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -19,10 +22,12 @@ from dino_jax.evaluation.finetuning import (
     tune,
 )
 from dino_jax.evaluation.mixing import Mixing
+from dino_jax.optim.parameter_groups import DECAYED, lr_multipliers
 from tests.colored_photos import evaluate_as_one_and_two, read, write_photos
 from tests.saved_model import save_model, save_tiny_vit
 
 CLASSES, BATCH, DEPTH = 3, 8, 3
+RECORDED = Path(__file__).parents[1] / "golden/ssl/m_names_init_schedule.json"
 PLAIN = Mixing(0.0, 0.0, 0.0, 0.0)
 
 
@@ -100,6 +105,56 @@ def test_the_rate_falls_towards_the_input_and_tokens_do_not_decay(model):
     shrunk = after["backbone"]["blocks"]["mlp"]["fc1"]["kernel"][-1] - 0.005 * 10 * fc1[-1]
     found = decayed["backbone"]["blocks"]["mlp"]["fc1"]["kernel"][-1]
     np.testing.assert_allclose(found, shrunk, rtol=0, atol=1e-5)
+
+
+def test_rates_and_decay_are_those_recorded_for_twelve_blocks():
+    """The official groups of a stand-in: a weight and a bias per block, layer decay 0.65."""
+    leaf = jax.ShapeDtypeStruct
+    params = {
+        "backbone": {
+            "cls_token": leaf((1, 1, 4), np.float32),
+            "pos_embed": leaf((1, 5, 4), np.float32),
+            "patch_embed": {
+                "kernel": leaf((2, 2, 3, 4), np.float32),
+                "bias": leaf((4,), np.float32),
+            },
+            "blocks": {"kernel": leaf((12, 4, 4), np.float32), "bias": leaf((12, 4), np.float32)},
+        },
+        CLASSIFIER: {
+            "norm": {"scale": leaf((4,), np.float32), "bias": leaf((4,), np.float32)},
+            "kernel": leaf((4, 3), np.float32),
+            "bias": leaf((3,), np.float32),
+        },
+    }
+    factors = lr_multipliers(params, 0.65, 1.0)
+    found = {}
+    for path, value in jax.tree_util.tree_leaves_with_path(factors):
+        decayed = 0.05 if DECAYED["layers"](path, _at(params, path)) else 0.0
+        for layer, factor in enumerate(np.ravel(value)):
+            found[(jax.tree_util.keystr(path, simple=True, separator="."), layer)] = (
+                decayed,
+                float(factor),
+            )
+    theirs = {}
+    renamed = {"fc_norm.": f"{CLASSIFIER}.norm.", "head.": f"{CLASSIFIER}."}
+    for group in json.loads(RECORDED.read_text())["finetune_layer_decay_065"]:
+        for name in group["names"]:
+            layer = int(name.split(".")[1]) if name.startswith("blocks.") else 0
+            plain = name.replace(f"blocks.{layer}.", "blocks.")
+            old = next((old for old in renamed if plain.startswith(old)), None)
+            plain = f"backbone.{plain}" if old is None else plain.replace(old, renamed[old])
+            leaf_name = "scale" if "norm" in plain else "kernel"
+            plain = plain.replace("weight", leaf_name)
+            theirs[(plain, layer)] = (group["weight_decay"], group["lr_scale"])
+    assert found.keys() == theirs.keys()
+    for name, wanted in theirs.items():
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-6, err_msg=str(name))
+
+
+def _at(tree, path):
+    for key in path:
+        tree = tree[key.key]
+    return tree
 
 
 def test_four_devices_learn_as_one(model):

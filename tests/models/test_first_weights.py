@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from dino_jax.models import vit
+from dino_jax.models.mlp_head import MlpHead
 from dino_jax.models.position import sincos_table
+from dino_jax.models.resnet import ResNet
 from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.weights.torch_names import to_torch
 
 SSL = Path(__file__).parents[1] / "golden/ssl"
+MOCO = json.loads((SSL / "c_names_init_schedule.json").read_text())
 INITS = json.loads((SSL / "m_names_init_schedule.json").read_text())["init"]
 
 
@@ -69,6 +72,65 @@ def test_first_weights_of_moco_v3_take_queries_keys_and_values_apart():
     np.testing.assert_allclose(np.abs(projection).max(), (6 / (3 * 64 + 48)) ** 0.5, rtol=0.02)
     assert not ours["patch_embed.proj.bias"].any()
     assert np.abs(ours["cls_token"]).max() < 1e-5
+
+
+def check_spread(value: np.ndarray, official: dict, name: str) -> None:
+    """Spread of a draw; five standard errors, for the recorded draw has one as well."""
+    assert sorted(value.shape) == sorted(official["shape"]), name
+    error = 5 * (1 / value.size) ** 0.5
+    np.testing.assert_allclose(value.std(), official["std"], rtol=error, atol=1e-12, err_msg=name)
+    if not official["std"]:
+        np.testing.assert_array_equal(np.abs(value), official["absmax"], err_msg=name)
+
+
+def test_first_weights_of_moco_v3s_resnet_have_the_official_spread():
+    module = ResNet(depths=(1, 1, 1, 1), width=4, zero_init_residual=True)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    named = to_torch({kind: {"backbone": tree} for kind, tree in variables.items()})
+    ours = {name.removeprefix("backbone."): np.asarray(x) for name, x in named.items()}
+    recorded = {
+        name.removeprefix("base_encoder."): x
+        for name, x in MOCO["init_resnet"].items()
+        if not name.startswith(("base_encoder.fc.", "predictor."))
+    }
+    counters = {name for name in ours if name.endswith("num_batches_tracked")}
+    assert ours.keys() - counters == recorded.keys()
+    for name, official in recorded.items():
+        check_spread(ours[name], official, name)
+
+
+@pytest.mark.parametrize(
+    "run, prefix, layers, width, last_norm",
+    [
+        ("init_vit", "base_encoder.head", 3, 48, "plain"),
+        ("init_vit", "predictor", 2, 24, "plain"),
+        ("init_resnet", "base_encoder.fc", 2, 128, "plain"),
+        ("init_resnet", "predictor", 2, 24, "none"),
+    ],
+)
+def test_first_weights_of_moco_v3s_heads_have_the_official_spread(
+    run, prefix, layers, width, last_norm
+):
+    head = MlpHead(out_dim=24, hidden_dim=64, layers=layers, last_norm=last_norm)
+    params = head.init(jax.random.key(1), jnp.zeros((4, width)))["params"]
+    recorded = {
+        name.removeprefix(f"{prefix}."): x
+        for name, x in MOCO[run].items()
+        if name.startswith(f"{prefix}.") and not name.endswith(("running_mean", "running_var"))
+    }
+    ours = {}
+    for index in range(layers):  # linear, norm and ReLU are three modules there
+        ours[f"{3 * index}.weight"] = params[f"linear_{index}"]["kernel"]
+        norm = params.get(f"norm_{index}", {})
+        ours |= {
+            f"{3 * index + 1}.{leaf.replace('scale', 'weight')}": x for leaf, x in norm.items()
+        }
+    assert ours.keys() == recorded.keys()
+    for name, official in recorded.items():
+        value = np.asarray(ours[name])
+        check_spread(value, official, name)
+        if value.ndim == 2:  # uniform
+            np.testing.assert_allclose(np.abs(value).max(), official["absmax"], rtol=0.02)
 
 
 def test_sines_of_a_width_that_four_does_not_divide_are_refused():
