@@ -58,6 +58,11 @@ COMMANDS = {
         "Searches a catalogue of photos: an index, exact answers, duplicates, measures, and a "
         "page.",
     ),
+    "tune": Command(
+        "dino_jax.tuning.__main__",
+        "Tunes on photos of the same products, and hands out only what finds more than the frozen "
+        "model.",
+    ),
     "visualize": Command(
         "dino_jax.visualize.__main__",
         "Draws what a backbone sees: attention, parts of objects, similar patches and images.",

@@ -23,7 +23,7 @@ FLOORS = (
     {"embedding", "evaluation", "report"},
     {"visualize"},
     {"run", "search"},
-    {"curation", "doctor", "plan"},
+    {"curation", "doctor", "plan", "tuning"},
     {"train"},
     {"__main__"},
 )
@@ -70,6 +70,7 @@ WITHOUT_JAX = (
     "search.index",
     "search.remove",
     "train",
+    "tuning.__main__",
     "visualize.__main__",
     "weights.export_weights",
     "weights.import_weights",

@@ -10,7 +10,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dino_jax.devices.sharding import batch_sharding, replicated, shard_batch
-from dino_jax.embedding.projection import Projection
 from dino_jax.models.network import Network, last_outputs
 from dino_jax.weights.model import Model
 
@@ -23,7 +22,7 @@ def make_embedder(
     *,
     tokens: str,
     layers: int,
-    projection: Projection | None = None,
+    projection: Callable[[jax.Array], jax.Array] | None = None,
     normalize: bool = False,
 ) -> Embed:
     """Compiles images [B, S, S, C] uint8 -> [B, d] float32; the call returns before it is done.
@@ -34,7 +33,7 @@ def make_embedder(
       tokens: "cls", "mean" (of the patch tokens) or "both", one after the other.
       layers: L, number of last blocks; their features are concatenated, those of the last block
         at the end.
-      projection: projection applied to them.
+      projection: applied to them: [..., D] to [..., d].
       normalize: whether to scale to length 1, at the end.
 
     Raises:

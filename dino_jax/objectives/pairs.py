@@ -102,8 +102,9 @@ def symmetric_cross_entropy(a: jax.Array, b: jax.Array, temperature: float) -> j
       Mean over rows and directions.
     """
     logits = cosines(a, b) / temperature
-    both = (jax.nn.log_softmax(logits), jax.nn.log_softmax(logits.T))
-    return -sum(jnp.mean(jnp.diagonal(one)) for one in both) / 2
+    shares = jax.nn.log_softmax(logits), jax.nn.log_softmax(logits.T)
+    there, back = (jnp.mean(jnp.diagonal(one)) for one in shares)
+    return -(there + back) / 2
 
 
 def supervised_contrastive(similar: jax.Array, masks: Masks, temperature: float) -> jax.Array:

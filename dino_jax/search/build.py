@@ -16,14 +16,15 @@ from dino_jax.embedding.embedded import read_embedded
 from dino_jax.embedding.embedder import check_tokens, width_of
 from dino_jax.embedding.projection import load_projection
 from dino_jax.embedding.shards import Rows, Shards
+from dino_jax.search.adapted import open_tuned
 from dino_jax.search.codes import unit_rows
-from dino_jax.search.index import Index
-from dino_jax.search.manifest import MANIFEST, Manifest, Origin, read_manifest
-from dino_jax.search.origin import fingerprint_of, require_color
+from dino_jax.search.index import Index, open_index
+from dino_jax.search.manifest import ADAPTER, MANIFEST, Manifest, Origin, read_manifest
+from dino_jax.search.origin import fingerprint_of, open_projection, require_color
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.segment import Row
 from dino_jax.search.update import follow, set_metadata
-from dino_jax.search.writer import Blocks, writing
+from dino_jax.search.writer import ROWS_AT_ONCE, Blocks, writing
 from dino_jax.weights.limits import check_batch, check_side
 from dino_jax.weights.model import Model, load
 from dino_jax.workdir.paths import absolute_path
@@ -49,15 +50,19 @@ def build_of_photos(arguments: argparse.Namespace) -> str:
     options = _embed_options(arguments, model, photos, size)
     embed.check_dim(model, options, len(source))
     folder = Path(arguments.index).expanduser()
-    new = Manifest(_origin_of(arguments, model, size), photos)
+    tuned, origin = open_tuned(arguments.adapter), _origin_of(arguments, model, size)
+    if tuned and origin.reduced:
+        raise ValueError("--adapter and --reduce: pass --from=EMBEDDED, whose projection it knows")
+    new = Manifest(tuned.adapt_origin(origin, None) if tuned else origin, photos)
     check_new(folder, new)
     with writing(folder, new) as writer:
+        if not writer.manifest.generation and writer.manifest.origin.reduced:
+            machine = embed.Machine(arguments.batch_size, arguments.threads)
+            seen = decoded(source, UPRIGHT)
+            writer.set_projection(embed.find_projection(model, options, seen, machine))
+        if not writer.manifest.generation and tuned:
+            tuned.keep(writer)
         if not writer.manifest.generation:
-            if writer.manifest.origin.reduced:
-                machine = embed.Machine(arguments.batch_size, arguments.threads)
-                seen = decoded(source, UPRIGHT)
-                projection = embed.find_projection(model, options, seen, machine)
-                writer.set_projection(projection)
             writer.commit()
         lines = [follow(writer, model, source, arguments)]
         if arguments.metadata:
@@ -133,7 +138,7 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
     place = Path(arguments.embedded).expanduser()
     plan, shards = read_embedded(place, "--from")
     first = shards.read(0)
-    origin = _origin_of_plan(plan, first)
+    origin = origin_of_plan(plan, first)
     if arguments.model:
         model = load(arguments.model, arguments.step)
         if model.title != origin.model:
@@ -144,17 +149,22 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
         origin = dataclasses.replace(
             origin, fingerprint=fingerprint_of(model), path=path, step=arguments.step
         )
-    folder = Path(arguments.index).expanduser()
-    new = Manifest(origin, _photos_of(plan))
+    folder, tuned = Path(arguments.index).expanduser(), open_tuned(arguments.adapter)
+    projection = load_projection(epath.Path(place / embed.PROJECTION)) if origin.reduced else None
+    if tuned:
+        origin = tuned.adapt_origin(origin, projection)
+    new = Manifest(origin, photos_of_plan(plan))
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder} is an index already; choose another folder")
     check_new(folder, new)
     files = _files_of(new.photos)
+    blocks = _blocks(shards, files)
     with writing(folder, new) as writer:
-        if origin.reduced:
-            projection = load_projection(epath.Path(place / embed.PROJECTION))
+        if projection is not None:
             writer.set_projection(projection)
-        writer.add(_blocks(shards, files))
+        if tuned:
+            tuned.keep(writer)
+        writer.add(tuned.adapt(blocks) if tuned else blocks)
         lines = []
         writer.commit()
         if arguments.metadata:
@@ -165,7 +175,41 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
     return "\n".join([f"{folder}: {count:,} photos of {origin.dim} numbers; {known}", *lines])
 
 
-def _origin_of_plan(plan: dict[str, Any], first: Rows) -> Origin:
+def build_of_index(arguments: argparse.Namespace) -> str:
+    """Makes an index of another one, its rows adapted; returns its last line."""
+    tuned, folder = open_tuned(arguments.adapter), Path(arguments.index).expanduser()
+    if tuned is None:
+        raise ValueError(f"--from={arguments.embedded} is an index already; it needs --adapter")
+    if (folder / MANIFEST).exists():
+        raise ValueError(f"{folder} is an index already; choose another folder")
+    old = open_index(arguments.embedded)
+    if ADAPTER in old.manifest.single:
+        raise ValueError(f"--from={old.folder} has an adapter already; name the first index")
+    projection = open_projection(old.manifest, old.folder)
+    origin = tuned.adapt_origin(old.manifest.origin, projection)
+    new = Manifest(origin, old.manifest.photos)
+    check_new(folder, new)
+    with writing(folder, new) as writer:
+        if projection is not None:
+            writer.set_projection(projection)
+        tuned.keep(writer)
+        if old.table:
+            writer.set_table(old.table)
+        writer.add(tuned.adapt(_rows_of(old)))
+        writer.commit()
+        count = len(Index(folder, writer.manifest))
+    return f"{folder}: {count:,} photos of {origin.dim} numbers"
+
+
+def _rows_of(index: Index) -> Blocks:
+    numbers = [number for number, _ in index.rows()]
+    for start in range(0, len(numbers), ROWS_AT_ONCE):
+        some = numbers[start : start + ROWS_AT_ONCE]
+        yield index.vectors(some), [index.row(number) for number in some]
+
+
+def origin_of_plan(plan: dict[str, Any], first: Rows) -> Origin:
+    """How the vectors of a folder of `dino-jax embed` were made; the model is a title."""
     return Origin(
         model=plan["model"],
         fingerprint="",
@@ -179,7 +223,7 @@ def _origin_of_plan(plan: dict[str, Any], first: Rows) -> Origin:
     )
 
 
-def _photos_of(plan: dict[str, Any]) -> str:
+def photos_of_plan(plan: dict[str, Any]) -> str:
     """The folder of the images, "" if they are something else."""
     path = plan.get("source.path", "")
     is_folder = plan.get("source.kind") == "folder" and path
@@ -211,6 +255,8 @@ def build(arguments: argparse.Namespace) -> str:
     """Makes an index; returns lines about it."""
     if arguments.embedded and arguments.photos:
         raise ValueError("PHOTOS and --from exclude each other: vectors are there already")
+    if arguments.embedded and (Path(arguments.embedded).expanduser() / MANIFEST).exists():
+        return build_of_index(arguments)
     if arguments.embedded:
         return build_of_vectors(arguments)
     if not arguments.model or not arguments.photos:

@@ -16,7 +16,7 @@ from dino_jax.search.conditions import parse_condition
 from dino_jax.search.hits import Answer, find_hits
 from dino_jax.search.index import Index
 from dino_jax.search.metadata import Value
-from dino_jax.search.origin import QueryEmbedder, mean_query, open_projection
+from dino_jax.search.origin import QueryEmbedder, mean_query, open_change
 from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.search.query import parse_box
 from dino_jax.search.why import draw_why
@@ -53,8 +53,8 @@ class Desk:
         """
         self._index, self._model, self._photos = index, model, photos
         self._max_pixels, self._origin = max_pixels, index.manifest.origin
-        projection = open_projection(index.manifest, index.folder)
-        self._embed = QueryEmbedder(model, self._origin, projection, 1)
+        change = open_change(index.manifest, index.folder)
+        self._embed = QueryEmbedder(model, self._origin, change, 1)
         self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
         self._inside, self._count = 0, threading.Lock()
         self._reading = threading.BoundedSemaphore(READ_AT_ONCE)

@@ -17,6 +17,7 @@ from dino_jax.workdir.paths import written_whole
 
 MANIFEST, VERSION = "index.json", 1
 REMOVED, METADATA, PROJECTION = "removed", "metadata", "projection"  # names of single files
+ADAPTER = "adapter"  # likewise
 APPROXIMATE = "approximate"  # name of a file, and of what is said of it
 PIECES = ("vectors.npy", "codes.npy", "scales.npy", "errors.npy", "rows.jsonl")  # of a segment
 MOST_BYTES = 1 << 26  # of index.json
@@ -38,7 +39,7 @@ class Origin:
       image_size: side of what the network sees, in pixels.
       tokens, layers: as in `dino-jax embed`.
       reduced: whether the projection in the index is applied.
-      dim: numbers per row.
+      dim: numbers per row, after the adapter if the index has one.
     """
 
     model: str
@@ -100,7 +101,7 @@ class Manifest:
       generation: counts the changes.
       segments: in the order of their rows.
       single: files outside of segments by what they are: `REMOVED` (the mask of removed rows),
-        `METADATA` and `PROJECTION`, each if there is one.
+        `METADATA`, `PROJECTION` and `ADAPTER`, each if there is one.
       approximate: lists, None if there are none.
     """
 

@@ -82,7 +82,12 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     _add_index(parser, unchecked=False)
     add("model", nargs="?", default="", help="workdir, folder of dino-jax import, file of weights")
     add("photos", nargs="?", default="", help="folder of photos; sub-folders are searched")
-    add("--from", dest="embedded", default="", help="folder of dino-jax embed, instead of PHOTOS")
+    add(
+        "--from",
+        dest="embedded",
+        default="",
+        help="folder of dino-jax embed, or another index for --adapter",
+    )
     add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")
     add("--tokens", choices=TOKENS, default="cls", help="cls, mean (of the patches) or both")
     add("--layers", type=LAYERS, default=1, help="number of last blocks whose features are used")
@@ -91,6 +96,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add("--sample", type=COUNT, default=20_000, help="photos from which PCA is computed")
     add("--image-size", type=SIDE, help="pixels; default: as the model was evaluated")
     add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
+    add("--adapter", default="", help="folder of dino-jax tune, applied to the vectors")
     _add_table(parser)
     _add_machine(parser)
 

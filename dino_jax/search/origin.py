@@ -1,19 +1,24 @@
 """The model of an index: that a query is made as its rows were, by the same weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
 from dino_jax.commands.compilation_cache import say_programs
 from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.embedding.adapter import Adapted, load_adapter, sum_projection
 from dino_jax.embedding.embed import make_local_mesh
 from dino_jax.embedding.embedder import make_embedder
 from dino_jax.embedding.projection import Projection, load_projection
-from dino_jax.search.manifest import PROJECTION, Manifest, Origin
+from dino_jax.search.manifest import ADAPTER, PROJECTION, Manifest, Origin
 from dino_jax.weights.model import Model, load
 from dino_jax.weights.provenance import fingerprint
+
+Change = Callable[[jax.Array], jax.Array]  # of features [..., D] to what an index has, [..., d]
 
 
 def fingerprint_of(model: Model) -> str:
@@ -81,13 +86,13 @@ def require_color(model: Model) -> None:
 class QueryEmbedder:
     """Makes vectors of photographs as the index has them; compiles once, for one batch size."""
 
-    def __init__(self, model: Model, origin: Origin, projection: Projection | None, batch: int):
+    def __init__(self, model: Model, origin: Origin, change: Change | None, batch: int):
         """Compiles nothing yet.
 
         Args:
           model: of the index.
           origin: how its rows were made.
-          projection: of the index, if it has one.
+          change: what `open_change` gives for the index.
           batch: photographs that are embedded at once.
         """
         mesh = make_local_mesh()
@@ -97,7 +102,7 @@ class QueryEmbedder:
             mesh,
             tokens=origin.tokens,
             layers=origin.layers,
-            projection=projection,
+            projection=change,
             normalize=True,
         )
 
@@ -116,6 +121,25 @@ def open_projection(manifest: Manifest, folder: Path) -> Projection | None:
     """The projection of an index, if it has one."""
     file = manifest.single.get(PROJECTION)
     return load_projection(epath.Path(folder / file.name)) if file else None
+
+
+def open_change(manifest: Manifest, folder: Path) -> Change | None:
+    """What an index does to features: a projection, an adapter or both; None for nothing."""
+    projection, file = open_projection(manifest, folder), manifest.single.get(ADAPTER)
+    return Adapted(projection, load_adapter(folder / file.name)) if file else projection
+
+
+def describe_vectors(origin: Origin, projection: Projection | None) -> dict[str, Any]:
+    """What an adapter has to know of the vectors that it takes, see `require_same_origin`."""
+    return {
+        "model": origin.model,
+        "fingerprint": origin.fingerprint,
+        "image_size": origin.image_size,
+        "tokens": origin.tokens,
+        "layers": origin.layers,
+        "projection": sum_projection(projection),
+        "dim": origin.dim,
+    }
 
 
 def mean_query(vectors: np.ndarray) -> np.ndarray:

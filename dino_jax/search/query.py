@@ -81,12 +81,12 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
 def embed_query(index: Index, pixels: list[np.ndarray], path: str, step: int | None) -> np.ndarray:
     """[d] of photographs of one thing."""
     # The model: seconds that --row saves.
-    from dino_jax.search.origin import QueryEmbedder, mean_query, open_model, open_projection
+    from dino_jax.search.origin import QueryEmbedder, mean_query, open_change, open_model
 
     manifest, folder = index.manifest, index.folder
     model = open_model(manifest, path, step, folder)
-    projection = open_projection(manifest, folder)
-    return mean_query(QueryEmbedder(model, manifest.origin, projection, len(pixels))(pixels))
+    change = open_change(manifest, folder)
+    return mean_query(QueryEmbedder(model, manifest.origin, change, len(pixels))(pixels))
 
 
 def query(arguments: argparse.Namespace) -> str:

@@ -29,7 +29,7 @@ from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import read_manifest
 from dino_jax.search.metadata import read_table
-from dino_jax.search.origin import open_model, open_projection
+from dino_jax.search.origin import open_change, open_model
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import Writer, advice, writing
@@ -175,7 +175,7 @@ def _build_embedder(writer: Writer, model: Model) -> Embed:
         make_local_mesh(),
         tokens=origin.tokens,
         layers=origin.layers,
-        projection=open_projection(writer.manifest, writer.folder),
+        projection=open_change(writer.manifest, writer.folder),
     )
 
 

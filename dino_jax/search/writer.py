@@ -19,6 +19,7 @@ from etils import epath
 from dino_jax.commands.one_writer import one_writer
 from dino_jax.search.index import Index, check_files
 from dino_jax.search.manifest import (
+    ADAPTER,
     APPROXIMATE,
     MANIFEST,
     METADATA,
@@ -35,6 +36,7 @@ from dino_jax.search.segment import Row, write_segment
 from dino_jax.workdir.paths import written_whole
 
 if TYPE_CHECKING:  # it brings jax, which remove and compact do without
+    from dino_jax.embedding.adapter import Adapter
     from dino_jax.embedding.projection import Projection
     from dino_jax.search.lists import Lists
 
@@ -42,7 +44,7 @@ Blocks = Iterable[tuple[np.ndarray, Sequence[Row]]]
 MUCH_REMOVED = 0.2  # share of removed rows from which on an index is worth compacting
 MANY_SEGMENTS = 16
 ROWS_AT_ONCE = 1 << 16  # that are copied
-SINGLE = "|".join((REMOVED, METADATA, PROJECTION, APPROXIMATE))
+SINGLE = "|".join((REMOVED, METADATA, PROJECTION, ADAPTER, APPROXIMATE))
 _OURS = re.compile(
     rf"segment-\d+|({SINGLE})-\d+\.\w+|\.({SINGLE}|{re.escape(MANIFEST)})[-\w.]*\.part"
 )
@@ -100,6 +102,12 @@ class Writer:
         name = f"{PROJECTION}-{self._next}.npz"
         projection.save(epath.Path(self.folder / name))
         self._name_single(PROJECTION, name)
+
+    def set_adapter(self, adapter: "Adapter") -> None:
+        """Keeps the adapter that queries need."""
+        name = f"{ADAPTER}-{self._next}.safetensors"
+        adapter.save(self.folder / name)
+        self._name_single(ADAPTER, name)
 
     def set_approximation(self, lists: "Lists", count: int, recall: float, queries: int) -> None:
         """Keeps lists of all rows so far, and what is known of them; see `Approximation`."""

@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -71,5 +72,5 @@ def test_proxy_anchor_equals_the_recorded_one(arrays):
 def test_a_row_that_is_its_class_vector_has_a_finite_gradient(arrays):
     classes = arrays["arcface_W"]
     rows = classes.T.copy()
-    grad = jax.grad(lambda x: arcface(cosines(x, classes.T), np.arange(11), MARGIN, 64))(rows)
+    grad = jax.grad(lambda x: arcface(cosines(x, classes.T), jnp.arange(11), MARGIN, 64))(rows)
     assert np.isfinite(grad).all()

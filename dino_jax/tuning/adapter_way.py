@@ -1,0 +1,45 @@
+"""--what=adapter: a linear layer on stored vectors."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from dino_jax.embedding.adapter import Adapter, save_adapter
+from dino_jax.tuning.catalogue import Catalogue
+from dino_jax.tuning.linear import LinearCandidate, Recipe, init_params
+from dino_jax.tuning.plan import Plan
+
+
+def check(arguments: argparse.Namespace, catalogue: Catalogue) -> None:
+    """Nothing can be wrong with vectors that are there."""
+
+
+def make(arguments: argparse.Namespace, plan: Plan, mesh: Mesh) -> LinearCandidate:
+    """The first adapter."""
+    vectors = plan.catalogue.vectors
+    params = init_params(vectors.shape[1], arguments.dim, plan.vectors, arguments.seed)
+    recipe = Recipe(arguments.lr, arguments.weight_decay)
+    return LinearCandidate(vectors, params, plan.objective, recipe, mesh)
+
+
+def frozen(candidate: LinearCandidate, plan: Plan) -> np.ndarray:
+    """[G, D] vectors of the gallery as they are stored."""
+    return plan.catalogue.vectors[plan.queries.gallery]
+
+
+def hand_out(
+    out: Path, snapshot: Adapter, candidate: LinearCandidate, plan: Plan, told: dict[str, Any]
+) -> None:
+    """Writes the adapter."""
+    save_adapter(out, snapshot, {"origin": plan.catalogue.described, **told})
+
+
+def advice(arguments: argparse.Namespace, out: Path) -> str:
+    """What to do with it."""
+    return (
+        f"{out} is handed out; dino-jax search build NEW --from={arguments.source} --adapter={out} "
+        "makes an index with it"
+    )

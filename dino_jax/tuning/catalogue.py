@@ -1,0 +1,129 @@
+"""What is tuned on: photographs with vectors and SKUs, of an index or of `dino-jax embed`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from dino_jax.config.section import suggest
+from dino_jax.embedding.embed import PROJECTION
+from dino_jax.embedding.embedded import read_embedded
+from dino_jax.embedding.projection import load_projection
+from dino_jax.search.build import origin_of_plan, photos_of_plan
+from dino_jax.search.index import open_index
+from dino_jax.search.manifest import ADAPTER, MANIFEST, Origin
+from dino_jax.search.metadata import read_table
+from dino_jax.search.origin import describe_vectors, open_projection
+from dino_jax.tuning.guard import to_unit
+from dino_jax.tuning.skus import Skus, read_pairs, skus_of_pairs, skus_of_values
+
+
+class Catalogue(NamedTuple):
+    """Photographs to tune on.
+
+    Attributes:
+      place: the index or folder that they come from.
+      names: of the photographs.
+      vectors: [N, D] float32 of length 1.
+      skus: of the photographs.
+      origin: how the vectors were made.
+      described: the same for adapter.json.
+      folder: of the photographs; "" if it is not known.
+    """
+
+    place: Path
+    names: list[str]
+    vectors: np.ndarray
+    skus: Skus
+    origin: Origin
+    described: dict[str, Any]
+    folder: str
+
+
+def open_catalogue(arguments: argparse.Namespace) -> Catalogue:
+    """Opens the source of the command line.
+
+    Raises:
+      ValueError: if it names no SKUs, or the index is one of adapted vectors.
+      OSError: if it cannot be read.
+    """
+    place = Path(arguments.source).expanduser()
+    open_source = _open_index if (place / MANIFEST).exists() else _open_embedded
+    return open_source(place, arguments)
+
+
+def _open_index(place: Path, arguments: argparse.Namespace) -> Catalogue:
+    index = open_index(place)
+    manifest = index.manifest
+    if ADAPTER in manifest.single:
+        raise ValueError(
+            f"{place} holds vectors that an adapter has changed already; tune on the index, or the "
+            "folder of dino-jax embed, that it was built from"
+        )
+    numbers = [number for number, _ in index.rows()]
+    names = [index.row(number).name for number in numbers]
+
+    def column(name: str) -> list[Any]:
+        values = index.column(name)
+        return [values[number] for number in numbers]
+
+    described = describe_vectors(manifest.origin, open_projection(manifest, place))
+    return Catalogue(
+        place,
+        names,
+        to_unit(index.vectors(numbers)),
+        _find_skus(arguments, names, column),
+        manifest.origin,
+        described,
+        manifest.photos,
+    )
+
+
+def _open_embedded(place: Path, arguments: argparse.Namespace) -> Catalogue:
+    plan, shards = read_embedded(place, "SOURCE")
+    parts = [part for shard in range(shards.count) if (part := shards.read(shard)).names]
+    if not parts:
+        raise ValueError(f"{place} has no vectors")
+    names = [name for part in parts for name in part.names]
+
+    def column(name: str) -> list[Any]:
+        if name != "label":
+            raise ValueError(
+                f"{place} has no column --sku={name}; it knows the sub-folders of the photos, "
+                "--sku=label; pass --metadata=TABLE for others"
+            )
+        return [label for part in parts for label in part.labels]
+
+    origin = origin_of_plan(plan, parts[0])
+    projection = load_projection(epath.Path(place / PROJECTION)) if origin.reduced else None
+    return Catalogue(
+        place,
+        names,
+        to_unit(np.concatenate([part.vectors for part in parts])),
+        _find_skus(arguments, names, column),
+        origin,
+        describe_vectors(origin, projection),
+        photos_of_plan(plan),
+    )
+
+
+def _find_skus(
+    arguments: argparse.Namespace, names: list[str], column: Callable[[str], list[Any]]
+) -> Skus:
+    """SKUs of --pairs, of a column of --metadata, or of one that the source has."""
+    if arguments.pairs:
+        places = {name: place for place, name in enumerate(names)}
+        return skus_of_pairs(read_pairs(arguments.pairs, places), names)
+    if not arguments.metadata:
+        return skus_of_values(column(arguments.sku))
+    table = read_table(arguments.metadata, arguments.key)
+    columns = next(iter(table.values()))
+    if arguments.sku not in columns:
+        raise ValueError(
+            f"{arguments.metadata} has no column --sku={arguments.sku}; "
+            f"{suggest(arguments.sku, columns)}"
+        )
+    return skus_of_values([table.get(name, {}).get(arguments.sku) for name in names])
