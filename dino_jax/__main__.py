@@ -63,6 +63,11 @@ COMMANDS = {
         "Tunes on photos of the same products, and hands out only what finds more than the frozen "
         "model.",
     ),
+    "curate": Command(
+        "dino_jax.curation.__main__",
+        "Makes a training set of a crawl: removes near-copies, balances, finds what is like given "
+        "images.",
+    ),
     "visualize": Command(
         "dino_jax.visualize.__main__",
         "Draws what a backbone sees: attention, parts of objects, similar patches and images.",

@@ -53,6 +53,7 @@ WITHOUT_JAX = (
     "commands.progress",
     "commands.signals",
     "config",
+    "curation.__main__",
     "data",
     "embedding.__main__",
     "doctor.__main__",

@@ -14,6 +14,8 @@ from dino_jax.search.codes import lengths_of
 
 DIGITS = 9  # of a cosine, so that a picture has exactly 1 with itself
 
+_PRODUCTS = 1 << 24  # of a tile of rows with all others
+
 
 class Edges(NamedTuple):
     """Directed edges from rows to like ones.
@@ -69,8 +71,9 @@ def edges_between(
     single = others.vectors.astype(np.float32)
     unsure = doubt(others, 1.001)
     found = []
-    for start in range(0, len(numbers), TILE):
-        tile = slice(start, start + TILE)
+    height = max(64, min(TILE, _PRODUCTS // len(other_numbers)))
+    for start in range(0, len(numbers), height):
+        tile = slice(start, start + height)
         mine = vectors[tile].astype(np.float64) / lengths[tile, None]
         similar = mine.astype(np.float32) @ single.T
         similar[numbers[tile][:, None] == other_numbers[None, :]] = -np.inf
@@ -145,7 +148,7 @@ def semdedup(vectors: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarra
     count, so chains go further than a greedy pass.
 
     Args:
-      vectors: [n, d] of length 1, in the order of `semdedup_order`.
+      vectors: [n, d] of length 1, or zeros, in the order of `semdedup_order`.
       epsilon: a smaller one removes less.
 
     Returns:
@@ -157,7 +160,7 @@ def semdedup(vectors: np.ndarray, epsilon: float) -> tuple[np.ndarray, np.ndarra
     """
     wide = vectors.astype(np.float64)
     lengths = np.sqrt(np.square(wide).sum(axis=1))
-    if np.abs(lengths - 1).max(initial=0) > 2e-3:  # what float16 loses
+    if (np.abs(lengths - 1) > 2e-3)[lengths > 0].any():  # more than float16 loses
         raise ValueError(
             f"SemDeDup compares vectors of length 1; got lengths {lengths.min():.4g} to "
             f"{lengths.max():.4g}: divide the rows by their lengths"

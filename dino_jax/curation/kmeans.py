@@ -12,10 +12,10 @@ import numpy as np
 from dino_jax.curation.nearest import (
     TILE,
     Centers,
-    Scores,
+    Compare,
     centers_of,
     nearest,
-    numpy_scores,
+    numpy_compare,
     squared_distances,
 )
 
@@ -119,7 +119,7 @@ def lloyd(
     centroids: np.ndarray,
     iterations: int,
     cosine: bool = False,
-    scores: Scores = numpy_scores,
+    compare: Compare = numpy_compare,
 ) -> Clusters:
     """Assigns first, then means and assignment `iterations` times.
 
@@ -130,14 +130,14 @@ def lloyd(
       centroids: [K, d] to begin with.
       iterations: at least 0.
       cosine: nearest by x.c, with centroids that are means and never normalised.
-      scores: makes the products in float32.
+      compare: makes the products in float32.
     """
     centroids = centroids.astype(np.float64)
-    assignment = nearest(rows, centers_of(centroids, cosine), scores)
+    assignment = nearest(rows, centers_of(centroids, cosine), compare)
     for _ in range(iterations):
         centroids = means_of(*sums_of(rows, assignment, len(centroids)), centroids)
         before = assignment
-        assignment = nearest(rows, centers_of(centroids, cosine), scores)
+        assignment = nearest(rows, centers_of(centroids, cosine), compare)
         if np.array_equal(before, assignment):
             break
     return Clusters(centroids, assignment)
@@ -167,7 +167,7 @@ def kmeans(
     k: int,
     iterations: int,
     rng: np.random.RandomState,
-    scores: Scores = numpy_scores,
+    compare: Compare = numpy_compare,
 ) -> Clusters:
     """Seeds and iterations in one call; `k` is cut to the number of rows.
 
@@ -176,12 +176,12 @@ def kmeans(
       k: number of clusters.
       iterations: of Lloyd.
       rng: of the seeds.
-      scores: makes the products in float32.
+      compare: makes the products in float32.
     """
     k = min(k, len(rows))
     wide = rows.astype(np.float32) if rows.dtype == np.float16 else rows
     seeds = choose_seeds(wide, k, draw(rng, len(rows), k))
-    return lloyd(rows, rows[seeds], iterations, scores=scores)
+    return lloyd(rows, rows[seeds], iterations, compare=compare)
 
 
 def nearest_members(clusters: Clusters, rows: np.ndarray, count: int) -> np.ndarray:

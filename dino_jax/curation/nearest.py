@@ -14,8 +14,9 @@ TILE = 4096  # rows whose products with all centers are made at once
 _HALF_ULP = 2.0**-24  # of float32, relative
 _PAIRS = 1 << 16  # whose products are made again at once
 
-# Of [n, d] rows, [K, d] centers and [K] halves in float32: [n, K] rows @ centers.T - halves.
-Scores = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# Of [n, d] float32 rows and centers: [n] int32 the largest score, and [n] and [n] float32 that
+# score and the second, -inf where there is one center.
+Compare = Callable[[np.ndarray, "Centers"], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 class Centers(NamedTuple):
@@ -27,10 +28,14 @@ class Centers(NamedTuple):
     Attributes:
       vectors: [K, d] float64.
       halves: [K] float64, |c|^2 / 2, or zeros.
+      single: `vectors` in float32.
+      single_halves: `halves` in float32.
     """
 
     vectors: np.ndarray
     halves: np.ndarray
+    single: np.ndarray
+    single_halves: np.ndarray
 
 
 def centers_of(vectors: np.ndarray, cosine: bool = False) -> Centers:
@@ -42,74 +47,83 @@ def centers_of(vectors: np.ndarray, cosine: bool = False) -> Centers:
     """
     wide = np.ascontiguousarray(vectors, np.float64)
     halves = np.zeros(len(wide)) if cosine else (wide * wide).sum(axis=1) / 2
-    return Centers(wide, halves)
+    return Centers(wide, halves, wide.astype(np.float32), halves.astype(np.float32))
 
 
-def numpy_scores(rows: np.ndarray, centers: np.ndarray, halves: np.ndarray) -> np.ndarray:
-    """Scores of a tile on the CPU."""
-    scores = rows @ centers.T
-    scores -= halves
-    return scores
+def numpy_compare(rows: np.ndarray, centers: Centers) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Compares a tile on the CPU; see `Compare`."""
+    return _two_largest(_single_scores(rows, centers))
 
 
-def nearest(rows: np.ndarray, centers: Centers, scores: Scores = numpy_scores) -> np.ndarray:
+def _single_scores(rows: np.ndarray, centers: Centers) -> np.ndarray:
+    made = rows @ centers.single.T
+    made -= centers.single_halves
+    return made
+
+
+def _two_largest(made: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    place = np.arange(len(made))
+    found = made.argmax(axis=1)
+    first = made[place, found].copy()
+    made[place, found] = -np.inf
+    return found.astype(np.int32), first, made.max(axis=1)
+
+
+def nearest(rows: np.ndarray, centers: Centers, compare: Compare = numpy_compare) -> np.ndarray:
     """[n] int32, the nearest center of each row; of equally near ones the first.
 
     Args:
       rows: [n, d]; float64 rows are compared in float64 at once.
       centers: at least one.
-      scores: makes the products in float32.
+      compare: makes the products in float32.
     """
-    return nearest_and_gap(rows, centers, scores)[0]
+    return nearest_and_gap(rows, centers, compare)[0]
 
 
 def nearest_and_gap(
-    rows: np.ndarray, centers: Centers, scores: Scores = numpy_scores
+    rows: np.ndarray, centers: Centers, compare: Compare = numpy_compare
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The nearest center of each row, its score and that of the second, to float32's precision.
 
     Returns:
-      [n] int32, exact; [n] and [n] float64, within `doubt` of the true scores; the second score is
-      -inf where there is one center.
+      [n] int32, exact; [n] and [n] float64, within half of `doubt` of the true scores; the second
+      score is -inf where there is one center.
     """
     found = np.empty(len(rows), np.int32)
     first, second = np.empty(len(rows)), np.empty(len(rows))
     for start in range(0, len(rows), TILE):
         tile = slice(start, start + TILE)
-        found[tile], first[tile], second[tile] = _nearest_of_tile(rows[tile], centers, scores)
+        made = _nearest_of_tile(rows[tile], centers, compare)
+        found[tile], first[tile], second[tile] = made
     return found, first, second
 
 
 def _nearest_of_tile(
-    rows: np.ndarray, centers: Centers, scores: Scores
+    rows: np.ndarray, centers: Centers, compare: Compare
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    made, unsure = _scores_of(rows, centers, scores)
-    place = np.arange(len(made))
-    found = made.argmax(axis=1)
-    first = made[place, found].copy()
-    made[place, found] = -np.inf
-    second = made.max(axis=1)
-    near = np.flatnonzero(second >= first - unsure) if unsure else ()
+    if rows.dtype == np.float64:
+        return _two_largest(rows @ centers.vectors.T - centers.halves)
+    single = rows.astype(np.float32)
+    found, first, second = compare(single, centers)
+    unsure = doubt(centers, _longest(single))
+    near = np.flatnonzero(second >= first - unsure)
     if len(near):
-        made[near, found[near]] = first[near]
-        left, right = np.nonzero(made[near] >= (first[near] - unsure)[:, None])
+        made = _single_scores(single[near], centers)
+        left, right = np.nonzero(made >= (first[near] - unsure)[:, None])
         exact = exact_scores(rows[near], centers, left, right)
         order = np.lexsort((right, -exact, left))
-        firsts = np.searchsorted(left, np.arange(len(near)))
-        found[near] = right[order][firsts]
+        found = np.array(found)
+        found[near] = right[order][np.searchsorted(left, np.arange(len(near)))]
     return found, first, second
 
 
-def nearest_few(
-    rows: np.ndarray, centers: Centers, count: int, scores: Scores = numpy_scores
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest_few(rows: np.ndarray, centers: Centers, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The `count` nearest centers of each row, the nearest first; ties by number.
 
     Args:
       rows: [n, d].
       centers: at least `count`.
       count: at least 1.
-      scores: makes the products in float32.
 
     Returns:
       [n, count] int32 and their scores, [n, count] float64, of float64 products.
@@ -118,7 +132,8 @@ def nearest_few(
     values = np.empty((len(rows), count))
     for start in range(0, len(rows), TILE):
         tile = slice(start, start + TILE)
-        made, unsure = _scores_of(rows[tile], centers, scores)
+        single = rows[tile].astype(np.float32)
+        made, unsure = _single_scores(single, centers), doubt(centers, _longest(single))
         kth = np.partition(made, -count, axis=1)[:, -count]
         left, right = np.nonzero(made >= (kth - unsure)[:, None])
         exact = exact_scores(rows[tile], centers, left, right)
@@ -127,6 +142,10 @@ def nearest_few(
         chosen = order[firsts[:, None] + np.arange(count)]
         found[tile], values[tile] = right[chosen], exact[chosen]
     return found, values
+
+
+def _longest(rows: np.ndarray) -> float:
+    return float(np.sqrt(np.square(rows).sum(axis=1).max(initial=0)))
 
 
 def exact_scores(
@@ -164,13 +183,3 @@ def doubt(centers: Centers, longest: float) -> float:
     width = centers.vectors.shape[1]
     longest_center = float(np.sqrt(np.square(centers.vectors).sum(axis=1).max(initial=0)))
     return 2 * (width + 3) * _HALF_ULP * (longest * longest_center + centers.halves.max(initial=0))
-
-
-def _scores_of(rows: np.ndarray, centers: Centers, scores: Scores) -> tuple[np.ndarray, float]:
-    """[n, K] scores of a tile, and how far apart two must be to be told apart."""
-    if rows.dtype == np.float64:
-        return numpy_scores(rows, centers.vectors, centers.halves), 0.0
-    single = rows.astype(np.float32)
-    longest = float(np.sqrt(np.square(single).sum(axis=1).max(initial=0)))
-    made = scores(single, centers.vectors.astype(np.float32), centers.halves.astype(np.float32))
-    return np.array(made) if not made.flags.writeable else made, doubt(centers, longest)

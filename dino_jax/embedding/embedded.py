@@ -1,8 +1,9 @@
 """What `dino-jax embed` has made, for the commands that go on with it; needs no jax."""
 
 import re
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from dino_jax.embedding.shards import Shards
 from dino_jax.foreign.json_text import read_json
@@ -12,7 +13,7 @@ MOST_PLAN = 1 << 24  # bytes of embed.json
 _SHARD = re.compile(r"embeddings-(\d{5})-of-(\d{5})\.(npy|parquet)")
 
 
-def read_embedded(place: Path, option: str) -> tuple[dict[str, Any], Shards]:
+def read_embedded(place: epath.PathLike, option: str) -> tuple[dict[str, Any], Shards]:
     """The options and the shards of a folder of `dino-jax embed`.
 
     Args:
@@ -23,6 +24,7 @@ def read_embedded(place: Path, option: str) -> tuple[dict[str, Any], Shards]:
       ValueError: if it is not complete, or not one vector per image.
       OSError: if it is no such folder.
     """
+    place = epath.Path(place)
     path = place / PLAN
     if not path.exists():
         raise FileNotFoundError(f"{option}={place} is no folder of dino-jax embed: no {PLAN}")

@@ -62,7 +62,7 @@ class Shards:
     def count_rows(self) -> tuple[int, int]:
         """Rows, and unreadable images, of all shards."""
         return (
-            sum(self._count_rows(shard) for shard in range(self.count)),
+            sum(self.count_rows_of(shard) for shard in range(self.count)),
             sum(self._count_unreadable(shard) for shard in range(self.count)),
         )
 
@@ -85,6 +85,31 @@ class Shards:
                 f"{path} can't be read: vectors {rows.vectors.shape}, {len(rows.names)} names"
             )
         return rows
+
+    def read_vectors(self, shard: int) -> np.ndarray:
+        """[n, d] vectors of a shard without their names; raises as `read`."""
+        if self._format == "parquet":
+            return self.read(shard).vectors
+        path = self._path("embeddings", shard, "npy")
+        try:
+            with open_regular(path) as file:
+                vectors = np.load(file, allow_pickle=False)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # NumPy's reader raises many kinds
+            raise ValueError(f"{path} can't be read: {error}") from error
+        if vectors.ndim != 2:
+            raise ValueError(f"{path} can't be read: vectors {vectors.shape}")
+        return vectors
+
+    def read_unreadable(self, shard: int) -> list[str]:
+        """Locations of the images of a shard that have no row, in their order."""
+        path = self._path("unreadable", shard, "txt")
+        return read_text(path).split("\n")[:-1] if epath.Path(path).exists() else []
+
+    def vectors_path(self, shard: int) -> str:
+        """The file with the vectors of a shard."""
+        return self._path("embeddings", shard, self._format)
 
     def _read_npy(self, shard: int) -> Rows:
         text = read_text(self._path("images", shard, "jsonl"))
@@ -127,7 +152,8 @@ class Shards:
         with written_whole(self._path("embeddings", shard, "parquet")) as path:
             parquet.write_table(table, path)
 
-    def _count_rows(self, shard: int) -> int:
+    def count_rows_of(self, shard: int) -> int:
+        """Rows of a shard; reads no vector."""
         if self._format == "parquet":
             _, parquet = import_pyarrow()
             with epath.Path(self._path("embeddings", shard, "parquet")).open("rb") as file:

@@ -18,6 +18,7 @@ from dino_jax.commands.command_line import CommandParser, parse_bool
 NO_NUMBERS = ("", " ", "many", "nan", "inf", "-inf", "1e999", "-1", "0x10", "9" * 30, "9" * 5000)
 # Where 0 has a meaning of its own, which the help states.
 ZERO_IS_LEGAL = {
+    *("--above", "--min-detail", "--min-entropy", "--min-side", "--sheets"),  # of curate
     *("--clip", "--fps", "--max-unreadable", "--need", "--overlap", "--radius", "--seconds"),
     *("--seed", "--shards", "--size", "--step", "--weight-decay", "--workers"),
     *("--cutmix", "--drop-path", "--erase", "--flip", "--label-smoothing", "--min-lr"),

@@ -10,6 +10,7 @@ parquet      image columns as of Hugging Face                 a column
 tfds         a data set prepared by TensorFlow Datasets       its class label
 digits       handwritten digits that come with the package    0 to 9
 mixture      several of these, by weight                      classes of equal name are one
+chosen       what `dino-jax curate` kept of one of these      of that one
 
 Fastest on a pod: arrayrecord. A folder of many small files costs one request per image on network
 storage, tar shards must be indexed at every start, and shuffled parquet reads a whole row group for

@@ -14,6 +14,7 @@ from dino_jax.data.decoding import (
 )
 from dino_jax.data.sources.array_record import ArrayRecordSource
 from dino_jax.data.sources.base import ImageSource
+from dino_jax.data.sources.chosen import ChosenSource
 from dino_jax.data.sources.decoded import decoded
 from dino_jax.data.sources.digits import DigitsSource
 from dino_jax.data.sources.folder import FolderSource
@@ -69,7 +70,7 @@ class ImagesConfig:
     orientation: str = option(
         "", "of EXIF: apply or ignore; '' as above: ignore, as the official code does"
     )
-    sources: dict[str, Any] = kinds(SOURCES, "mixture: sources by name", is_table=True)
+    sources: dict[str, Any] = kinds(SOURCES, "mixture: sources by name; chosen: one", is_table=True)
     weight: float = option(1.0, "as a part of a mixture", above=0, at_most=1e9)
 
 
@@ -150,6 +151,16 @@ def _build_mixture(config: ImagesConfig, where: str) -> MixtureSource:
     )
 
 
+def _build_chosen(config: ImagesConfig, where: str) -> ChosenSource:
+    if len(config.sources) != 1:
+        raise ValueError(
+            f"{where}.sources has {sorted(config.sources)}; a list is of one source: "
+            "sources.pool = images(...)"
+        )
+    ((name, part),) = config.sources.items()
+    return ChosenSource(config.path, build_source(part, f"{where}.sources.{name}"))
+
+
 def _by_path(source: Callable[[str], ImageSource]) -> SourceKind:
     return SourceKind(("path",), lambda config, where: source(config.path), ImagesConfig)
 
@@ -174,4 +185,5 @@ SOURCES |= {
         ("split",), lambda config, where: DigitsSource(config.split), ImagesConfig
     ),
     "mixture": SourceKind(("sources",), _build_mixture, ImagesConfig),
+    "chosen": SourceKind(("path", "sources"), _build_chosen, ImagesConfig),
 }
