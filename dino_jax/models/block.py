@@ -7,23 +7,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from dino_jax.devices.kernels.branches import Branches
+from dino_jax.models.attention import Attend, Attention, attend, without_key_bias
 from dino_jax.models.gpu_attention import attend_by_cudnn
-from dino_jax.models.layers import (
-    FFNS,
-    Attend,
-    Attention,
-    Dtype,
-    LayerScale,
-    attend,
-    layer_norm,
-)
+from dino_jax.models.layers import FFNS, Dtype, LayerScale, layer_norm
 from dino_jax.models.products import rounded_attend, takes_rounded_attention
+from dino_jax.models.rope import Rotation
 from dino_jax.models.stochastic_depth import branch_scales, put_subset, subset_scale, take_subset
 
 Groups = tuple[jax.Array, ...]
+Rotations = Sequence[Rotation | None]  # of each group
 Branch = Callable[[Groups, Groups], Groups]  # (tokens, scales) -> tokens + scales * branch(tokens)
 
 
@@ -37,6 +33,7 @@ class Block(nn.Module):
       ffn: a key of `FFNS`.
       layer_scale: first value of the factors of both branches; 0 for no factors.
       qkv_bias: bias of the queries, keys and values.
+      key_bias: whether that of the keys counts.
       proj_bias: bias of the output of the attention.
       ffn_bias: biases of the FFN.
       norm_epsilon: added to the variance in both LayerNorms.
@@ -53,6 +50,7 @@ class Block(nn.Module):
     ffn: str = "mlp"
     layer_scale: float = 0.0
     qkv_bias: bool = True
+    key_bias: bool = True
     proj_bias: bool = True
     ffn_bias: bool = True
     norm_epsilon: float = 1e-6
@@ -68,7 +66,7 @@ class Block(nn.Module):
         self.hidden_dim = int(self.dim * self.mlp_ratio)
         self.attention = Attention(
             *(self.num_heads, self.qkv_bias, self.proj_bias),
-            *(self.dtype, self.first_kernels, self.rounds),
+            *(self.dtype, self.first_kernels, self.rounds, self.key_bias),
         )
         self.mlp = FFNS[self.ffn](
             self.hidden_dim, self.ffn_bias, self.dtype, self.first_kernels, self.rounds
@@ -83,6 +81,7 @@ class Block(nn.Module):
         drop_rate: jax.Array | None = None,
         kept: Sequence[jax.Array | None] | None = None,
         tokens: tuple[int, ...] | None = None,
+        rotations: Rotations | None = None,
     ) -> tuple[Groups, list[jax.Array | None]]:
         """Moves the tokens of all groups of crops through one layer.
 
@@ -94,31 +93,52 @@ class Block(nn.Module):
             `stochastic_depth.take_subset` takes them. None: all samples.
           tokens: number of tokens of each group, which may be padded for the kernels. None:
             attention weights are needed.
+          rotations: for each group the angles by which queries and keys turn. None: by none.
 
         Returns:
           The tokens of each group, and [B, H, N, N] attention weights of each group (of the kept
           samples only; None on the devices of a mesh).
         """
         weights: list[jax.Array | None] = [None] * len(groups)
+        turns: Rotations = rotations or [None] * len(groups)
 
         def attention(groups: Groups, scales: Groups) -> Groups:
             attends = [attend if tokens is None else self._quickest(x.shape[1]) for x in groups]
-            groups, weights[:] = self.attention_branch(groups, scales, attends)
+            groups, weights[:] = self.attention_branch(groups, scales, attends, turns)
             return groups
 
         ffn: Branch = self.ffn_branch
         if self.branches is not None and tokens is not None:
-            attention = partial(self._attention_on_devices, self.branches, tokens)
-            ffn = partial(self._ffn_on_devices, self.branches, tokens)
+            padded = self.takes_padding(tokens, rotations is not None)
+            attention = partial(self._attention_on_devices, self.branches, tokens, turns, padded)
+            ffn = partial(self._ffn_on_devices, self.branches, tokens, padded)
         groups = self._move(groups, attention, drop_rate, kept, 0)
         groups = tuple(checkpoint_name(x, "residual") for x in groups)
         return self._move(groups, ffn, drop_rate, kept, 1), weights
 
+    def takes_padding(self, tokens: tuple[int, ...], turns: bool) -> bool:
+        """Whether kernels take both branches, and with them tokens as `pad_tokens` gives them.
+
+        The kernel of the attention does not turn queries and keys: XLA computes all then.
+
+        Args:
+          tokens: number of tokens of each group.
+          turns: whether queries and keys turn.
+        """
+        return (
+            not turns
+            and self.branches is not None
+            and (self.branches.take_attention(self.dim, tokens))
+        )
+
     def attention_branch(
-        self, groups: Groups, scales: Groups, attends: Sequence[Attend]
+        self, groups: Groups, scales: Groups, attends: Sequence[Attend], turns: Rotations
     ) -> tuple[Groups, list[jax.Array | None]]:
         """x + scale * attention(norm(x)), and the attention weights, if they are computed."""
-        pairs = [self.attention(self.norm1(x), how) for x, how in zip(groups, attends, strict=True)]
+        pairs = [
+            self.attention(self.norm1(x), how, turn)
+            for x, how, turn in zip(groups, attends, turns, strict=True)
+        ]
         branches = [self.layer_scale1(x) if self.layer_scale else x for x, _ in pairs]
         return _add(groups, branches, scales), [weights for _, weights in pairs]
 
@@ -130,11 +150,21 @@ class Block(nn.Module):
         return _add(groups, branches, scales)
 
     def _attention_on_devices(
-        self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
+        self,
+        branches: Branches,
+        tokens: tuple[int, ...],
+        turns: Rotations,
+        padded: bool,
+        groups: Groups,
+        scales: Groups,
     ) -> Groups:
         """The tokens of `attention_branch`, each device for its crops."""
         params = self._params("norm1", "attention", "layer_scale1")
-        if branches.take_attention(self.dim, tokens):
+        if padded:
+            if self.qkv_bias and not self.key_bias:
+                qkv = params["attention"]["qkv"]
+                qkv = qkv | {"bias": without_key_bias(qkv["bias"])}
+                params["attention"] = params["attention"] | {"qkv": qkv}
             return branches.attention(groups, scales, params, self.num_heads, tokens)
         attends = [
             branches.long_attention
@@ -143,16 +173,20 @@ class Block(nn.Module):
             for count in tokens
         ]
         return branches.plain(
-            lambda *whole: self._alone("attention_branch", *whole, attends)[0],
+            lambda *whole: self._alone("attention_branch", *whole, attends, turns)[0],
             *(params, groups, scales),
         )
 
     def _ffn_on_devices(
-        self, branches: Branches, tokens: tuple[int, ...], groups: Groups, scales: Groups
+        self,
+        branches: Branches,
+        tokens: tuple[int, ...],
+        padded: bool,
+        groups: Groups,
+        scales: Groups,
     ) -> Groups:
         """`ffn_branch`, each device for its crops."""
         params = self._params("norm2", "mlp", "layer_scale2")
-        padded = branches.take_attention(self.dim, tokens)
         if padded and self.ffn == "mlp" and branches.take_mlp(self.dim, self.hidden_dim, tokens):
             return branches.mlp(groups, scales, params)
         return branches.plain(partial(self._alone, "ffn_branch"), params, groups, scales)
@@ -199,3 +233,20 @@ def _add(groups: Groups, branches: Sequence[jax.Array], scales: Groups) -> Group
         x + branch * scale.astype(x.dtype)
         for x, branch, scale in zip(groups, branches, scales, strict=True)
     )
+
+
+def slots_of(chosen: Sequence[int], depth: int) -> np.ndarray:
+    """[depth] position of every block in `chosen`; len(chosen) for the others.
+
+    Raises:
+      ValueError: if a block index is out of range or named twice.
+    """
+    blocks = [index + depth if index < 0 else index for index in chosen]
+    if any(not 0 <= index < depth for index in blocks) or len(set(blocks)) < len(blocks):
+        raise ValueError(
+            f"blocks {tuple(chosen)} must be different indices in [-{depth}, {depth}) of a model "
+            f"with {depth} blocks"
+        )
+    slots = np.full(depth, len(blocks), np.int32)
+    slots[blocks] = np.arange(len(blocks))
+    return slots

@@ -1,7 +1,6 @@
 """Layers that the backbones and heads share."""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -225,7 +224,8 @@ class SwiGlu(nn.Module):
     """w3(SiLU(gate) * value) with (gate, value) = w12(x) (arXiv:2002.05202): [..., D] -> [..., D].
 
     `hidden_dim` is that of the MLP it replaces. Both halves have two thirds of it, for about the
-    same number of parameters, rounded up to a multiple of 8: the "fused" variant of DINOv2.
+    same number of parameters, rounded up to a multiple of `multiple`: 8 is the "fused" variant of
+    DINOv2; DINOv3 keeps the two halves of w12 apart, as w1 and w2.
     """
 
     hidden_dim: int
@@ -233,11 +233,12 @@ class SwiGlu(nn.Module):
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
     rounds: bool = False
+    multiple: int = 8
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         dim = x.shape[-1]
-        half = (int(self.hidden_dim * 2 / 3) + 7) // 8 * 8
+        half = swiglu_width(self.hidden_dim, self.multiple)
         linear = partial(
             dense,
             dtype=self.dtype,
@@ -250,7 +251,18 @@ class SwiGlu(nn.Module):
         return linear(dim, name="w3")(nn.silu(gate) * value)
 
 
-FFNS = {"mlp": Mlp, "swiglu": SwiGlu}
+FFNS = {
+    "mlp": Mlp,
+    "swiglu": SwiGlu,
+    "swiglu32": partial(SwiGlu, multiple=32),
+    "swiglu64": partial(SwiGlu, multiple=64),
+    "swiglu128": partial(SwiGlu, multiple=128),
+}
+
+
+def swiglu_width(hidden_dim: int, multiple: int) -> int:
+    """Width of the gate of a SwiGLU that replaces an MLP of `hidden_dim`."""
+    return -(-int(hidden_dim * 2 / 3) // multiple) * multiple
 
 
 class LayerScale(nn.Module):
@@ -262,52 +274,3 @@ class LayerScale(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         gamma = self.param("gamma", nn.initializers.constant(self.initial), (x.shape[-1],))
         return x * gamma.astype(x.dtype)
-
-
-def attention_weights(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """[B, N, H, d] queries and keys -> [B, H, N, N] float32 softmax over the keys."""
-    scale = queries.shape[-1] ** -0.5
-    scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, precision=matmul_precision(queries.dtype))
-    return jax.nn.softmax(scores.astype(jnp.float32) * scale, axis=-1)
-
-
-# Queries, keys and values [B, N, H, d] -> mixed values [B, N, D], and the weights if computed.
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
-
-
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[B, N, H, d] each -> ([B, N, D] mixed values, [B, H, N, N] float32 attention weights)."""
-    weights = attention_weights(queries, keys)
-    mixed = jnp.einsum(
-        "bhqk,bkhd->bqhd",
-        weights.astype(values.dtype),
-        values,
-        precision=matmul_precision(values.dtype),
-    )
-    return checkpoint_name(mixed.reshape(*mixed.shape[:2], -1), "attention"), weights
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection for queries, keys and values."""
-
-    num_heads: int
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    dtype: Dtype = jnp.float32
-    first_kernels: str = "normal"
-    rounds: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, attend: Attend = attend) -> tuple[jax.Array, jax.Array | None]:
-        """[B, N, D] -> ([B, N, D] output, [B, H, N, N] float32 attention weights, if computed)."""
-        batch, tokens, dim = x.shape
-        linear = partial(dense, dtype=self.dtype, rounds=self.rounds)
-        first = FIRST_KERNELS[self.first_kernels]
-        qkv = linear(3 * dim, name="qkv", use_bias=self.qkv_bias, kernel_init=first.qkv)(x)
-        # All queries, then all keys, then all values; the heads are contiguous inside each.
-        qkv = checkpoint_name(qkv, "qkv")
-        qkv = qkv.reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
-        queries, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-        mixed, weights = attend(queries, keys, values)
-        output = linear(dim, name="proj", use_bias=self.proj_bias, kernel_init=first.linear)
-        return output(mixed), weights

@@ -63,7 +63,7 @@ def takes_rounded_attention(tokens: int, head_dim: int) -> bool:
 def rounded_attend(
     queries: jax.Array, keys: jax.Array, values: jax.Array
 ) -> tuple[jax.Array, None]:
-    """`layers.attend` with rounded operands; no weights, which it computes again for gradients.
+    """`attention.attend` with rounded operands; no weights, which it computes again for gradients.
 
     Args:
       queries: [B, N, H, d], see `takes_rounded_attention`.

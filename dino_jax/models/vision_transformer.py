@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dino_jax.devices.kernels.branches import Branches, kernel_memory, pad_tokens
 from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.models.backbone import Features, ImplicitSettings
-from dino_jax.models.block import Block, Groups
-from dino_jax.models.crops import Crops
+from dino_jax.models.block import Block, Groups, slots_of
+from dino_jax.models.crops import LOCAL, Crops, check_masks, check_visible
 from dino_jax.models.gpu_attention import takes_cudnn
 from dino_jax.models.layers import Dtype, PatchEmbed, layer_norm
 from dino_jax.models.position import Grid, init_positions, resize_position_embedding
+from dino_jax.models.rope import Config as Rope
+from dino_jax.models.rope import Rotation, draw_augmentation, make_rotations
 from dino_jax.models.stem import ConvolutionStem
 from dino_jax.models.stochastic_depth import choose_subsets, drop_rates
 
@@ -73,6 +74,7 @@ class VisionTransformer(nn.Module):
     has_mask_token: bool = False
     token_std: float = 0.02
     qkv_bias: bool = True
+    key_bias: bool = True
     proj_bias: bool = True
     ffn_bias: bool = True
     norm_epsilon: float = 1e-6
@@ -82,6 +84,9 @@ class VisionTransformer(nn.Module):
     drop_path_group: int | None = None
     position_kernel: str = "bicubic"
     position: str = "learned"
+    rope: Rope = Rope()
+    cls_norm: bool = False
+    local_cls_norm: bool = False
     first_kernels: str = "normal"
     stem: str = "patches"
     dtype: Dtype = jnp.float32
@@ -92,12 +97,21 @@ class VisionTransformer(nn.Module):
     branches: Branches | None = None
 
     has_attention = True
-    drops_patches = True
 
     @property
     def row_wise(self) -> bool:
         """BatchNorm in a stem of convolutions looks at all images."""
         return self.stem == "patches"
+
+    @property
+    def drops_patches(self) -> bool:
+        """Angles are those of whole grids."""
+        return not self.turns
+
+    @property
+    def turns(self) -> bool:
+        """Whether queries and keys turn, in place of a table of positions."""
+        return self.position == "rope"
 
     @property
     def table_grid(self) -> Grid:
@@ -107,10 +121,10 @@ class VisionTransformer(nn.Module):
     def implicit(self) -> ImplicitSettings:
         """Settings that the shapes of its weights do not show."""
         return ImplicitSettings(
-            grid=self.table_grid,
+            grid=None if self.turns else self.table_grid,
             image_size=self.image_size,
             num_heads=self.num_heads,
-            position_kernel=self.position_kernel,
+            position_kernel=None if self.turns else self.position_kernel,
             norm_epsilon=self.norm_epsilon,
         )
 
@@ -137,10 +151,10 @@ class VisionTransformer(nn.Module):
         else:
             self.patch_embed = ConvolutionStem(dim, self.dtype)
         self.cls_token = self.param("cls_token", token_init, (1, 1, dim))
-        shape = (1, 1 + self.table_grid[0] * self.table_grid[1], dim)
-        self.pos_embed = self.param(
-            "pos_embed", init_positions(self.position, self.table_grid), shape
-        )
+        if not self.turns:
+            shape = (1, 1 + self.table_grid[0] * self.table_grid[1], dim)
+            first = init_positions(self.position, self.table_grid)
+            self.pos_embed = self.param("pos_embed", first, shape)
         if self.registers:
             shape = (1, self.registers, dim)
             self.register_tokens = self.param("register_tokens", token_init, shape)
@@ -163,6 +177,7 @@ class VisionTransformer(nn.Module):
             ffn=self.ffn,
             layer_scale=self.layer_scale,
             qkv_bias=self.qkv_bias,
+            key_bias=self.key_bias,
             proj_bias=self.proj_bias,
             ffn_bias=self.ffn_bias,
             norm_epsilon=self.norm_epsilon,
@@ -174,6 +189,10 @@ class VisionTransformer(nn.Module):
             and self.branches.of_layers(self.depth, gather_again=self.remat == "none"),
         )
         self.norm = layer_norm(self.dtype, self.norm_epsilon)
+        if self.cls_norm:
+            self.norm_of_cls = layer_norm(self.dtype, self.norm_epsilon, "cls_norm")
+        if self.local_cls_norm:
+            self.norm_of_local_cls = layer_norm(self.dtype, self.norm_epsilon, "local_cls_norm")
 
     def __call__(
         self,
@@ -197,17 +216,23 @@ class VisionTransformer(nn.Module):
         """
         tokens = tuple(map(self._embed_on_devices, groups))
         counts = tuple(x.shape[1] for x in tokens)
-        if self.branches is not None and self.branches.take_attention(self.embed_dim, counts):
+        if self.blocks.takes_padding(counts, self.turns):
             tokens = tuple(map(pad_tokens, tokens))
         kept = [self._kept_samples(crops.images.shape[0]) for crops in groups]
 
+        grids = [self._grid(crops.images) for crops in groups]
+        draws = [self._draw_angles() for _ in groups]
+
         def run_block(block: Block, tokens: Groups, inputs):
-            tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts)
+            rotations = self._rotate(grids, inputs["draws"])
+            tokens, _ = block(tokens, inputs["drop_rate"], inputs["kept"], counts, rotations)
             return tokens, None
 
-        tokens, _ = self._scan(run_block, tokens, {"drop_rate": self._drop_rates(), "kept": kept})
+        per_block = {"drop_rate": self._drop_rates(), "kept": kept, "draws": draws}
+        tokens, _ = self._scan(run_block, tokens, per_block)
         return [
-            self._split(self.norm(x[:, :count])) for x, count in zip(tokens, counts, strict=True)
+            self._split(self._normalize(x[:, :count], crops.group))
+            for x, count, crops in zip(tokens, counts, groups, strict=True)
         ]
 
     def intermediate(
@@ -215,7 +240,7 @@ class VisionTransformer(nn.Module):
     ) -> tuple[Features, ...]:
         """Features after the given blocks (negative: from the end), through the final LayerNorm."""
         outputs = self.encode(images, layers=layers).layers
-        return tuple(self._split(self.norm(x) if normalize else x) for x in outputs)
+        return tuple(self._split(self._normalize(x) if normalize else x) for x in outputs)
 
     def attention(self, images: jax.Array, layer: int = -1) -> jax.Array:
         """[B, H, W, C] -> [B, heads, T, T] attention weights of one block.
@@ -236,13 +261,16 @@ class VisionTransformer(nn.Module):
             "attention": jnp.zeros(weights_shape, jnp.float32),
         }
         slots = {
-            "layers": jnp.asarray(_slots(layers, self.depth)),
-            "attention": jnp.asarray(_slots(attention, self.depth)),
+            "layers": jnp.asarray(slots_of(layers, self.depth)),
+            "attention": jnp.asarray(slots_of(attention, self.depth)),
         }
+
+        grids = [self._grid(images)]
 
         def run_block(block: Block, carry, inputs):
             tokens, kept = carry
-            (tokens,), (weights,) = block((tokens,), None, None, None)
+            rotations = self._rotate(grids, [None])
+            (tokens,), (weights,) = block((tokens,), None, None, None, rotations)
             # A block that was not requested has a slot past the end: its write is dropped.
             if layers:
                 kept["layers"] = kept["layers"].at[inputs["layers"]].set(tokens, mode="drop")
@@ -252,7 +280,7 @@ class VisionTransformer(nn.Module):
             return (tokens, kept), None
 
         (tokens, kept), _ = self._scan(run_block, (tokens, kept), slots)
-        return Encoded(self.norm(tokens), kept["layers"], kept["attention"])
+        return Encoded(self._normalize(tokens), kept["layers"], kept["attention"])
 
     def _scan(self, run_block, carry, per_block):
         """Runs `run_block(block, carry, inputs)` for all blocks."""
@@ -277,18 +305,22 @@ class VisionTransformer(nn.Module):
         visible become tokens.
         """
         batch, height, width, _ = images.shape
-        grid = (height // self.patch_size, width // self.patch_size)
         patches = self.patch_embed(images)
         if masks is not None:
-            self._check_masks(masks, patches)
+            check_masks(masks, patches, self.has_mask_token)
             patches = jnp.where(masks[..., None], self.mask_token.astype(self.dtype), patches)
-        positions = resize_position_embedding(
-            self.pos_embed, self.table_grid, grid, (height, width), self.position_kernel
-        ).astype(self.dtype)
-        tokens = jnp.concatenate([self._repeat(self.cls_token, batch), patches], axis=1) + positions
+        tokens = jnp.concatenate([self._repeat(self.cls_token, batch), patches], axis=1)
+        if not self.turns:
+            tokens += resize_position_embedding(
+                self.pos_embed,
+                self.table_grid,
+                self._grid(images),
+                (height, width),
+                self.position_kernel,
+            ).astype(self.dtype)
         if visible is not None:
             patches = tokens[:, 1:]
-            self._check_visible(visible, patches)
+            check_visible(visible, patches, self.drops_patches)
             kept = jnp.take_along_axis(patches, visible[..., None], axis=1)
             tokens = jnp.concatenate([tokens[:, :1], kept], axis=1)
         if not self.registers:
@@ -298,37 +330,52 @@ class VisionTransformer(nn.Module):
 
     def _embed_on_devices(self, crops: Crops) -> jax.Array:
         """`embed`, every device for its crops."""
+        inputs = (crops.images, crops.masks, crops.visible)
         if self.branches is None:
-            return self.embed(*crops)
-        params = {k: v for k, v in self.variables["params"].items() if k not in ("blocks", "norm")}
+            return self.embed(*inputs)
+        params = self.variables["params"]
+        params = {k: v for k, v in params.items() if k != "blocks" and not k.endswith("norm")}
         alone = self.clone(parent=None, name=None, branches=None)
 
         def embed(params: Any, *arguments: jax.Array) -> Any:
             return alone.apply({"params": params}, *arguments, method="embed")
 
-        embedded = self.branches.weights.run(embed, params, tuple(crops), self.dtype)
+        embedded = self.branches.weights.run(embed, params, inputs, self.dtype)
         return embedded[: len(crops.images)]
 
     def _repeat(self, token: jax.Array, batch: int) -> jax.Array:
         return jnp.broadcast_to(token, (batch, *token.shape[1:])).astype(self.dtype)
 
-    def _check_masks(self, masks: jax.Array, patches: jax.Array) -> None:
-        if not self.has_mask_token:
-            raise ValueError("masks need network.backbone.has_mask_token=True")
-        if masks.shape != patches.shape[:2] or masks.dtype != bool:
-            raise ValueError(
-                f"masks must be bool {patches.shape[:2]} (images, patches), "
-                f"got {masks.dtype} {masks.shape}"
-            )
+    def _grid(self, images: jax.Array) -> Grid:
+        """(rows, columns) of whole patches."""
+        return images.shape[1] // self.patch_size, images.shape[2] // self.patch_size
 
-    def _check_visible(self, visible: jax.Array, patches: jax.Array) -> None:
-        batch, count = patches.shape[:2]
-        fits = visible.ndim == 2 and len(visible) == batch and visible.shape[1] <= count
-        if not fits or visible.dtype != jnp.int32:
-            raise ValueError(
-                f"visible must be int32 [{batch} images, up to {count} patches], "
-                f"got {visible.dtype} {visible.shape}"
-            )
+    def _rotate(self, grids: Sequence[Grid], draws: Sequence[Any]) -> list[Rotation] | None:
+        """The angles of every grid in one block; None: positions are in a table."""
+        if not self.turns:
+            return None
+        return make_rotations(self.rope, self.embed_dim // self.num_heads, grids, draws)
+
+    def _draw_angles(self) -> jax.Array | None:
+        """[depth, 5] numbers that change the angles of each block in training; None: as they are.
+
+        Training is a pass with a "drop_path" RNG.
+        """
+        if not (self.turns and self.rope.augments and self.has_rng("drop_path")):
+            return None
+        return draw_augmentation(self.make_rng("drop_path"), self.rope, self.depth)
+
+    def _normalize(self, tokens: jax.Array, group: str | None = None) -> jax.Array:
+        """The final LayerNorms: cls and registers may have other ones than the patches."""
+        norm = self.norm_of_cls if self.cls_norm else self.norm
+        if self.local_cls_norm and self.is_initializing():
+            self.norm_of_local_cls(tokens)
+        if self.local_cls_norm and group == LOCAL:
+            norm = self.norm_of_local_cls
+        if norm is self.norm:
+            return norm(tokens)
+        cut = 1 + self.registers
+        return jnp.concatenate([norm(tokens[:, :cut]), self.norm(tokens[:, cut:])], axis=1)
 
     def _split(self, tokens: jax.Array) -> Features:
         cls, registers, patches = jnp.split(tokens, (1, 1 + self.registers), axis=1)
@@ -349,20 +396,3 @@ class VisionTransformer(nn.Module):
             return None
         rng, group = self.make_rng("drop_path"), self.drop_path_group or batch
         return choose_subsets(rng, batch, self.depth, group, self.drop_path_rate)
-
-
-def _slots(chosen: Sequence[int], depth: int) -> np.ndarray:
-    """[depth] position of every block in `chosen`; len(chosen) for the others.
-
-    Raises:
-      ValueError: if a block index is out of range or named twice.
-    """
-    blocks = [index + depth if index < 0 else index for index in chosen]
-    if any(not 0 <= index < depth for index in blocks) or len(set(blocks)) < len(blocks):
-        raise ValueError(
-            f"blocks {tuple(chosen)} must be different indices in [-{depth}, {depth}) of a model "
-            f"with {depth} blocks"
-        )
-    slots = np.full(depth, len(blocks), np.int32)
-    slots[blocks] = np.arange(len(blocks))
-    return slots

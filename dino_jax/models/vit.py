@@ -8,6 +8,8 @@ from dino_jax.config.range import MOST_IMAGES, MOST_SIDE, MOST_WIDTH
 from dino_jax.config.section import option, suggest
 from dino_jax.models.layers import FFNS, FIRST_KERNELS, Dtype
 from dino_jax.models.position import POSITION_KERNELS, POSITIONS
+from dino_jax.models.rope import Config as Rope
+from dino_jax.models.rope import check as check_rope
 from dino_jax.models.stem import HALVINGS, STEM_PATCH
 from dino_jax.models.stochastic_depth import DROP_PATH_KINDS, DROP_PATH_SCHEDULES
 from dino_jax.models.vision_transformer import REMAT_POLICIES, VisionTransformer
@@ -26,7 +28,10 @@ SIZES = {
     "small": Size(384, 12, 6),  # DeiT, arXiv:2012.12877, Table 1
     "base": Size(768, 12, 12),  # ViT, arXiv:2010.11929, Table 1
     "large": Size(1024, 24, 16),  # ViT, arXiv:2010.11929, Table 1
+    "so400m": Size(1152, 27, 18),  # SigLIP's, arXiv:2305.13035; 18 heads as in DINOv3
+    "huge": Size(1280, 32, 20),  # DINOv3's ViT-H+, arXiv:2508.10104
     "giant": Size(1536, 40, 24),  # DINOv2's ViT-g, arXiv:2304.07193, Table 17
+    "7b": Size(4096, 40, 32),  # DINOv3, arXiv:2508.10104
 }
 
 
@@ -62,6 +67,7 @@ class Config:
         0.02, "of the first cls and register tokens (DINOv2 1e-6)", at_least=0, at_most=1000
     )
     qkv_bias: bool = option(True, "bias of the queries, keys and values")
+    key_bias: bool = option(True, "that of the keys counts; DINOv3 has it masked")
     proj_bias: bool = option(True, "bias of the output of the attention")
     ffn_bias: bool = option(True, "biases of the FFN")
     norm_epsilon: float = option(
@@ -93,8 +99,13 @@ class Config:
     position: str = option(
         "learned",
         "first position table: learned (random), or the sines and cosines of MAE (columns_first) "
-        "or MoCo v3 (rows_first), which optimizer.fixed keeps",
-        among=POSITIONS,
+        "or MoCo v3 (rows_first), which optimizer.fixed keeps; rope has no table, see there",
+        among=(*POSITIONS, "rope"),
+    )
+    rope: Rope = option(Rope(), 'with position="rope": queries and keys turn by angles (DINOv3)')
+    cls_norm: bool = option(False, "cls and registers have a final LayerNorm of their own")
+    local_cls_norm: bool = option(
+        False, 'those of crops of the group "local" have one of their own (DINOv3 7B)'
     )
     first_kernels: str = option(
         "normal",
@@ -160,7 +171,9 @@ def _check(vit: VisionTransformer) -> None:
             f"config.network.backbone.mlp_ratio ({vit.mlp_ratio:g}) of {dim} channels leaves no "
             "hidden ones; use a larger one"
         )
-    if vit.position != "learned" and dim % 4:
+    if vit.turns:
+        check_rope(vit.rope, dim // heads)
+    if vit.position in ("columns_first", "rows_first") and dim % 4:
         raise ValueError(
             f"config.network.backbone.position ({vit.position!r}) has sines and cosines of two "
             f"axes: embed_dim ({dim}) must be a multiple of 4"

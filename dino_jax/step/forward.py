@@ -56,7 +56,7 @@ class Views(NamedTuple):
         masks, visible = (
             x if x is None else x.reshape(len(images), -1) for x in (self.masks, self.visible)
         )
-        return Crops(images, masks, visible)
+        return Crops(images, masks, visible, self.group)
 
 
 def views_of(role: Role, batch: Batch) -> list[Views]:

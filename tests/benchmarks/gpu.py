@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dino_jax.models.attention import attend
 from dino_jax.models.gpu_attention import attend_by_cudnn, takes_cudnn
-from dino_jax.models.layers import attend
 from dino_jax.run.whole_config import complete_config, read_config
 from dino_jax.step.recipe import build_recipe
 from dino_jax.step.roles import fit_roles

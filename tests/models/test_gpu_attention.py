@@ -12,8 +12,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from configs import quickstart
 from dino_jax.models import block
+from dino_jax.models.attention import attend
 from dino_jax.models.gpu_attention import attend_by_cudnn, takes_cudnn
-from dino_jax.models.layers import attend
 from dino_jax.models.vision_transformer import VisionTransformer
 from dino_jax.step.recipe import build_recipe
 from dino_jax.step.roles import fit_roles

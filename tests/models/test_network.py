@@ -72,8 +72,8 @@ def test_explicit_numbers_override_the_named_size():
     ("changes", "message"),
     [
         (
-            {"size": "huge", "depth": None},
-            r"network.backbone.size is 'huge'; known: \['base', 'giant'",
+            {"size": "enormous", "depth": None},
+            r"network.backbone.size is 'enormous'; known: \['7b', 'base', 'giant'",
         ),
         ({"kind": "swin"}, r"network.backbone.kind is 'swin'; known: \['resnet', 'vit'\]"),
         ({"position_kernel": "linear"}, "known: .'antialiased', 'bicubic'"),
@@ -82,7 +82,7 @@ def test_explicit_numbers_override_the_named_size():
         ({"image_size": (4, 4)}, r"image_size \(4 x 4\) is smaller than one patch of 8 pixels"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be at least 0 and below 1, got 1"),
         ({"in_channels": 4}, "one value for each of the 4 channels"),
-        ({"ffn": "moe"}, r"network.backbone.ffn is 'moe'; known: \['mlp', 'swiglu'\]"),
+        ({"ffn": "moe"}, r"network.backbone.ffn is 'moe'; known: \['mlp', 'swiglu', 'swiglu1"),
         ({"drop_path_kind": "rows"}, r"known: \['per_sample', 'subset'\]"),
         ({"drop_path_schedule": "cosine"}, r"known: \['linear', 'uniform'\]"),
         ({"drop_path_kind": "subset"}, "needs drop_path_schedule='uniform', got 'linear'"),

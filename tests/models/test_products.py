@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dino_jax.models.layers import attend
+from dino_jax.models.attention import attend
 from dino_jax.models.products import (
     multiplies_bfloat16,
     rounded_attend,

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from dino_jax.weights.importing import import_weights
 from dino_jax.weights.model import load
+from tests import plain_dinov3
 
 RECORDINGS = Path(__file__).parents[2].parent / "shared" / "golden"
 TOKENS = {"cls": "clstoken", "registers": "regtokens", "patches": "patchtokens"}
@@ -70,3 +71,23 @@ def test_every_output_of_dino_at_every_size(tmp_path):
         for index, features in enumerate(model.intermediate(images, layers=(0, 1, 2))):
             tokens = np.concatenate([features["cls"][:, None], features["patches"]], axis=1)
             assert_close(tokens, recording[f"{case}/inter_{index}"])
+
+
+V3 = RECORDINGS / "v3/f_v3_vit_mlp_reg4.npz"
+
+
+@pytest.mark.skipif(not V3.exists(), reason=f"no recordings in {RECORDINGS / 'v3'}")
+@pytest.mark.parametrize("size", ["64x64", "48x80", "50x90"])
+def test_the_second_implementation_of_dinov3_equals_the_official_one(size):
+    recording, inputs = np.load(V3), np.load(RECORDINGS / "v3/f_v3_inputs_rope.npz")
+    params = {f"backbone.{n[3:]}": recording[n] for n in recording.files if n.startswith("sd/")}
+    model = {"patch": 16, "depth": 2, "heads": 3, "registers": 4}
+    kinds = {name.split("/")[2] for name in recording.files if name.startswith(f"out/{size}/")}
+    for kind in kinds:
+        masks = inputs[f"mask/{size}"] if kind == "mask" else None
+        tokens, raw = plain_dinov3.backbone(params, inputs[f"x/{size}"], model, masks=masks)
+        outputs = {"norm_clstoken": tokens[:, 0], "storage_tokens": tokens[:, 1:5]}
+        outputs |= {"norm_patchtokens": tokens[:, 5:]} | ({"prenorm": raw} if masks is None else {})
+        for name, ours in outputs.items():
+            theirs = recording[f"out/{size}/{kind}/x_{name}"]
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)

@@ -138,7 +138,7 @@ class Branches:
     def long_attention(
         self, queries: jax.Array, keys: jax.Array, values: jax.Array
     ) -> tuple[jax.Array, None]:
-        """Stands in for `layers.attend`; no device holds the weights as a whole."""
+        """Stands in for `attention.attend`; no device holds the weights as a whole."""
         return long_attention(queries, keys, values, self.interpret), None
 
     def mlp(self, groups: Groups, scales: Groups, params: Params) -> Groups:

@@ -11,6 +11,7 @@ from dino_jax.devices.kernels.branches import MIB, Branches
 from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.devices.sharding import batch_sharding, make_mesh, state_sharding
 from dino_jax.models.crops import Crops
+from dino_jax.models.rope import Config as Rope
 from dino_jax.models.vision_transformer import VisionTransformer
 
 CASES = {
@@ -21,6 +22,11 @@ CASES = {
     "another epsilon": {"norm_epsilon": 1e-2},
     "no biases": {"qkv_bias": False, "proj_bias": False, "ffn_bias": False},
     "swiglu": {"ffn": "swiglu"},
+    "keys without bias": {"key_bias": False, "registers": 2},
+    "queries and keys turn": {
+        **{"position": "rope", "rope": Rope(rescale=2.0), "registers": 2, "key_bias": False},
+        **{"ffn": "swiglu64", "cls_norm": True, "local_cls_norm": True},
+    },
     "dropped samples": {"drop_path_rate": 0.5},
     "subsets": {
         **{"drop_path_rate": 0.5, "drop_path_kind": "subset"},

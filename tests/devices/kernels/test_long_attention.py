@@ -13,7 +13,7 @@ from dino_jax.devices.kernels.branches import MIB, Branches
 from dino_jax.devices.kernels.long_attention import Blocks, cut, long_attention
 from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.devices.sharding import make_mesh
-from dino_jax.models.layers import attend
+from dino_jax.models.attention import attend
 from dino_jax.models.vision_transformer import VisionTransformer
 
 TOLERANCES = {jnp.float32: 1e-5, jnp.bfloat16: 2e-2}
