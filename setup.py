@@ -17,6 +17,7 @@ MLFLOW = ["mlflow-skinny>=3.7,<4"]
 PARQUET = ["pyarrow>=26,<27"]
 VIDEO = ["av>=18,<19"]
 ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.32,<2"]  # of `dino-jax export --format=onnx`
+TEXT = ["tokenizers>=0.23.1,<0.24"]  # of text queries
 FAISS = ["faiss-cpu>=1.15,<1.16"]  # of `dino-jax search approximate`
 # What tests/parity compares with; nothing else needs it.
 PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
@@ -85,6 +86,7 @@ setup(
         "video": VIDEO,
         "onnx": ONNX,
         "faiss": FAISS,
+        "text": TEXT,
         "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.
@@ -95,6 +97,7 @@ setup(
             *VIDEO,
             *ONNX,
             *FAISS,
+            *TEXT,
             f"{TPU[0]}; sys_platform == 'linux' and platform_machine == 'x86_64'",
             "setuptools>=65",  # builds the wheel that tests look into; Python 3.12 brings none
             "pytest>=8,<10",

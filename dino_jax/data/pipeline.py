@@ -13,22 +13,18 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError
 from dino_jax.data.decoding import require_channels
 from dino_jax.data.masking import Masking
 from dino_jax.data.multi_crop import Batch, MultiCrop, allocate, compile_kernels
 from dino_jax.data.reading import read_image, read_readable
-from dino_jax.data.resampling import resize_pixels
 from dino_jax.data.slots import Layout, Slots, set_worker_index
 from dino_jax.data.sources import UNLABELED, ImageSource
+from dino_jax.data.view import USUAL_VIEW, View
 from dino_jax.data.worker_process import follow_parent
 
 READABLE = -1  # in "unreadable": this row's image could be read
-# Short side of an evaluation view before the central square is cut, over its side.
-USUAL_SHORT_SIDE = 256 / 224
-MAX_EVAL_ASPECT = 8  # long / short side kept before resizing; a 1 x 65535 JPEG would take 13 GB
 
 
 def batch_layout(multi_crop: MultiCrop, masking: Masking | None, images: int) -> Layout:
@@ -135,7 +131,7 @@ def build_eval_stream(
     hosts: int = 1,
     max_images: int | None = None,
     threads: int = 2,
-    short_side: float = USUAL_SHORT_SIDE,
+    view: View = USUAL_VIEW,
     channels: int = 3,
 ) -> Generator[Batch]:
     """Yields this host's rows of one pass over the source, in order, without randomness.
@@ -144,15 +140,14 @@ def build_eval_stream(
 
     Args:
       source: the images.
-      image_size: side of the square result in pixels, see `resize_for_evaluation`.
+      image_size: side of the square result in pixels, see `view`.
       batch_size: global batch size.
       max_pixels: larger images count as unreadable.
       host: index of this host (process).
       hosts: number of hosts.
       max_images: number of images to take, evenly spaced over the source; None for all.
       threads: threads that build whole batches ahead.
-      short_side: short side of an image before the central square is cut, over `image_size`; at
-        least 1.
+      view: how an image becomes a square.
       channels: C, of the images.
 
     Yields:
@@ -175,40 +170,9 @@ def build_eval_stream(
     table = np.pad(indices, (0, padding), constant_values=-1).reshape(
         -1, hosts, batch_size // hosts
     )
-    load = _EvalBatch(source, table[:, host], image_size, max_pixels, short_side, channels)
+    load = _EvalBatch(source, table[:, host], image_size, max_pixels, view, channels)
     dataset = grain.MapDataset.range(len(table)).map(load)
     return iterate(dataset.to_iter_dataset(read_options(threads)))
-
-
-def resize_for_evaluation(
-    image: np.ndarray, size: int, short_side: float = USUAL_SHORT_SIDE
-) -> np.ndarray:
-    """The usual evaluation view: short side to round(size * short_side), bicubic, central square.
-
-    An image that already has that size is returned unchanged. As torchvision's Resize and
-    CenterCrop, but images longer than 8:1 are cut to 8:1 first.
-
-    Args:
-      image: [H, W, C] uint8.
-      size: S, in pixels.
-      short_side: short side over `size`, at least 1.
-
-    Returns:
-      [S, S, C] uint8.
-    """
-    height, width = image.shape[:2]
-    if height == width == size:
-        return image
-    limit = MAX_EVAL_ASPECT * min(height, width)
-    top, left = max(0, height - limit) // 2, max(0, width - limit) // 2
-    image = image[top : top + limit, left : left + limit]
-    height, width = image.shape[:2]
-    short = round(size * short_side)
-    new_width = short if width <= height else int(short * width / height)
-    new_height = short if height <= width else int(short * height / width)
-    left, top = round((new_width - size) / 2), round((new_height - size) / 2)
-    resized = resize_pixels(image, (new_height, new_width), Image.Resampling.BICUBIC)
-    return np.ascontiguousarray(resized[top : top + size, left : left + size])
 
 
 @dataclass(frozen=True)
@@ -261,7 +225,7 @@ class _EvalBatch:
     indices: np.ndarray
     image_size: int
     max_pixels: int
-    short_side: float
+    view: View
     channels: int
 
     def __call__(self, step: int) -> Batch:
@@ -284,8 +248,7 @@ class _EvalBatch:
                 batch["unreadable"][row], batch["reason"][row] = index, str(error)
                 continue
             require_channels(image, self.channels)
-            view = resize_for_evaluation(image, side, self.short_side)
-            batch["image"][row] = view
+            batch["image"][row] = self.view(image, side)
             batch["label"][row], batch["valid"][row] = label, True
             batch["name"][row] = name
         return batch

@@ -99,10 +99,9 @@ def embed(
     missing = [i for i in range(begin, shards.count, count) if not shards.is_written(i)]
     ranges = [shard_range(shard, options.shard_images, len(source)) for shard in missing]
     if missing:
-        channels = model.network.backbone.in_channels
         wanted = Subset(source, np.concatenate(ranges))
         embedder = build_embedder(model, options, machine, projection, options.normalize)
-        with contextlib.closing(open_stream(wanted, options, machine, channels)) as stream:
+        with contextlib.closing(open_stream(wanted, options, machine, model)) as stream:
             rows = embed_rows(embedder, show_progress(stream, "embed", len(wanted)), wanted)
             for shard, images in zip(missing, ranges, strict=True):
                 shards.write(shard, collect(say_reasons(itertools.islice(rows, len(images)))))
@@ -183,10 +182,10 @@ def find_projection(
     if options.reduce == "random":
         size = (options.image_size, options.image_size)
         return draw_random(width_of(model, size, options.tokens, options.layers), options.dim)
-    count, channels = min(options.sample, len(source)), model.network.backbone.in_channels
+    count = min(options.sample, len(source))
     sample = Subset(source, np.arange(count) * len(source) // count)
     embedder = build_embedder(model, options, machine, normalize=False)
-    with contextlib.closing(open_stream(sample, options, machine, channels)) as stream:
+    with contextlib.closing(open_stream(sample, options, machine, model)) as stream:
         rows = itertools.islice(embed_rows(embedder, stream, sample), count)
         return fit_pca(collect(rows).vectors, options.dim)
 
@@ -214,7 +213,7 @@ def make_local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()).reshape(-1, 1), ("data", "fsdp"))
 
 
-def open_stream(source: ImageSource, options: Options, machine: Machine, channels: int) -> Any:
+def open_stream(source: ImageSource, options: Options, machine: Machine, model: Model) -> Any:
     """Batches of all images of the source, in order."""
     return build_eval_stream(
         source,
@@ -222,7 +221,8 @@ def open_stream(source: ImageSource, options: Options, machine: Machine, channel
         batch_size=machine.batch_size,
         max_pixels=options.max_pixels,
         threads=machine.threads,
-        channels=channels,
+        view=model.view,
+        channels=model.network.backbone.in_channels,
     )
 
 

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from dino_jax.commands.progress import show_progress
 from dino_jax.data.decoding import RGB, Decoding
-from dino_jax.data.pipeline import USUAL_SHORT_SIDE, Batch, build_eval_stream
+from dino_jax.data.pipeline import Batch, build_eval_stream
 from dino_jax.data.sources import ImageSource
+from dino_jax.data.view import USUAL_VIEW, View
 from dino_jax.evaluation.options.groups import USUAL_BATCH
 from dino_jax.evaluation.result import MOST_NAMED
 from dino_jax.weights.limits import check_batch, check_side
@@ -24,11 +25,11 @@ class Reading(NamedTuple):
     """How images are read; only the sizes affect the result.
 
     Attributes:
-      image_size: side in pixels, see `pipeline.resize_for_evaluation`.
+      image_size: side in pixels, see `view.resize_for_evaluation`.
       batch_size: images per batch, over all devices.
       max_pixels: larger images count as unreadable.
       threads: threads that decode batches ahead, per process.
-      short_side: short side of an image before the central square is cut, over `image_size`.
+      view: how an image becomes a square: as the model has seen them, unless a protocol differs.
       decoding: how image files become pixels.
     """
 
@@ -36,7 +37,7 @@ class Reading(NamedTuple):
     batch_size: int
     max_pixels: int
     threads: int
-    short_side: float = USUAL_SHORT_SIDE
+    view: View = USUAL_VIEW
     decoding: Decoding = RGB
 
     def stream(self, source: ImageSource, title: str) -> Iterator[Batch]:
@@ -49,7 +50,7 @@ class Reading(NamedTuple):
             host=jax.process_index(),
             hosts=jax.process_count(),
             threads=self.threads,
-            short_side=self.short_side,
+            view=self.view,
             channels=self.decoding.channels,
         )
         if jax.process_index():
@@ -81,7 +82,9 @@ def reading_of(
     if jax.process_index() == 0:
         print(f"images: {decoding.describe()}", file=sys.stderr, flush=True)
     threads = arguments.threads
-    return Reading(image_size, batch_size, arguments.max_pixels, threads, decoding=decoding)
+    return Reading(
+        image_size, batch_size, arguments.max_pixels, threads, model.view, decoding=decoding
+    )
 
 
 def name_unreadable(source: ImageSource, indices: np.ndarray) -> dict[str, object]:

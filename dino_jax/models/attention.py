@@ -13,20 +13,28 @@ from dino_jax.models.products import rounded_matmul
 from dino_jax.models.rope import Rotation, rotate
 
 
-def attention_weights(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """[B, N, H, d] queries and keys -> [B, H, N, N] float32 softmax over the keys."""
+def attention_weights(
+    queries: jax.Array, keys: jax.Array, seen: jax.Array | None = None
+) -> jax.Array:
+    """[B, N, H, d] queries and keys -> [B, H, N, N] float32 softmax over the keys.
+
+    `seen` [N, N] bool says which keys (columns) a query (row) sees; None: all.
+    """
     scale = queries.shape[-1] ** -0.5
     scores = jnp.einsum("bqhd,bkhd->bhqk", queries, keys, precision=matmul_precision(queries.dtype))
-    return jax.nn.softmax(scores.astype(jnp.float32) * scale, axis=-1)
+    scores = scores.astype(jnp.float32) * scale
+    return jax.nn.softmax(scores if seen is None else jnp.where(seen, scores, -jnp.inf), axis=-1)
 
 
 # Queries, keys and values [B, N, H, d] -> mixed values [B, N, D], and the weights if computed.
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array | None]]
 
 
-def attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.Array, jax.Array]:
+def attend(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
     """[B, N, H, d] each -> ([B, N, D] mixed values, [B, H, N, N] float32 attention weights)."""
-    weights = attention_weights(queries, keys)
+    weights = attention_weights(queries, keys, seen)
     mixed = jnp.einsum(
         "bhqk,bkhd->bqhd",
         weights.astype(values.dtype),
@@ -34,6 +42,13 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array) -> tuple[jax.
         precision=matmul_precision(values.dtype),
     )
     return checkpoint_name(mixed.reshape(*mixed.shape[:2], -1), "attention"), weights
+
+
+def attend_causally(
+    queries: jax.Array, keys: jax.Array, values: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """As `attend`, but every token sees only itself and those before it."""
+    return attend(queries, keys, values, jnp.tri(queries.shape[1], dtype=bool))
 
 
 def without_key_bias(bias: jax.Array) -> jax.Array:

@@ -169,6 +169,7 @@ class PatchEmbed(nn.Module):
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
     rounds: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
@@ -179,7 +180,7 @@ class PatchEmbed(nn.Module):
         default, first = uniform_init(patch * patch * channels), FIRST_KERNELS[self.first_kernels]
         kernel_init, bias_init = first.patch_kernel or default, first.patch_bias or default
         kernel = self.param("kernel", kernel_init, (patch, patch, channels, dim))
-        bias = self.param("bias", bias_init, (dim,))
+        bias = self.param("bias", bias_init, (dim,)) if self.use_bias else None
         patches = images[:, : rows * patch, : columns * patch].astype(self.dtype)
         patches = patches.reshape(batch, rows, patch, columns, patch, channels)
         patches = patches.transpose(0, 1, 3, 2, 4, 5).reshape(batch, rows * columns, -1)
@@ -188,7 +189,7 @@ class PatchEmbed(nn.Module):
             tokens = rounded_matmul(patches, kernel)
         else:
             tokens = jnp.matmul(patches, kernel, precision=matmul_precision(self.dtype))
-        return tokens + bias.astype(self.dtype)
+        return tokens if bias is None else tokens + bias.astype(self.dtype)
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -197,14 +198,27 @@ def gelu(x: jax.Array) -> jax.Array:
     return (exact * (0.5 + 0.5 * jax.lax.erf(exact * 0.5**0.5))).astype(x.dtype)
 
 
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x * sigmoid(1.702 x), the approximation in OpenAI's CLIP (arXiv:1606.08415, Section 2)."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS = {
+    "gelu": gelu,
+    "quick_gelu": quick_gelu,
+    "tanh_gelu": partial(nn.gelu, approximate=True),
+}
+
+
 class Mlp(nn.Module):
-    """fc2(GELU(fc1(x))) with the exact erf GELU: [..., D] -> [..., D]."""
+    """fc2(activation(fc1(x))), by default the exact erf GELU: [..., D] -> [..., D]."""
 
     hidden_dim: int
     use_bias: bool = True
     dtype: Dtype = jnp.float32
     first_kernels: str = "normal"
     rounds: bool = False
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -217,7 +231,7 @@ class Mlp(nn.Module):
             rounds=self.rounds,
         )
         x = linear(self.hidden_dim, name="fc1")(x)
-        return linear(dim, name="fc2")(gelu(checkpoint_name(x, "hidden")))
+        return linear(dim, name="fc2")(ACTIVATIONS[self.activation](checkpoint_name(x, "hidden")))
 
 
 class SwiGlu(nn.Module):

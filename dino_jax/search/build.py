@@ -19,7 +19,14 @@ from dino_jax.embedding.shards import Rows, Shards
 from dino_jax.search.adapted import open_tuned
 from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index, open_index
-from dino_jax.search.manifest import ADAPTER, MANIFEST, Manifest, Origin, read_manifest
+from dino_jax.search.manifest import (
+    ADAPTER,
+    MANIFEST,
+    Manifest,
+    Origin,
+    read_manifest,
+    require_one_model,
+)
 from dino_jax.search.origin import fingerprint_of, open_projection, require_color
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.segment import Row
@@ -53,7 +60,12 @@ def build_of_photos(arguments: argparse.Namespace) -> str:
     tuned, origin = open_tuned(arguments.adapter), _origin_of(arguments, model, size)
     if tuned and origin.reduced:
         raise ValueError("--adapter and --reduce: pass --from=EMBEDDED, whose projection it knows")
-    new = Manifest(tuned.adapt_origin(origin, None) if tuned else origin, photos)
+    models, others = [model], ()
+    if arguments.other:
+        models.append(load(arguments.other))
+        others = (_other_origin(arguments, models[1]),)
+    origin = tuned.adapt_origin(origin, None) if tuned else origin
+    new = Manifest(origin, photos, others=others)
     check_new(folder, new)
     with writing(folder, new) as writer:
         if not writer.manifest.generation and writer.manifest.origin.reduced:
@@ -64,7 +76,7 @@ def build_of_photos(arguments: argparse.Namespace) -> str:
             tuned.keep(writer)
         if not writer.manifest.generation:
             writer.commit()
-        lines = [follow(writer, model, source, arguments)]
+        lines = [follow(writer, models, source, arguments)]
         if arguments.metadata:
             lines.append(set_metadata(writer, arguments.metadata, arguments.key))
             writer.commit()
@@ -107,6 +119,23 @@ def _origin_of(arguments: argparse.Namespace, model: Model, size: int) -> Origin
     )
 
 
+def _other_origin(arguments: argparse.Namespace, model: Model) -> Origin:
+    """That of a second model, whose own choices are kept: texts lie where its vectors do."""
+    require_color(model)
+    size = model.image_size
+    return Origin(
+        model=model.title,
+        fingerprint=fingerprint_of(model),
+        path=str(absolute_path(arguments.other)),
+        step=None,
+        image_size=size,
+        tokens="cls",
+        layers=1,
+        reduced=False,
+        dim=width_of(model, (size, size), "cls", 1),
+    )
+
+
 def check_new(folder: Path, new: Manifest) -> None:
     """Checks that a folder is free, or an index of the same model and photographs.
 
@@ -120,7 +149,14 @@ def check_new(folder: Path, new: Manifest) -> None:
                 raise ValueError(f"{folder} exists and is no index; choose another folder")
         return
     old = read_manifest(folder)
-    theirs, ours = ({**dataclasses.asdict(x.origin), "photos": x.photos} for x in (old, new))
+    theirs, ours = (
+        {
+            **dataclasses.asdict(x.origin),
+            "photos": x.photos,
+            "other models": [(other.fingerprint, other.image_size) for other in x.others],
+        }
+        for x in (old, new)
+    )
     differing = [
         f"{name}: the index has {theirs[name]!r}, this command {ours[name]!r}"
         for name in ours
@@ -185,6 +221,7 @@ def build_of_index(arguments: argparse.Namespace) -> str:
     old = open_index(arguments.embedded)
     if ADAPTER in old.manifest.single:
         raise ValueError(f"--from={old.folder} has an adapter already; name the first index")
+    require_one_model(old.manifest, old.folder)
     projection = open_projection(old.manifest, old.folder)
     origin = tuned.adapt_origin(old.manifest.origin, projection)
     new = Manifest(origin, old.manifest.photos)
@@ -253,6 +290,8 @@ def _blocks(shards: Shards, files: dict[str, tuple[PhotoFile, str]]) -> Blocks:
 
 def build(arguments: argparse.Namespace) -> str:
     """Makes an index; returns lines about it."""
+    if arguments.embedded and arguments.other:
+        raise ValueError("--other is for MODEL and PHOTOS: --from has the vectors of one model")
     if arguments.embedded and arguments.photos:
         raise ValueError("PHOTOS and --from exclude each other: vectors are there already")
     if arguments.embedded and (Path(arguments.embedded).expanduser() / MANIFEST).exists():

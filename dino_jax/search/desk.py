@@ -13,17 +13,21 @@ from PIL import Image
 
 from dino_jax.data.decode import decode_image
 from dino_jax.search.conditions import parse_condition
+from dino_jax.search.fusion import fuse
 from dino_jax.search.hits import Answer, find_hits
 from dino_jax.search.index import Index
 from dino_jax.search.metadata import Value
-from dino_jax.search.origin import QueryEmbedder, mean_query, open_change
+from dino_jax.search.mixture import USUAL_WEIGHT, Query, split, weigh
+from dino_jax.search.origin import QueryEmbedders, mean_query
 from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.search.query import parse_box
+from dino_jax.search.texts import TextEmbedder
 from dino_jax.search.why import draw_why
 from dino_jax.weights.model import Model
 
 MOST_K = 200
 MOST_PHOTOS = 8  # of one thing
+MOST_TEXT = 1000  # characters of a text
 MOST_PIXELS = 50_000_000  # of an upload: 150 MB once decoded
 AT_ONCE, WAITING = 2, 16  # uploads that are decoded and embedded, and that wait for it
 READ_AT_ONCE, KEPT = 4, 512  # photographs that are decoded at once; pictures kept in memory
@@ -42,7 +46,15 @@ class BusyError(RuntimeError):
 class Desk:
     """Answers for one open index; safe to use from many threads."""
 
-    def __init__(self, index: Index, model: Model, photos: Photos, max_pixels: int):
+    def __init__(
+        self,
+        index: Index,
+        model: Model,
+        photos: Photos,
+        max_pixels: int,
+        others: Sequence[Model] = (),
+        texts: TextEmbedder | None = None,
+    ):
         """Compiles the network, so that the first answer takes no longer than others.
 
         Args:
@@ -50,11 +62,14 @@ class Desk:
           model: its model.
           photos: files of its photographs.
           max_pixels: of a photograph of the index.
+          others: its further models.
+          texts: makes queries of texts; None: nothing reads them.
         """
         self._index, self._model, self._photos = index, model, photos
         self._max_pixels, self._origin = max_pixels, index.manifest.origin
-        change = open_change(index.manifest, index.folder)
-        self._embed = QueryEmbedder(model, self._origin, change, 1)
+        self._texts = texts
+        models = (model, *others)
+        self._embed = QueryEmbedders(models, index.manifest, index.folder, 1)
         self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
         self._inside, self._count = 0, threading.Lock()
         self._reading = threading.BoundedSemaphore(READ_AT_ONCE)
@@ -62,7 +77,9 @@ class Desk:
         black = np.zeros((self._origin.image_size, self._origin.image_size, 3), np.uint8)
         self._embed([black])
         draw_why(model, self._origin.image_size, black, black)
-        index.search(np.ones(self._origin.dim), 1)
+        index.search(np.ones(index.manifest.dim), 1)
+        if texts is not None:
+            texts(["a photo"])
 
     def info(self) -> dict[str, Any]:
         """What the page says of the index."""
@@ -71,6 +88,8 @@ class Desk:
             "columns": list(self._index.columns),
             "model": self._origin.model,
             "size": self._origin.image_size,
+            "models": len(self._index.manifest.origins),
+            "texts": self._texts is not None,
         }
 
     def search_upload(self, uploads: Sequence[bytes], asked: Asked) -> dict[str, Any]:
@@ -95,7 +114,17 @@ class Desk:
                 pixels = _boxed(self._read(row), asked)
                 with self._turn:
                     return self._answer(self._embed([pixels])[0], asked, rows, begin)
-        return self._answer(mean_query(self._index.vectors(rows)), asked, rows, begin)
+        vector = mean_query(self._index.vectors(rows))
+        if "text" not in asked:
+            return self._answer(vector, asked, rows, begin)
+        with self._admitted():
+            return self._answer(vector, asked, rows, begin)
+
+    def search_text(self, asked: Asked) -> dict[str, Any]:
+        """Hits of a text alone."""
+        begin = time.monotonic()
+        with self._admitted():
+            return self._find(self._ask_text(asked), asked, [], begin)
 
     def photo(self, row: int, large: bool) -> bytes:
         """A photograph as JPEG, with nothing of its file but the pixels."""
@@ -128,6 +157,27 @@ class Desk:
     def _answer(
         self, vector: np.ndarray, asked: Asked, rows: Sequence[int], begin: float
     ) -> dict[str, Any]:
+        """Hits of the vector of a photograph, and of a text if there is one, too."""
+        dims = self._index.manifest.dims
+        weight = _share(asked, "weight", USUAL_WEIGHT)
+        query = weigh(split(vector, dims), weight)
+        if "text" in asked:
+            text_weight = _share(asked, "text_weight", USUAL_WEIGHT)
+            query = fuse(self._index, query, self._ask_text(asked), text_weight)
+        return self._find(query, asked, rows, begin)
+
+    def _ask_text(self, asked: Asked) -> Query:
+        text = asked.get("text", "").strip()
+        if self._texts is None:
+            raise ValueError("this index has no model that reads texts")
+        if not text or len(text) > MOST_TEXT:
+            raise ValueError(f"a text has 1 to {MOST_TEXT:,} characters, this has {len(text):,}")
+        with self._turn:
+            return self._texts([text])
+
+    def _find(
+        self, query: Query, asked: Asked, rows: Sequence[int], begin: float
+    ) -> dict[str, Any]:
         k = int(asked.get("k", "20"))
         if not 1 <= k <= MOST_K:
             raise ValueError(f"k must be between 1 and {MOST_K}, got {k}")
@@ -136,8 +186,8 @@ class Desk:
         if rows:
             allowed = allowed.copy()
             allowed[list(rows)] = 0
-        answer = find_hits(self._index, vector, k, allowed, asked.get("group", ""))
-        return describe(answer, time.monotonic() - begin)
+        found = find_hits(self._index, query.vector, k, allowed, asked.get("group", ""))
+        return describe(query.rescored(found), time.monotonic() - begin)
 
     def _others(self, asked: Asked) -> list[int]:
         """Rows that show the same thing as the first photograph."""
@@ -196,6 +246,19 @@ def describe(answer: Answer, seconds: float) -> dict[str, Any]:
 
 def _texts(values: Mapping[str, Value]) -> dict[str, str]:
     return {name: "" if value is None else str(value) for name, value in values.items()}
+
+
+def _share(asked: Asked, name: str, usual: float) -> float:
+    """A number from 0 to 1."""
+    if name not in asked:
+        return usual
+    try:
+        value = float(asked[name])
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} is a number from 0 to 1, got {asked[name][:16]!r}")
+    return value
 
 
 def _boxed(pixels: np.ndarray, asked: Asked) -> np.ndarray:

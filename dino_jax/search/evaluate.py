@@ -12,8 +12,10 @@ from dino_jax.search.conditions import Condition, parse_condition
 from dino_jax.search.hits import captioned, find_hits, lines_of, read_or_gray
 from dino_jax.search.index import Index, open_index
 from dino_jax.search.measures import Scores, bootstrap, measure
+from dino_jax.search.mixture import USUAL_WEIGHT, at_weight
 from dino_jax.search.photos import Photos
-from dino_jax.search.query import PICTURES, save_picture
+from dino_jax.search.query import PICTURES, require_weight, save_picture
+from dino_jax.search.sweep import lines_of_sweep, sweep
 from dino_jax.visualize.pictures import tile_rows
 from dino_jax.workdir.paths import write_atomically, written_whole
 
@@ -71,12 +73,15 @@ def choose(index: Index, arguments: argparse.Namespace, only: set[str] | None = 
     return Labelled(parts[0], parts[1], names, classes, int((allowed & ~labelled).sum()))
 
 
-def score(index: Index, rows: Labelled, first: tuple[int, ...]) -> Scores:
-    """Measures all queries."""
+def score(
+    index: Index, rows: Labelled, first: tuple[int, ...], weight: float = USUAL_WEIGHT
+) -> Scores:
+    """Measures all queries, with a weight of the first of two models."""
     place = {int(row): i for i, row in enumerate(rows.gallery)}
     own = np.array([place.get(int(row), -1) for row in rows.queries])
     of = [np.array([rows.classes[int(row)] for row in part]) for part in rows[:2]]
-    queries, gallery = (index.vectors(part) for part in rows[:2])
+    dims = index.manifest.dims
+    queries, gallery = (at_weight(index.vectors(part), dims, weight) for part in rows[:2])
     return measure(queries, of[0], gallery, of[1], own, first)
 
 
@@ -85,15 +90,23 @@ def evaluate(arguments: argparse.Namespace) -> str:
     if arguments.out and not arguments.out.endswith((".json", *PICTURES)):
         raise ValueError(f"--out={arguments.out} must end with .json, {', '.join(PICTURES)}")
     index = open_index(arguments.index, checked=not arguments.unchecked)
+    require_weight(index.manifest, arguments.weight)
+    weight = USUAL_WEIGHT if arguments.weight is None else arguments.weight
     other, only = None, None
     if arguments.against:
         other = open_index(arguments.against, checked=not arguments.unchecked)
         only = {row.name for _, row in index.rows()} & {row.name for _, row in other.rows()}
     first = GALLERY_K if arguments.queries or arguments.gallery else EVERY_K
     rows = choose(index, arguments, only)
-    scores = score(index, rows, first)
+    scores = score(index, rows, first, weight)
     result = _describe(scores, rows)
-    lines = [f"{index.folder}, label {arguments.label}", *_lines(result)]
+    weighed = f", weight {weight:g}" if index.manifest.others else ""
+    lines = [f"{index.folder}, label {arguments.label}{weighed}", *_lines(result)]
+    if index.manifest.others and arguments.weight is None:
+        found = sweep(lambda weight: score(index, rows, first, weight), arguments.resamples)
+        one, two = (origin.model for origin in index.manifest.origins)
+        result["weights"] = {"models": [one, two], **found}
+        lines += lines_of_sweep(found, (one, two))
     if other is not None:
         theirs = _in_order_of(index, rows, other)
         against = score(other, theirs, first)

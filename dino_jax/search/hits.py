@@ -120,13 +120,18 @@ def to_lines(answer: Answer) -> str:
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 
-def to_table(answer: Answer) -> str:
-    """The hits as a table, and what the scores mean."""
+SAME_FILE = (
+    "1.00 is the same file, another photo of the same thing is lower, how much depends on the model"
+)
+
+
+def to_table(answer: Answer, meaning: str = "") -> str:
+    """The hits as a table, and what the scores mean, if they are no cosines of photographs."""
     if not answer.hits:
         return f"no photo found; {answer.searched:,} pass the filters"
     names = dict.fromkeys(name for hit in answer.hits for name in hit.values)
     columns = list(names)[:SHOWN_COLUMNS]
-    head = ["rank", "cosine", "photo", *columns]
+    head = ["rank", "score" if meaning else "cosine", "photo", *columns]
     cells = [
         [str(hit.rank), f"{hit.score:.4f}", hit.name, *(hit.values.get(x) for x in columns)]
         for hit in answer.hits
@@ -141,8 +146,7 @@ def to_table(answer: Answer) -> str:
     return "\n".join(
         [
             *lines,
-            f"{proof}, over {answer.searched:,} photos; 1.00 is the same file, another photo of "
-            "the same thing is lower, how much depends on the model",
+            f"{proof}, over {answer.searched:,} photos; {meaning or SAME_FILE}",
         ]
     )
 

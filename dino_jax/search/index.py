@@ -46,7 +46,7 @@ class Index:
         """Opens all files; see `open_index`."""
         self._lists = _load_lists(folder, manifest) if approximate else None
         self.folder, self.manifest = folder, manifest
-        dim = manifest.origin.dim
+        dim = manifest.dim
         self._segments = [Segment(folder, entry, dim) for entry in manifest.segments]
         self._starts = np.cumsum([0, *(len(segment) for segment in self._segments)])
         self.live = _read_live(folder, manifest)
@@ -71,7 +71,7 @@ class Index:
     def vectors(self, numbers: Sequence[int] | np.ndarray) -> np.ndarray:
         """[m, d] float16 of m numbers."""
         wanted = np.asarray(numbers, np.int64)
-        found = np.zeros((len(wanted), self.manifest.origin.dim), np.float16)
+        found = np.zeros((len(wanted), self.manifest.dim), np.float16)
         for segment, start in zip(self._segments, self._starts, strict=False):
             inside = (wanted >= start) & (wanted < start + len(segment))
             found[inside] = segment.part.vectors[wanted[inside] - start]

@@ -15,7 +15,9 @@ from dino_jax.foreign.files import read_bytes
 from dino_jax.foreign.json_text import parse_json
 from dino_jax.workdir.paths import written_whole
 
-MANIFEST, VERSION = "index.json", 1
+MANIFEST = "index.json"
+VERSION, OF_SEVERAL = 1, 2  # formats: with one model, and with several
+OTHERS = "others"  # models besides the first
 REMOVED, METADATA, PROJECTION = "removed", "metadata", "projection"  # names of single files
 ADAPTER = "adapter"  # likewise
 APPROXIMATE = "approximate"  # name of a file, and of what is said of it
@@ -96,13 +98,14 @@ class Manifest:
     """The content of index.json.
 
     Attributes:
-      origin: how the vectors are made.
+      origin: how the vectors are made; of several models, those of the first.
       photos: folder of the photographs; "" if there is none.
       generation: counts the changes.
       segments: in the order of their rows.
       single: files outside of segments by what they are: `REMOVED` (the mask of removed rows),
         `METADATA`, `PROJECTION` and `ADAPTER`, each if there is one.
       approximate: lists, None if there are none.
+      others: further models, whose vectors follow in each row, see `mixture`.
     """
 
     origin: Origin
@@ -111,6 +114,22 @@ class Manifest:
     segments: tuple[SegmentEntry, ...] = ()
     single: dict[str, FileSum] = dataclasses.field(default_factory=dict)
     approximate: Approximation | None = None
+    others: tuple[Origin, ...] = ()
+
+    @property
+    def origins(self) -> tuple[Origin, ...]:
+        """Those of all models."""
+        return (self.origin, *self.others)
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        """Numbers per row of each model."""
+        return tuple(origin.dim for origin in self.origins)
+
+    @property
+    def dim(self) -> int:
+        """Numbers per row."""
+        return sum(self.dims)
 
     @property
     def rows(self) -> int:
@@ -125,6 +144,19 @@ class Manifest:
             *lists,
             *(file for one in self.segments for file in one.files),
         ]
+
+
+def require_one_model(manifest: Manifest, folder: Path) -> None:
+    """Checks that an index has the vectors of one model alone, as an adapter takes them.
+
+    Raises:
+      ValueError: if it has those of several.
+    """
+    if manifest.others:
+        raise ValueError(
+            f"{folder} holds the vectors of {len(manifest.origins)} models; an adapter is tuned on "
+            "those of one: build an index without --other"
+        )
 
 
 def sum_file(folder: Path, name: str) -> FileSum:
@@ -157,12 +189,17 @@ def read_manifest(folder: Path) -> Manifest:
     data = read_bytes(path, MOST_BYTES)
     try:
         plain = parse_json(data)
-        newer = plain["version"] != VERSION and plain["sha256"] == _digest(_without_sum(plain))
+        newer = plain["version"] not in (VERSION, OF_SEVERAL) and plain["sha256"] == _digest(
+            _without_sum(plain)
+        )
         found = None if newer else _from_plain(plain)
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise DamagedIndexError(f"{path} is damaged: {error}; build the index again") from error
     if found is None:
-        raise ValueError(f"{path} has the format {plain['version']}, this version reads {VERSION}")
+        raise ValueError(
+            f"{path} has the format {plain['version']}, this version reads {VERSION} and "
+            f"{OF_SEVERAL}"
+        )
     if _encode(found) != data:
         raise DamagedIndexError(f"{path} is damaged: its checksum differs; build the index again")
     return found
@@ -178,10 +215,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def _encode(manifest: Manifest) -> bytes:
-    plain = {"version": VERSION, **dataclasses.asdict(manifest)}
+    version = OF_SEVERAL if manifest.others else VERSION
+    plain = {"version": version, **dataclasses.asdict(manifest)}
     plain = json.loads(json.dumps(plain))
     if manifest.approximate is None:  # as before there were any
         del plain[APPROXIMATE]
+    if not manifest.others:
+        del plain[OTHERS]
     return json.dumps({**plain, "sha256": _digest(plain)}, indent=1).encode() + b"\n"
 
 
@@ -204,4 +244,5 @@ def _from_plain(plain: dict[str, Any]) -> Manifest:
     if lists is not None:
         lists = Approximation(**{**lists, "file": FileSum(**lists["file"])})
     generation = int(plain["generation"])
-    return Manifest(origin, plain["photos"], generation, tuple(segments), single, lists)
+    others = tuple(Origin(**one) for one in plain.get(OTHERS, ()))
+    return Manifest(origin, plain["photos"], generation, tuple(segments), single, lists, others)

@@ -147,20 +147,40 @@ def bootstrap(
     Returns:
       (difference, lower end, upper end) by measure.
     """
-    counted = ~np.isnan(one.values["mrr"])
-    _, place = np.unique(one.classes[counted], return_inverse=True)
-    sizes = np.bincount(place)
-    classes, rng = len(sizes), np.random.default_rng(seed)
+    draws, found = class_draws(one, resamples, seed), {}
+    for name, values in one.values.items():
+        gained = other.values[name] - values
+        low, high = np.percentile(draws.means(gained), [2.5, 97.5])
+        found[name] = (float(gained[draws.counted].mean()), float(low), float(high))
+    return found
+
+
+class Draws(NamedTuple):
+    """Classes drawn with replacement.
+
+    Attributes:
+      counted: [Q] bool, queries that are not lone.
+      place: [q] class of each of these, from 0.
+      weights: [resamples, classes] how often each class was drawn.
+    """
+
+    counted: np.ndarray
+    place: np.ndarray
+    weights: np.ndarray
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """[resamples] means over the queries of the drawn classes of [Q] values."""
+        sums = np.bincount(self.place, values[self.counted])
+        return self.weights @ sums / (self.weights @ np.bincount(self.place))
+
+
+def class_draws(scores: Scores, resamples: int, seed: int = 0) -> Draws:
+    """Draws classes of the queries that are not lone."""
+    counted = ~np.isnan(scores.values["mrr"])
+    _, place = np.unique(scores.classes[counted], return_inverse=True)
+    classes, rng = int(place.max(initial=-1)) + 1, np.random.default_rng(seed)
     draws = [
         np.bincount(rng.integers(classes, size=classes), minlength=classes)
         for _ in range(resamples)
     ]
-    weights = np.array(draws)
-    found = {}
-    for name, values in one.values.items():
-        gained = other.values[name][counted] - values[counted]
-        sums = np.bincount(place, gained)
-        means = weights @ sums / (weights @ sizes)
-        low, high = np.percentile(means, [2.5, 97.5])
-        found[name] = (float(gained.mean()), float(low), float(high))
-    return found
+    return Draws(counted, place, np.array(draws))

@@ -13,6 +13,7 @@ from dino_jax.embedding.choices import REDUCTIONS
 TOKENS = ("cls", "mean", "both")  # those of `dino-jax embed` that give one vector
 VIEWS = ("mirrored", "turned")  # that a query may add
 COSINE = number(above=0, at_most=1)
+SHARE = number(at_least=0, at_most=1)
 PORT = whole(1, 65535)
 
 
@@ -44,6 +45,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", default="", help="model of the index; default: from where it was built")
     add("--step", type=STEP, help="checkpoint of a workdir; default: that of the index")
+    add("--other", default="", help="its second model, likewise")
     add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger images count as unreadable")
 
 
@@ -71,6 +73,12 @@ def _add_photos(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--photos", default="", help="folder of the photos, if it has moved")
 
 
+def _add_weight(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weight", type=SHARE, help="of the first of two models, 0 to 1; default: 0.5"
+    )
+
+
 def _add_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--where", nargs="+", default=[], help="filters: 'brand=acme' 'price<100' (all must hold)"
@@ -82,6 +90,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     _add_index(parser, unchecked=False)
     add("model", nargs="?", default="", help="workdir, folder of dino-jax import, file of weights")
     add("photos", nargs="?", default="", help="folder of photos; sub-folders are searched")
+    add("--other", default="", help="second model, such as an imported CLIP: both are stored")
     add(
         "--from",
         dest="embedded",
@@ -150,6 +159,9 @@ def add_query(parser: argparse.ArgumentParser) -> None:
         help="photos of the one thing that is looked for",
     )
     add("--row", default="", help="name of a photo of the index, instead of files")
+    add("--text", nargs="+", default=[], help="in words, by CLIP or SigLIP; of several the mean")
+    add("--text-weight", type=SHARE, default=0.5, help="of --text beside a photo, 0 to 1")
+    _add_weight(parser)
     add("--box", default="", help="X0,Y0,X1,Y1: the part of the (one) photo, in its pixels")
     add(
         "--views",
@@ -185,7 +197,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("--queries", nargs="+", default=[], help="filters of the queries (In-Shop protocol)")
     add("--gallery", nargs="+", default=[], help="filters of the photos that are searched")
     add("--against", default="", help="second index of the same photos, compared with this one")
-    add("--resamples", type=COUNT, default=10_000, help="of the bootstrap of --against")
+    _add_weight(parser)
+    add(
+        "--resamples",
+        type=COUNT,
+        default=10_000,
+        help="of the bootstrap of --against, and of weights",
+    )
     add("--out", default="", help="JSON file; or contact sheet .png of the worst classes")
     _add_photos(parser)
 

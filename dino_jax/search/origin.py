@@ -1,5 +1,6 @@
 """The model of an index: that a query is made as its rows were, by the same weights."""
 
+import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ import numpy as np
 from etils import epath
 
 from dino_jax.commands.compilation_cache import say_programs
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.embedding.adapter import Adapted, load_adapter, sum_projection
 from dino_jax.embedding.embed import make_local_mesh
 from dino_jax.embedding.embedder import make_embedder
 from dino_jax.embedding.projection import Projection, load_projection
 from dino_jax.search.manifest import ADAPTER, PROJECTION, Manifest, Origin
+from dino_jax.search.mixture import join
 from dino_jax.weights.model import Model, load
 from dino_jax.weights.provenance import fingerprint
 
@@ -26,24 +27,48 @@ def fingerprint_of(model: Model) -> str:
     return fingerprint(model.variables)
 
 
-def open_model(manifest: Manifest, path: str, step: int | None, folder: Path) -> Model:
-    """Loads the model with which the rows of an index were made.
+def open_models(manifest: Manifest, arguments: argparse.Namespace, folder: Path) -> list[Model]:
+    """Loads all models of an index, as `open_model`.
+
+    Args:
+      manifest: of the index.
+      arguments: with `model`, `step`, and `other`, where the second one is now.
+      folder: of the index.
+
+    Raises:
+      ValueError: as `open_model`, or if there is no second one and it is given.
+      OSError: if one is not there.
+    """
+    if arguments.other and not manifest.others:
+        raise ValueError(
+            f"--other={arguments.other}: {folder} has one model, {manifest.origin.model}"
+        )
+    models = [open_model(manifest, arguments.model, arguments.step, folder)]
+    places = range(1, len(manifest.origins))
+    return models + [open_model(manifest, arguments.other, None, folder, i) for i in places]
+
+
+def open_model(
+    manifest: Manifest, path: str, step: int | None, folder: Path, place: int = 0
+) -> Model:
+    """Loads a model with which the rows of an index were made.
 
     Args:
       manifest: of the index.
       path: where it is now; "": where it was when the index was built.
       step: checkpoint of a workdir; None: that of the index, or the newest of `path`.
       folder: of the index, for messages.
+      place: which of several models.
 
     Raises:
       ValueError: if it is another model: names both.
       OSError: if it is not there.
     """
-    origin = manifest.origin
+    origin, option = manifest.origins[place], "--other" if place else "--model"
     if not path and not origin.path:
         raise ValueError(
             f"{folder} was built from vectors and does not know its model, {origin.model!r}; pass "
-            "--model=PATH"
+            f"{option}=PATH"
         )
     say_programs()
     model = load(path or origin.path, step if path else origin.step)
@@ -96,7 +121,8 @@ class QueryEmbedder:
           batch: photographs that are embedded at once.
         """
         mesh = make_local_mesh()
-        self._size, self._batch = origin.image_size, -(-batch // mesh.size) * mesh.size
+        self._view, self._size = model.view, origin.image_size
+        self._batch = -(-batch // mesh.size) * mesh.size
         self._embed = make_embedder(
             model,
             mesh,
@@ -108,7 +134,7 @@ class QueryEmbedder:
 
     def __call__(self, photos: Sequence[np.ndarray]) -> np.ndarray:
         """[n, d] float32 vectors of length 1 of n photographs, each [H, W, 3] uint8."""
-        views = [resize_for_evaluation(photo, self._size) for photo in photos]
+        views = [self._view(photo, self._size) for photo in photos]
         found = []
         for start in range(0, len(views), self._batch):
             some = views[start : start + self._batch]
@@ -140,6 +166,22 @@ def describe_vectors(origin: Origin, projection: Projection | None) -> dict[str,
         "projection": sum_projection(projection),
         "dim": origin.dim,
     }
+
+
+class QueryEmbedders:
+    """Makes the vectors of all models of an index."""
+
+    def __init__(self, models: Sequence[Model], manifest: Manifest, folder: Path, batch: int):
+        """As `QueryEmbedder`, of each; what the index does to features is for the first."""
+        changes = [open_change(manifest, folder), *(None for _ in manifest.others)]
+        self._each = [
+            QueryEmbedder(model, origin, change, batch)
+            for model, origin, change in zip(models, manifest.origins, changes, strict=True)
+        ]
+
+    def __call__(self, photos: Sequence[np.ndarray]) -> np.ndarray:
+        """[n, d] rows of n photographs, as `mixture.join` puts them together."""
+        return join([embed(photos) for embed in self._each])
 
 
 def mean_query(vectors: np.ndarray) -> np.ndarray:

@@ -27,7 +27,14 @@ function parameters(extra = {}) {
   if (at("where").value.trim()) asked.set("where", at("where").value);
   if (at("group").value) asked.set("group", at("group").value);
   if (state.box) asked.set("box", state.box.join(","));
+  if (words()) asked.set("text", words());
+  if (!at("mix").hidden) asked.set("weight", (1 - at("weight").value).toFixed(1));
   return asked;
+}
+
+// What is typed, beside a photo or alone.
+function words() {
+  return at("words").hidden ? "" : at("text").value.trim();
 }
 
 async function ask(path, options) {
@@ -46,6 +53,7 @@ async function ask(path, options) {
 }
 
 function send() {
+  if (!state.file && state.row === null) return ask(`/words?${parameters()}`);
   const photos = [state, ...state.others];
   const files = photos.filter((one) => one.file).map((one) => one.file);
   const rows = photos.filter((one) => !one.file).map((one) => one.row);
@@ -59,7 +67,7 @@ function send() {
 }
 
 async function search() {
-  if (!state.file && state.row === null) return;
+  if (!state.file && state.row === null && !words()) return;
   const number = ++state.number;
   say("searching …");
   try {
@@ -87,7 +95,7 @@ function card(hit) {
   const picture = make("img", { src: `/photo?row=${hit.row}`, alt: hit.name, loading: "lazy" });
   const values = Object.entries(hit.values).filter(([, value]) => value !== "");
   const facts = make("div", { class: "facts" },
-    make("span", { class: "score", title: "cosine: 1.000 is the same file" }, hit.score.toFixed(3)),
+    make("span", { class: "score", title: words() ? "score; the order counts" : "cosine: 1.000 is the same file" }, hit.score.toFixed(3)),
     make("span", { class: "name" }, hit.name),
     make("p", { class: "values" }, values.map(([name, value]) => `${name} ${value}`).join(" · ")));
   const more = () => like(hit);
@@ -108,6 +116,8 @@ function remember() {
 
 function like(hit) {
   remember();
+  at("text").value = ""; // by the looks of this photo alone
+  at("weight").value = 0;
   present({ file: null, row: hit.row, name: hit.name });
 }
 
@@ -246,6 +256,8 @@ at("more").addEventListener("change", (event) => {
 at("camera").addEventListener("click", () => at("shot").click());
 at("whole").addEventListener("click", whole);
 at("apply").addEventListener("click", search);
+at("words").addEventListener("submit", (event) => { event.preventDefault(); search(); });
+at("weight").addEventListener("change", search);
 for (const id of ["group", "k"]) at(id).addEventListener("change", search);
 for (const id of ["file", "shot"]) {
   at(id).addEventListener("change", (event) => { take(event.target.files[0]); event.target.value = ""; });
@@ -296,6 +308,9 @@ document.addEventListener("keydown", (event) => {
     at("file").click();
   } else if ((event.key === "a" || event.key === "A") && !at("another").hidden) {
     at("more").click();
+  } else if ((event.key === "t" || event.key === "T") && !at("words").hidden) {
+    event.preventDefault();
+    at("text").focus();
   } else if (event.key === "/") {
     event.preventDefault();
     at("narrow").open = true;
@@ -305,6 +320,9 @@ document.addEventListener("keydown", (event) => {
 
 ask("/info").then((response) => response.json()).then((info) => {
   at("about").textContent = `${info.photos.toLocaleString("en")} photos`;
+  at("words").hidden = !info.texts && info.models < 2;
+  at("text").parentElement.hidden = !info.texts;
+  at("mix").hidden = info.models < 2;
   at("columns").textContent = `columns: ${info.columns.join(", ")}`;
   for (const name of info.columns.slice(1)) at("group").append(make("option", { value: name }, name));
 }).catch((error) => say(error.message, true));

@@ -11,8 +11,11 @@ from dino_jax.commands.command_line import run_command
 from dino_jax.data.decode import read_image_file
 from dino_jax.foreign.names import printable
 from dino_jax.search.conditions import parse_condition
+from dino_jax.search.fusion import fuse
 from dino_jax.search.hits import draw_sheet, find_hits, to_lines, to_table
 from dino_jax.search.index import Index, open_index
+from dino_jax.search.manifest import Manifest
+from dino_jax.search.mixture import USUAL_WEIGHT, Query, split, weigh
 from dino_jax.search.photos import UPRIGHT, Photos, cut, views_of
 from dino_jax.workdir.paths import written_whole
 
@@ -23,12 +26,12 @@ class Asked(NamedTuple):
     """What is looked for.
 
     Attributes:
-      vector: [d].
+      query: what is looked for.
       shown: captions and pixels for the contact sheet.
       row: row of the index that is the query itself and no answer, None for files.
     """
 
-    vector: np.ndarray
+    query: Query
     shown: list[tuple[str, np.ndarray]]
     row: int | None = None
 
@@ -53,8 +56,26 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
       ValueError: if it names no photograph, or the model is another one.
       OSError: if a file is not there.
     """
-    if bool(arguments.images) == bool(arguments.row):
-        raise ValueError("what is looked for? Pass either photos or --row=NAME of the index")
+    by_photo = bool(arguments.images) + bool(arguments.row)
+    if by_photo > 1 or not (by_photo or arguments.text):
+        raise ValueError(
+            "what is looked for? Pass either photos or --row=NAME of the index, or --text='…' "
+            "(beside them, too)"
+        )
+    require_weight(index.manifest, arguments.weight)
+    if not by_photo:
+        if arguments.box or arguments.views:
+            raise ValueError("--box and --views are for photos, and there is none")
+        return Asked(ask_text(index, arguments), [])
+    seen = ask_photos(index, arguments, photos)
+    if not arguments.text:
+        return seen
+    text = ask_text(index, arguments)
+    return seen._replace(query=fuse(index, seen.query, text, arguments.text_weight))
+
+
+def ask_photos(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
+    """The query that photographs, or a row of the index, are; raises as `ask`."""
     if arguments.box and len(arguments.images) > 1:
         raise ValueError(f"--box is for one photo, {len(arguments.images)} were given")
     box = parse_box(arguments.box) if arguments.box else None
@@ -63,7 +84,7 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
         number = index.find(arguments.row)
         if box is None and not arguments.views:
             shown = [(arguments.row, photos.read(arguments.row))] if wants_pictures else []
-            return Asked(index.vector(number), shown, number)
+            return Asked(_weighed(index, index.vector(number), arguments), shown, number)
         pixels = [photos.read(arguments.row, arguments.max_pixels)]
     else:
         number = None
@@ -73,20 +94,48 @@ def ask(index: Index, arguments: argparse.Namespace, photos: Photos) -> Asked:
     if box is not None:
         pixels = [cut(pixels[0], box)]
     seen = [view for one in pixels for view in views_of(one, arguments.views)]
-    vector = embed_query(index, seen, arguments.model, arguments.step)
+    vector = _weighed(index, embed_query(index, seen, arguments), arguments)
     captions = [f"query {name}" for name in names]
     return Asked(vector, list(zip(captions, pixels, strict=True)), number)
 
 
-def embed_query(index: Index, pixels: list[np.ndarray], path: str, step: int | None) -> np.ndarray:
+def _weighed(index: Index, vector: np.ndarray, arguments: argparse.Namespace) -> Query:
+    """The query that a row of the index, or one like it, is."""
+    weight = USUAL_WEIGHT if arguments.weight is None else arguments.weight
+    return weigh(split(vector, index.manifest.dims), weight)
+
+
+def require_weight(manifest: Manifest, weight: float | None) -> None:
+    """Checks that a weight has something to weigh.
+
+    Raises:
+      ValueError: if there is one model.
+    """
+    if weight is not None and not manifest.others:
+        raise ValueError(
+            f"--weight={weight:g} is between two models, and the index has one: "
+            f"{manifest.origin.model}; search build takes a second one as --other"
+        )
+
+
+def embed_query(
+    index: Index, pixels: list[np.ndarray], arguments: argparse.Namespace
+) -> np.ndarray:
     """[d] of photographs of one thing."""
-    # The model: seconds that --row saves.
-    from dino_jax.search.origin import QueryEmbedder, mean_query, open_change, open_model
+    # The models: seconds that --row saves.
+    from dino_jax.search.origin import QueryEmbedders, mean_query, open_models
 
     manifest, folder = index.manifest, index.folder
-    model = open_model(manifest, path, step, folder)
-    change = open_change(manifest, folder)
-    return mean_query(QueryEmbedder(model, manifest.origin, change, len(pixels))(pixels))
+    models = open_models(manifest, arguments, folder)
+    return mean_query(QueryEmbedders(models, manifest, folder, len(pixels))(pixels))
+
+
+def ask_text(index: Index, arguments: argparse.Namespace) -> Query:
+    """The query that texts are: the mean of their unit vectors."""
+    from dino_jax.search.texts import TextEmbedder
+
+    paths = (arguments.model, arguments.other)
+    return TextEmbedder(index.manifest, index.folder, paths, arguments.step)(arguments.text)
 
 
 def query(arguments: argparse.Namespace) -> str:
@@ -100,15 +149,25 @@ def query(arguments: argparse.Namespace) -> str:
     if asked.row is not None:
         allowed = allowed.copy()
         allowed[asked.row] = 0
-    answer = find_hits(index, asked.vector, arguments.k, allowed, arguments.group)
+    found = find_hits(index, asked.query.vector, arguments.k, allowed, arguments.group)
+    answer = asked.query.rescored(found)
     if not arguments.out:
-        return to_table(answer)
+        return to_table(answer, meaning_of(arguments))
     with written_whole(Path(arguments.out).expanduser()) as path:
         if arguments.out.endswith(".jsonl"):
             Path(path).write_text(to_lines(answer))
         else:
             save_picture(draw_sheet(asked.shown, answer, photos), path, arguments.out)
     return f"{arguments.out}: {len(answer.hits)} photos"
+
+
+def meaning_of(arguments: argparse.Namespace) -> str:
+    """What the scores of a query with words are; "" for cosines of photographs."""
+    if not arguments.text:
+        return ""
+    if arguments.images or arguments.row:
+        return "scores are in deviations above the mean of all photos, of the photo and the text"
+    return "a text and its photo have low cosines, often 0.2 to 0.35: the order counts"
 
 
 def save_picture(pixels: np.ndarray, path: str, named: str) -> None:

@@ -2,13 +2,15 @@
 
 import argparse
 import secrets
+import sys
 
 from dino_jax.commands.command_line import run_command
 from dino_jax.commands.signals import Stopped, stop_on_signals
-from dino_jax.search.index import open_index
-from dino_jax.search.origin import open_model
+from dino_jax.search.index import Index, open_index
+from dino_jax.search.origin import open_models
 from dino_jax.search.photos import Photos
 from dino_jax.search.server import Server, is_loopback
+from dino_jax.search.texts import TextEmbedder, find_reader
 
 
 def open_server(arguments: argparse.Namespace) -> Server:
@@ -27,9 +29,9 @@ def open_server(arguments: argparse.Namespace) -> Server:
 
     token = secrets.token_urlsafe(18) if arguments.token == "new" else arguments.token
     index = open_index(arguments.index, not arguments.unchecked, arguments.approximate)
-    model = open_model(index.manifest, arguments.model, arguments.step, index.folder)
+    model, *others = open_models(index.manifest, arguments, index.folder)
     photos = Photos(arguments.photos or index.manifest.photos)
-    desk = Desk(index, model, photos, arguments.max_pixels)
+    desk = Desk(index, model, photos, arguments.max_pixels, others, open_texts(index, arguments))
     try:
         return Server(arguments.host, arguments.port, desk, token)
     except OSError as error:
@@ -37,6 +39,18 @@ def open_server(arguments: argparse.Namespace) -> Server:
             f"--host={arguments.host} --port={arguments.port} can't be used ({error}); another "
             "program may have it, take another --port"
         ) from error
+
+
+def open_texts(index: Index, arguments: argparse.Namespace) -> TextEmbedder | None:
+    """Loads the text tower of an index; None, and a line, where a page without words will do."""
+    paths, manifest = (arguments.model, arguments.other), index.manifest
+    if find_reader(manifest, paths, arguments.step) is None:
+        return None
+    try:
+        return TextEmbedder(manifest, index.folder, paths, arguments.step, checked=False)
+    except (OSError, ValueError) as error:
+        print(f"no search by words: {error}", file=sys.stderr)
+        return None
 
 
 def serve(arguments: argparse.Namespace) -> str:

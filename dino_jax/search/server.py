@@ -176,6 +176,8 @@ class Handler(BaseHTTPRequestHandler):
             return _json(desk.info())
         if path == "/like":
             return _json(desk.search_row(_row(asked, "row"), asked))
+        if path == "/words":
+            return _json(desk.search_text(asked))
         if path == "/photo":
             return desk.photo(_row(asked, "row"), "large" in asked), "image/jpeg"
         if path == "/why":

@@ -29,7 +29,8 @@ from dino_jax.search.codes import unit_rows
 from dino_jax.search.index import Index
 from dino_jax.search.manifest import read_manifest
 from dino_jax.search.metadata import read_table
-from dino_jax.search.origin import open_change, open_model
+from dino_jax.search.mixture import join
+from dino_jax.search.origin import open_change, open_models
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
 from dino_jax.search.segment import Row
 from dino_jax.search.writer import Writer, advice, writing
@@ -89,13 +90,13 @@ def _is_same(file: PhotoFile, rows: dict[str, tuple[int, Row]]) -> bool:
 
 
 def follow(
-    writer: Writer, model: Model, source: FolderSource, arguments: argparse.Namespace
+    writer: Writer, models: Sequence[Model], source: FolderSource, arguments: argparse.Namespace
 ) -> str:
     """Brings an index to what a folder holds, and commits.
 
     Args:
       writer: of the index.
-      model: of the index.
+      models: of the index.
       source: the folder.
       arguments: with batch_size, threads and max_pixels.
 
@@ -113,7 +114,7 @@ def follow(
         writer.commit()
     lost = []
     if work.embedded:
-        lost = _embed(writer, model, source, work.embedded, arguments)
+        lost = _embed(writer, models, source, work.embedded, arguments)
     for name in lost[:SHOWN]:
         print(f"unreadable image, left out: {name}", file=sys.stderr)
     counted = ", ".join(f"{count:,} {what}" for what, count in work.counts.items())
@@ -124,23 +125,28 @@ def follow(
 
 def _embed(
     writer: Writer,
-    model: Model,
+    models: Sequence[Model],
     source: FolderSource,
     wanted: list[tuple[PhotoFile, str, int | None]],
     arguments: argparse.Namespace,
 ) -> list[str]:
     """Embeds and commits block by block; returns the names of files that could not be read."""
     subset = Subset(decoded(source, UPRIGHT), np.array([file.place for file, *_ in wanted]))
-    embed, lost = _build_embedder(writer, model), []
-    stream = build_eval_stream(
-        subset,
-        image_size=writer.manifest.origin.image_size,
-        batch_size=arguments.batch_size,
-        max_pixels=arguments.max_pixels,
-        threads=arguments.threads,
-    )
-    with contextlib.closing(stream):
-        made = embed_rows(embed, show_progress(stream, "embed", len(subset)), subset)
+    lost, each = [], []
+    with contextlib.ExitStack() as stack:
+        for place, (model, origin) in enumerate(zip(models, writer.manifest.origins, strict=True)):
+            stream = build_eval_stream(
+                subset,
+                image_size=origin.image_size,
+                batch_size=arguments.batch_size,
+                max_pixels=arguments.max_pixels,
+                threads=arguments.threads,
+                view=model.view,
+            )
+            stack.enter_context(contextlib.closing(stream))
+            shown = stream if place else show_progress(stream, "embed", len(subset))
+            each.append(embed_rows(_build_embedder(writer, model, place), shown, subset))
+        made = zip(*each, strict=True)
         for start in range(0, len(wanted), BLOCK):
             block = wanted[start : start + BLOCK]
             lost += _commit(writer, source, block, itertools.islice(made, len(block)))
@@ -151,15 +157,15 @@ def _commit(
     writer: Writer,
     source: FolderSource,
     block: list[tuple[PhotoFile, str, int | None]],
-    made: Iterator[Embedded],
+    made: Iterator[tuple[Embedded, ...]],
 ) -> list[str]:
     rows, vectors, lost = [], [], []
-    for (file, digest, replaced), one in zip(block, made, strict=True):
+    for (file, digest, replaced), seen in zip(block, made, strict=True):
         if replaced is not None:
             writer.remove([replaced])
-        if one.readable:
+        if all(one.readable for one in seen):
             rows.append(_row(file, digest, source))
-            vectors.append(one.vector)
+            vectors.append(join([one.vector for one in seen]))
         else:
             lost.append(file.name)
     if rows:
@@ -168,14 +174,14 @@ def _commit(
     return lost
 
 
-def _build_embedder(writer: Writer, model: Model) -> Embed:
-    origin = writer.manifest.origin
+def _build_embedder(writer: Writer, model: Model, place: int) -> Embed:
+    origin = writer.manifest.origins[place]
     return make_embedder(
         model,
         make_local_mesh(),
         tokens=origin.tokens,
         layers=origin.layers,
-        projection=open_change(writer.manifest, writer.folder),
+        projection=None if place else open_change(writer.manifest, writer.folder),
     )
 
 
@@ -208,15 +214,15 @@ def update(arguments: argparse.Namespace) -> str:
     if not photos and not arguments.metadata:
         raise ValueError(f"{folder} does not know the folder of its photos; pass PHOTOS")
     # The table alone needs no model: prices change more often than photographs.
-    model = source = None
+    models, source = [], None
     if photos and (arguments.photos or not arguments.metadata):
         photos = str(Path(photos).expanduser().absolute())
         source = FolderSource(photos)
-        model = open_model(manifest, arguments.model, arguments.step, folder)
+        models = open_models(manifest, arguments, folder)
     with writing(folder) as writer:
-        if source is not None and model is not None:
+        if source is not None:
             writer.set_photos(photos)
-            lines.append(follow(writer, model, source, arguments))
+            lines.append(follow(writer, models, source, arguments))
         if arguments.metadata:
             lines.append(set_metadata(writer, arguments.metadata, arguments.key))
             writer.commit()

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.visualize.pictures import apply_heat, overlay, tile_row
 from dino_jax.visualize.sheets import patch_features
 from dino_jax.weights.model import Model
@@ -39,14 +38,14 @@ def draw_why(model: Model, size: int, query: np.ndarray, hit: np.ndarray) -> np.
       [H', W', 3] uint8.
     """
     side = size // model.network.backbone.patch_size * model.network.backbone.patch_size
-    seen = [resize_for_evaluation(pixels, side) for pixels in (query, hit)]
+    seen = [model.view(pixels, side) for pixels in (query, hit)]
     features = [patch_features(model, view) for view in seen]
     maps = [best_matches(*features), best_matches(*features[::-1])]
     low, high = min(map(np.min, maps)), max(map(np.max, maps))
     shown = side * max(1, round(SHOWN / side))  # the same part, for people
     drawn = [
         overlay(
-            resize_for_evaluation(pixels, shown),
+            model.view(pixels, shown),
             apply_heat((one - low) / max(float(high - low), 1e-6)),
         )
         for pixels, one in zip((query, hit), maps, strict=True)

@@ -75,7 +75,7 @@ class Writer:
 
     def add(self, blocks: Blocks) -> None:
         """Adds a segment; once per commit. Blocks are [n, dim] float16 of length 1 and n rows."""
-        dim = self.manifest.origin.dim
+        dim = self.manifest.dim
         entry = write_segment(self.folder, f"segment-{self._next:06d}", blocks, dim)
         if entry.rows:
             segments = (*self.manifest.segments, entry)

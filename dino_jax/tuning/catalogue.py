@@ -14,7 +14,7 @@ from dino_jax.embedding.embedded import read_embedded
 from dino_jax.embedding.projection import load_projection
 from dino_jax.search.build import origin_of_plan, photos_of_plan
 from dino_jax.search.index import open_index
-from dino_jax.search.manifest import ADAPTER, MANIFEST, Origin
+from dino_jax.search.manifest import ADAPTER, MANIFEST, Origin, require_one_model
 from dino_jax.search.metadata import read_table
 from dino_jax.search.origin import describe_vectors, open_projection
 from dino_jax.tuning.guard import to_unit
@@ -58,6 +58,7 @@ def open_catalogue(arguments: argparse.Namespace) -> Catalogue:
 def _open_index(place: Path, arguments: argparse.Namespace) -> Catalogue:
     index = open_index(place)
     manifest = index.manifest
+    require_one_model(manifest, place)
     if ADAPTER in manifest.single:
         raise ValueError(
             f"{place} holds vectors that an adapter has changed already; tune on the index, or the "

@@ -10,9 +10,9 @@ from etils import epath
 from PIL import Image
 
 from dino_jax.data.decode import UnreadableImageError
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.data.reading import read_image
 from dino_jax.data.sources import ImageSource
+from dino_jax.data.view import resize_for_evaluation
 from dino_jax.foreign.files import read_bytes
 from dino_jax.foreign.names import printable
 from dino_jax.visualize.attention import draw_attention, overlay_attention

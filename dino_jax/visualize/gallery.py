@@ -36,7 +36,7 @@ class Gallery:
           network: network whose cls features are compared.
           mesh: mesh of the devices.
           count: number of images; at most all of the source.
-          image_size: side in pixels, see `pipeline.resize_for_evaluation`.
+          image_size: side in pixels, see `view.resize_for_evaluation`.
           max_pixels: larger images count as unreadable.
         """
         self._source, self._mesh = source, mesh

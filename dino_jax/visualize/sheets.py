@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from dino_jax.data.decode import MAX_PIXELS
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.data.reading import read_image
 from dino_jax.data.sources import FolderSource
 from dino_jax.data.sources.decoded import decoded
+from dino_jax.data.view import resize_for_evaluation
 from dino_jax.devices.sharding import make_mesh
 from dino_jax.visualize.attention import (
     cls_to_patches,

@@ -156,7 +156,14 @@ def _licence(config: dict[str, Any]) -> str:
 
 def _rename(trained: Trained, names: str):
     """Tensors, a config.json or None, and lines about settings that the names do not carry."""
-    tensors = to_torch(trained.variables)
+    try:
+        tensors = to_torch(trained.variables)
+    except ValueError as error:
+        kind = type(trained.network.backbone).__name__
+        raise ValueError(
+            f"a {kind} is not written under the names of another code base ({error}); "
+            "--format=onnx or --format=stablehlo makes a program of it"
+        ) from error
     if len(trained.variables["params"]) == 1:  # as in released files
         tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
     if names == "official":

@@ -9,6 +9,7 @@ from dino_jax.config.section import section
 from dino_jax.config.upgrade import upgrade
 from dino_jax.data.decoding import Decoding, build_decoding
 from dino_jax.data.sources import ImagesConfig
+from dino_jax.data.view import View
 from dino_jax.models.build import NetworkConfig, read_network_config
 from dino_jax.workdir.checkpointing import DEFAULT_ROLE
 from dino_jax.workdir.config_json import read_config_json
@@ -27,6 +28,7 @@ class FinishedRun(NamedTuple):
       network: section of its network, without the heads that the role leaves out.
       image_size: side in pixels at which images are evaluated.
       decoding: how its images become pixels.
+      view: how they become squares.
     """
 
     config: dict[str, Any]
@@ -34,6 +36,7 @@ class FinishedRun(NamedTuple):
     network: NetworkConfig
     image_size: int
     decoding: Decoding
+    view: View
 
 
 def read_run(workdir: epath.PathLike) -> FinishedRun:
@@ -54,10 +57,11 @@ def read_run(workdir: epath.PathLike) -> FinishedRun:
         data = section("config.data", config.get("data", {}), ImagesConfig)
         otherwise = Decoding(channels=len(network.mean))
         decoding = build_decoding("config.data", data, otherwise)
+        view = section("config.view", config.get("view", {}), View)
         left_out = config.get("roles", {}).get(role, {}).get("leaves_out", ())
         heads = {name: head for name, head in network.heads.items() if name not in left_out}
     except (AttributeError, LookupError, ArithmeticError, TypeError, ValueError) as error:
         why = f"it has no {error}" if isinstance(error, KeyError) else error
         raise ValueError(f"{file} is not the config of a run of dino_jax: {why}") from error
     network = dataclasses.replace(network, heads=heads)
-    return FinishedRun(config, role, network, image_size, decoding)
+    return FinishedRun(config, role, network, image_size, decoding, view)

@@ -5,9 +5,11 @@
 
 FILE is .safetensors, or .pth, .pt or .bin (read without torch, and without executing anything in
 it), with the names of the official DINO and DINOv2 code, of Hugging Face's ViTModel, Dinov2Model
-and Dinov2WithRegistersModel, or of timm's ViTs. All sizes are read off the tensors; config.json,
-preprocessor_config.json and README.md beside FILE supply the rest, if they exist. Every tensor is
-accounted for, or the import fails with the list of those that are not.
+and Dinov2WithRegistersModel, or of timm's ViTs; or CLIP or SigLIP with the names of Hugging Face or
+OpenCLIP. model.safetensors.index.json stands for all files that it names. All sizes are read off
+the tensors; config.json, preprocessor_config.json and README.md beside FILE supply the rest, if
+they exist (CLIP and SigLIP need them, and tokenizer.json to read texts). Every tensor is accounted
+for, or the import fails with the list of those that are not.
 
 DIR then takes the place of a workdir: dino_jax.load(DIR), config.init_from.path,
 dino-jax embed, dino-jax visualize. Of a training checkpoint it holds the backbone, the heads

@@ -1,6 +1,7 @@
 """The work of `dino-jax import`: a folder with a checkpoint of foreign weights."""
 
 import argparse
+import dataclasses
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 from dino_jax.commands.command_line import run_command
 from dino_jax.foreign.names import one_line
 from dino_jax.weights.provenance import PROVENANCE_JSON, beside, read_provenance, speaks_of
+from dino_jax.weights.text_model import TEXT, copy_tokenizer
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
 from dino_jax.workdir import checkpointing
 from dino_jax.workdir.config_json import config_to_json
@@ -53,6 +55,8 @@ def import_weights(
         provenance = None
     elif provenance is not None:
         told = [f"  provenance: kept, {provenance.get('model', 'of a model')!s:.200}"]
+    if network.text is not None:
+        told += copy_tokenizer(epath.Path(file).expanduser().parent, folder)
     write_network(network, folder, str(file), provenance)
     return [
         *network.lines,
@@ -78,6 +82,8 @@ def write_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state: dict[str, Any] = {"networks": {"teacher": network.variables}}
+    if network.text is not None:
+        state["networks"][TEXT] = network.text.variables
     if network.centers:
         state["objectives"] = {name: {"center": x} for name, x in network.centers.items()}
     checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
@@ -91,8 +97,11 @@ def write_network(
     config = {
         "network": network.config,
         "image_size": network.image_size,
+        "view": dataclasses.asdict(network.view),
         "imported": {"file": source, "licence": network.licence, "lines": network.lines},
     }
+    if network.text is not None:
+        config[TEXT] = network.text.config
     # Last: a folder without it is not a model yet.
     write_atomically(folder / CONFIG_JSON, config_to_json(config))
 

@@ -20,8 +20,8 @@ from dino_jax.commands.compilation_cache import keep_programs
 from dino_jax.commands.source_arguments import given_decoding
 from dino_jax.data.decode import MAX_PIXELS, read_image_file
 from dino_jax.data.decoding import Decoding, build_decoding
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.data.sources import ImagesConfig
+from dino_jax.data.view import USUAL_VIEW, View
 from dino_jax.foreign.numbers import (
     numbers_of_array,
     numbers_of_picture,
@@ -56,6 +56,7 @@ class Model:
       variables: its float32 variables.
       image_size: S, pixels that `preprocess` gives by default.
       decoding: how image files become pixels: as in training, but upright.
+      view: how an image becomes a square.
     """
 
     def __init__(
@@ -65,10 +66,11 @@ class Model:
         variables: Variables,
         image_size: int,
         decoding: Decoding | None = None,
+        view: View = USUAL_VIEW,
     ):
         self.title, self.variables = title, variables
         self.network = suited_to(network, jax.local_devices()[0])
-        self.image_size = image_size
+        self.image_size, self.view = image_size, view
         otherwise = Decoding(channels=network.backbone.in_channels)
         self.decoding = dataclasses.replace(decoding or otherwise, orientation="apply")
         self._apply = jax.jit(partial(network.apply), static_argnames=("method", "layers", "layer"))
@@ -105,7 +107,7 @@ class Model:
             raise ValueError(f"expected a list of at least one image, got {images!r}")
         side = self.image_size if size is None else size
         pixels = [_pixels(image, self.decoding) for image in images]
-        return np.stack([resize_for_evaluation(image, side) for image in pixels])
+        return np.stack([self.view(image, side) for image in pixels])
 
     def _batch(self, images: Any) -> jax.Array | np.ndarray:
         if isinstance(images, (np.ndarray, jax.Array)):
@@ -142,7 +144,7 @@ def load(path: str | epath.PathLike, step: int | None = None, dtype: str = "") -
         raise ValueError(f"step ({step}) is for workdirs, not for the file {path}")
     read = read_network(path, with_heads=False)
     title, network = _computing_in(dtype, str(path), read.network)
-    return Model(title, network, read.variables, read.image_size)
+    return Model(title, network, read.variables, read.image_size, view=read.view)
 
 
 def _load_run(workdir: epath.Path, step: int | None, dtype: str) -> Model:
@@ -156,7 +158,8 @@ def _load_run(workdir: epath.Path, step: int | None, dtype: str) -> Model:
     network = build_network(dataclasses.replace(run.network, heads={}))
     variables, step = checkpointing.read_network(workdir, step)
     title, network = _computing_in(dtype, f"{run.role} of step {step} of {workdir}", network)
-    return Model(title, network, take_part(variables, BACKBONE), run.image_size, run.decoding)
+    part = take_part(variables, BACKBONE)
+    return Model(title, network, part, run.image_size, run.decoding, run.view)
 
 
 def _computing_in(dtype: str, title: str, network: Network) -> tuple[str, Network]:

@@ -1,5 +1,6 @@
 """Reads the tensors of a file of weights; nothing in the file is ever executed."""
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -13,6 +14,7 @@ from etils import epath
 from dino_jax.foreign.files import open_regular
 from dino_jax.weights.pickle_machine import RefusedError
 from dino_jax.weights.safetensors_file import read_header, read_tensor
+from dino_jax.weights.safetensors_shards import INDEX_SUFFIX, ShardedTensor, open_shards
 from dino_jax.weights.suffixes import SUFFIXES
 from dino_jax.weights.torch_file import StoredTensor, TorchFile
 
@@ -74,7 +76,8 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
     refused if it holds more than tensors and plain containers (`pickle_machine`).
 
     Args:
-      path: .safetensors, or .pth, .pt or .bin as torch.save writes them; local or gs://.
+      path: .safetensors, the index of several (model.safetensors.index.json), or .pth, .pt or .bin
+        as torch.save writes them; local or gs://.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -86,6 +89,8 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
         raise ValueError(f"{file} is not a file of weights; known suffixes: {', '.join(SUFFIXES)}")
     if not file.is_file():
         raise FileNotFoundError(f"the file of weights {file} does not exist")
+    if file.name.endswith(INDEX_SUFFIX):
+        return _read_shards(file)
     with open_regular(file) as opened:
         try:
             if file.suffix == ".safetensors":
@@ -98,6 +103,14 @@ def read_weights(path: epath.PathLike) -> SavedWeights:
         except MemoryError as error:
             size = opened.seek(0, 2)
             raise ValueError(f"{file} of {size:,} bytes needs more memory than there is") from error
+
+
+def _read_shards(file: epath.Path) -> SavedWeights:
+    with contextlib.ExitStack() as stack:
+        try:
+            return _sort(open_shards(file, stack), ShardedTensor.read, file)
+        except RefusedError as error:
+            raise ValueError(f"{file} is not read: {error}") from error
 
 
 def _sort(

@@ -11,10 +11,13 @@ import numpy as np
 from etils import epath
 
 from dino_jax.config.section import section
+from dino_jax.data.view import USUAL_VIEW, View
 from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import NetworkConfig, build_network
 from dino_jax.models.network import Network
 from dino_jax.weights.architecture import HEAD_DIM, infer_backbone, infer_head
+from dino_jax.weights.clip_file import TextPart, read_clip
+from dino_jax.weights.clip_names import is_clip
 from dino_jax.weights.dialects import Official, to_official
 from dino_jax.weights.mae_names import HEAD_DIM as DECODER_HEAD_DIM
 from dino_jax.weights.mae_names import has_decoder, infer_decoder
@@ -37,6 +40,9 @@ class NetworkFromFile(NamedTuple):
       centers: [K] by objective, of a training checkpoint.
       licence: license of the weights, and how it is known.
       lines: lines for the console: what it is, what was assumed and what was left out.
+      view: how an image becomes a square.
+      size: side of that square in pixels, if the file or one beside it says so; else 0.
+      text: the text tower of CLIP or SigLIP.
     """
 
     config: dict[str, Any]
@@ -45,10 +51,15 @@ class NetworkFromFile(NamedTuple):
     centers: dict[str, np.ndarray]
     licence: str
     lines: list[str]
+    view: View = USUAL_VIEW
+    size: int = 0
+    text: TextPart | None = None
 
     @property
     def image_size(self) -> int:
         """Pixels at which the model is usually evaluated: the size it was made for, up to 224."""
+        if self.size:
+            return self.size
         sizes = self.config["backbone"].get("image_size", (OFFICIAL_SIZE,))
         return min(OFFICIAL_SIZE, *sizes)
 
@@ -64,7 +75,7 @@ def read_network(
 
     Args:
       path: path of the file; .safetensors, .pth, .pt or .bin with official names, those of Hugging
-        Face's transformers or of timm.
+        Face's transformers or of timm; CLIP and SigLIP with those of transformers or OpenCLIP.
       role: "teacher" or "student" of a training checkpoint; "": the teacher, if there are two.
       num_heads: attention heads; None: as config.json beside the file says, or 64 channels each.
       licence: license of the weights, if the files do not state it.
@@ -77,6 +88,8 @@ def read_network(
     """
     saved, card = read_weights(path), read_model_card(path, licence)
     tensors = _choose_network(saved, role, path)
+    if is_clip(tensors):
+        return _of_clip(path, tensors, num_heads, card.licence)
     try:
         official = to_official(tensors, card.by_timm)
         parts = split_state_dict(official.tensors, {"params": {}})
@@ -117,6 +130,21 @@ def read_network(
     return NetworkFromFile(
         dataclasses.asdict(typed), network, variables, saved.centers, card.licence, lines
     )
+
+
+def _of_clip(
+    path: epath.PathLike, tensors: dict[str, np.ndarray], num_heads: int | None, licence: str
+) -> NetworkFromFile:
+    if num_heads is not None:
+        raise ValueError(
+            f"{path}: --num-heads is not for CLIP and SigLIP, whose config.json says it"
+        )
+    try:
+        found = read_clip(path, tensors)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    rest = (licence, found.lines, found.view, found.size, found.text)
+    return NetworkFromFile(found.config, found.network, found.variables, {}, *rest)
 
 
 def abstract_variables(network: Network, backbone: Mapping[str, Any]) -> Variables:

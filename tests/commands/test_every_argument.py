@@ -20,9 +20,9 @@ NO_NUMBERS = ("", " ", "many", "nan", "inf", "-inf", "1e999", "-1", "0x10", "9" 
 ZERO_IS_LEGAL = {
     *("--above", "--min-detail", "--min-entropy", "--min-side", "--sheets"),  # of curate
     *("--clip", "--fps", "--max-unreadable", "--need", "--overlap", "--radius", "--seconds"),
-    *("--seed", "--shards", "--size", "--step", "--weight-decay", "--workers"),
+    *("--seed", "--shards", "--size", "--step", "--text-weight", "--weight", "--weight-decay"),
     *("--cutmix", "--drop-path", "--erase", "--flip", "--label-smoothing", "--min-lr"),
-    *("--mixup", "--rand-augment", "--warmup-epochs"),
+    *("--mixup", "--rand-augment", "--warmup-epochs", "--workers"),
 }
 
 

@@ -13,6 +13,7 @@ from dino_jax.data.pipeline import build_eval_stream
 from dino_jax.data.reading import read_image
 from dino_jax.data.sources import build_source
 from dino_jax.data.sources.contents import contents_of
+from dino_jax.data.view import View
 from tests.data.image_kinds import npy, png16, tiff
 
 LIMIT = 10**6
@@ -82,7 +83,7 @@ def test_a_source_says_how_its_images_are_decoded(make, folder, tmp_path):
     for index, values in enumerate(VALUES):
         np.testing.assert_array_equal(read_image(source, index, LIMIT)[0], _expected(values))
     (batch,) = build_eval_stream(
-        source, image_size=6, batch_size=5, max_pixels=LIMIT, channels=1, short_side=1.0
+        source, image_size=6, batch_size=5, max_pixels=LIMIT, channels=1, view=View(short_side=1.0)
     )
     assert batch["image"].shape == (5, 6, 6, 1)
     assert batch["valid"].all()

@@ -18,9 +18,10 @@ from PIL import Image
 from configs import quickstart
 from dino_jax.data.block_masking import BlockMasking
 from dino_jax.data.multi_crop import MultiCrop, build_multi_crop
-from dino_jax.data.pipeline import build_eval_stream, build_train_stream, resize_for_evaluation
+from dino_jax.data.pipeline import build_eval_stream, build_train_stream
 from dino_jax.data.random_masking import RandomMasking
 from dino_jax.data.sources import FolderSource
+from dino_jax.data.view import resize_for_evaluation
 from tests.crops import OFFICIAL
 
 CROP = dataclasses.replace(OFFICIAL, group="global", count=2, size=(6, 6), scale=(0.4, 1.0))

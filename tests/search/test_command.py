@@ -12,7 +12,7 @@ from PIL import Image
 
 import dino_jax
 from dino_jax.__main__ import main
-from dino_jax.data.pipeline import resize_for_evaluation
+from dino_jax.data.view import resize_for_evaluation
 from dino_jax.search.index import open_index
 from dino_jax.search.photos import views_of
 from dino_jax.search.writer import writing
@@ -196,7 +196,7 @@ def test_update_counts_new_changed_renamed_and_vanished_photos(place, capsys):
 
 
 def test_a_new_table_needs_no_model(place, capsys, monkeypatch):
-    monkeypatch.setattr("dino_jax.search.update.open_model", None)
+    monkeypatch.setattr("dino_jax.search.update.open_models", None)
     table = place / "new.csv"
     table.write_text("photo,price\np0-0.png,7\nnobody.png,1\n")
     assert run("update", place / "i", f"--metadata={table}", "--key=photo") == 0

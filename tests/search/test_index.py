@@ -205,10 +205,10 @@ def test_the_time_of_checking_a_large_index_is_said(tmp_path, monkeypatch, capsy
 
 
 def test_an_index_of_a_newer_version_is_told_from_a_damaged_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("dino_jax.search.manifest.VERSION", 2)
+    monkeypatch.setattr("dino_jax.search.manifest.VERSION", 3)
     make_index(tmp_path / "i", NAMES)
     monkeypatch.setattr("dino_jax.search.manifest.VERSION", 1)
-    with pytest.raises(ValueError, match="has the format 2, this version reads 1"):
+    with pytest.raises(ValueError, match="has the format 3, this version reads 1 and 2"):
         open_index(tmp_path / "i")
 
 

@@ -271,7 +271,7 @@ def test_wrong_files_and_folders_end_with_exit_code_2_and_one_message(tmp_path, 
     code, said = run(capsys, tmp_path / "text.pth", out)
     assert code == 2 and "it is not a file of torch.save" in said
     code, said = run(capsys, tmp_path / "w.onnx", out)
-    assert code == 2 and "known suffixes: .safetensors, .pth, .pth.tar, .pt, .bin" in said
+    assert code == 2 and "known suffixes: .safetensors, .safetensors.index.json, .pth" in said
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("keep")

@@ -92,7 +92,7 @@ class Images:
     Attributes:
       source: source of the images.
       count: number of images, evenly spaced.
-      image_size: side in pixels, see `pipeline.resize_for_evaluation`.
+      image_size: side in pixels, see `view.resize_for_evaluation`.
       batch_size: images per batch over all processes.
       max_pixels: larger images count as unreadable.
       channels: C, of an image.

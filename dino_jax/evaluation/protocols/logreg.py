@@ -4,6 +4,7 @@ Its options and its help are in `options.logreg`.
 """
 
 import argparse
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) 
     """
     mesh = make_mesh(1)
     # DINOv2 resizes to the size of the view itself here, and crops less than for k-NN.
-    reading = reading_of(arguments, model, mesh)._replace(short_side=1.0)
+    reading = reading_of(arguments, model, mesh)
+    reading = reading._replace(view=replace(reading.view, short_side=1.0))
     images = open_same(agreement, partial(open_labelled, arguments, reading.decoding), parts_of)
     features = extract_labelled(model, images, reading, mesh)
     train, test = features
@@ -46,7 +48,7 @@ def evaluate(model: Model, arguments: argparse.Namespace, agreement: Agreement) 
     whole = LogisticRegression(train.features, train.labels, classes, mesh)
     accuracy = whole.fit(best, arguments.max_iterations).accuracy(test.features, test.labels)
     settings = describe_images(images, reading, features) | {
-        "short_side": reading.short_side,
+        "short_side": reading.view.short_side,
         "max_iterations": arguments.max_iterations,
         "held_out_images": len(train.labels) // HELD_OUT,
         "held_out_top1": {f"{strength:.6g}": round(top1, 3) for strength, top1 in held_out.items()},

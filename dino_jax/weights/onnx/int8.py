@@ -15,9 +15,9 @@ import numpy as np
 
 from dino_jax.config.range import MAX_PIXELS
 from dino_jax.data.decoding import Decoding
-from dino_jax.data.pipeline import resize_for_evaluation
 from dino_jax.data.reading import read_image
 from dino_jax.data.sources import build_source, said_whole
+from dino_jax.data.view import resize_for_evaluation
 
 MOST_IMAGES = 2000  # evenly spaced over the folder
 NEIGHBOURS, TEMPERATURE = 20, 0.07  # of the papers' k-NN
