@@ -27,7 +27,13 @@ from dino_jax.curation.planted import absolute
 from dino_jax.curation.pool import Pool
 from dino_jax.curation.result import Names, as_csv, open_source
 from dino_jax.curation.runner import Runner
-from dino_jax.curation.shard_kmeans import assign, iterate, random_state, seed_centroids
+from dino_jax.curation.shard_kmeans import (
+    assign,
+    iterate,
+    newest_step,
+    random_state,
+    seed_centroids,
+)
 from dino_jax.curation.sheet import write_sheet
 from dino_jax.curation.water_filling import grow
 from dino_jax.curation.work import STEPS, Work
@@ -72,7 +78,7 @@ def _first_level(
         return
     name, compute = f"{STEPS}/round-0", arguments.compute
     k = min(level.clusters, len(pool))
-    if not work.has(f"{name}-0000.npy"):
+    if newest_step(work, name, arguments.iterations) < 0:
         work.save(f"{name}-0000.npy", seed_centroids(pool, k, arguments.seed))
     last = iterate(pool, runner, work, name, arguments.iterations, compute)
     found = assign(pool, runner, work, last, f"{name}-assigned", compute)

@@ -125,7 +125,7 @@ def random_state(seed: int, level: int, turn: int) -> np.random.RandomState:
 def iterate(
     pool: Pool, runner: Runner, work: Work, name: str, iterations: int, compute: str
 ) -> str:
-    """Lloyd's iterations from the file `name`-0000.npy on, or from the newest of a stopped start.
+    """Lloyd's iterations from the newest file `name`-STEP.npy on; the last two of them stay.
 
     Args:
       pool: the rows.
@@ -138,7 +138,7 @@ def iterate(
     Returns:
       The file with the last centroids, inside of the folder.
     """
-    done = max(step for step in range(iterations + 1) if work.has(f"{name}-{step:04d}.npy"))
+    done = newest_step(work, name, iterations)
     memory: dict[int, Bounds] | None = {} if runner.is_local else None
     totals: dict[int, np.ndarray] = {}
     before = ""
@@ -155,10 +155,17 @@ def iterate(
             print(f"k-means: nothing moves after {step} iterations", flush=True)
             return f"{name}-{step:04d}.npy"
         work.save(f"{name}-{step + 1:04d}.npy", new)
+        work.remove(f"{name}-{step - 1:04d}.npy")
         before = path
         changed = np.sqrt(np.square(new - old).sum(axis=1)).mean()
         print(f"k-means: iteration {step + 1} of {iterations}, mean move {changed:.3g}", flush=True)
     return f"{name}-{iterations:04d}.npy"
+
+
+def newest_step(work: Work, name: str, iterations: int) -> int:
+    """The last iteration whose centroids are there; -1 without any."""
+    steps = range(iterations, -1, -1)
+    return next((step for step in steps if work.has(f"{name}-{step:04d}.npy")), -1)
 
 
 def assign(

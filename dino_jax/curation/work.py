@@ -64,6 +64,10 @@ class Work:
         """Writes an .npy file of the folder, whole or not at all."""
         save_array(self.path(name), array)
 
+    def remove(self, name: str) -> None:
+        """Removes a file of the folder, if it is there."""
+        epath.Path(self.path(name)).unlink(missing_ok=True)
+
     def write(self, name: str, text: str) -> None:
         """Writes a text, whole or not at all."""
         write_text(self.path(name), text)

@@ -117,6 +117,26 @@ def test_the_sheet_shows_the_largest_clusters_and_the_table_all(root):
     assert (root / "tree/sheet.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_devices_make_the_same_tree(root, tmp_path):
+    line = ["cluster", f"{root}/embedded", f"--of={root}/unique", "--clusters", "12", "3"]
+    curate(*line, "--samples", "1", "3", "--rounds=2", "--compute=jax", f"--out={tmp_path}/x")
+    assert files_of(tmp_path / "x") == files_of(root / "tree")
+
+
+@pytest.mark.parametrize("images", [1, 2, 5])
+def test_more_clusters_than_images_and_one_image_work(root, tmp_path, images):
+    kept = np.stack([np.arange(images), np.ones(images, int)], axis=1)
+    (tmp_path / "few").mkdir()
+    np.save(tmp_path / "few/kept.npy", kept)
+    line = ["cluster", f"{root}/embedded", f"--of={tmp_path}/few", f"--out={tmp_path}/tree"]
+    curate(*line, "--clusters", "9", "7", "--samples", "3", "3", "--rounds=2")
+    curate("sample", f"{tmp_path}/tree", f"--out={tmp_path}/even", "--target=3")
+    assert report(tmp_path / "even")["taken"] == min(3, images)
+    line = ["deduplicate", f"{root}/embedded", f"--of={tmp_path}/few", f"--out={tmp_path}/unique"]
+    curate(*line, "--threshold=0.999")
+    assert report(tmp_path / "unique")["kept"] == images
+
+
 def test_an_even_sample_evens_the_distribution(root, tmp_path):
     curate("sample", f"{root}/tree", f"--out={tmp_path}/even", "--target=45")
     curate("balance", f"{root}/tree", f"--out={tmp_path}/capped", "--cap=4")
