@@ -9,6 +9,7 @@ removed.csv   name,reason,partner,similarity
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from dino_jax.curation.pool import KEPT, Pool
 from dino_jax.curation.work import Work
 from dino_jax.data.sources import ImageSource
 from dino_jax.data.sources.chosen import COLUMNS
+from dino_jax.workdir.paths import absolute_path
 
 FILES = ("folder", "list", "glob")  # kinds of sources whose images are files
 REMOVED = ("name", "reason", "partner", "similarity")
@@ -112,7 +114,8 @@ def _paths(
     for row, count in zip(rows.tolist(), times.tolist(), strict=True):
         label = names.label(row)
         named = "" if label is None else f"\t{label}"
-        yield from [(path_of(int(indices[row])), named)] * count
+        place = os.fspath(absolute_path(path_of(int(indices[row]))))  # a list lies elsewhere
+        yield from [(place, named)] * count
 
 
 def write_removed(work: Work, pool: Pool, removed: Iterable[Removed]) -> None:
