@@ -195,6 +195,12 @@ class PlainDinoV2:
         t, masked = self.done, np.flatnonzero(masks)
         targets = self.teach(globals_, masked, self.schedules["temperature"][t])
         grads, logged = self.gradient(self.student, globals_, locals_, masks, masked, targets, kept)
+        self._update(grads, t)
+        self.done += 1
+        return {name: float(value) for name, value in logged.items()}
+
+    def _update(self, grads: Tensors, t: int) -> None:
+        """Clips by module, moves the student by AdamW and the teacher after it."""
         for module in ("backbone", "dino_head", "ibot_head"):
             names = [name for name in self.student if name.startswith(f"{module}.")]
             norm = np.sqrt(sum(float((np.asarray(grads[name]) ** 2).sum()) for name in names))
@@ -204,8 +210,6 @@ class PlainDinoV2:
         m = self.schedules["momentum"][t]
         for name, value in self.student.items():
             self.teacher[name] = np.float32(m) * self.teacher[name] + np.float32(1 - m) * value
-        self.done += 1
-        return {name: float(value) for name, value in logged.items()}
 
     def _adamw(self, name: str, grad: np.ndarray, t: int) -> None:
         lr = self.schedules["lr"][t] * self._multiplier(name)

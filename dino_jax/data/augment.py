@@ -4,7 +4,7 @@
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -74,6 +74,11 @@ class CropConfig:
         "channel and one Gaussian with black around, over a tenth of the height (BYOL, SimCLR)",
     )
     box_of: str = option("", "name of the crop whose box and flip this one takes; '': its own")
+    same_colors: bool = option(
+        False,
+        "with box_of: takes the random numbers of that crop's recoloring, too; with the same "
+        "probabilities, and blur_radius by the ratio of the sizes, both show one picture",
+    )
     frame: int = option(
         0, "frame of a clip that it is cut from, modulo its frames; a still has one", at_least=0
     )
@@ -91,6 +96,7 @@ class CropParameters:
       grayscale: whether to drop the color.
       blur_radius: standard deviation in pixels, or None.
       solarize: whether to solarize.
+      draws: the uniform numbers of its recoloring, for crops that share them.
     """
 
     box: tuple[int, int, int, int]
@@ -99,6 +105,7 @@ class CropParameters:
     grayscale: bool
     blur_radius: float | None
     solarize: bool
+    draws: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
 
 def sample_crop_parameters(
@@ -126,12 +133,17 @@ def sample_same_box(
 ) -> CropParameters:
     """Draws the recoloring of a crop that takes its box and flip from another one.
 
+    With `config.same_colors` it takes the random numbers of the other's recoloring instead of its
+    own, which are drawn all the same.
+
     Args:
       rng: generator, advanced by 13 uniform numbers.
       config: the distributions.
       other: parameters of the crop with the box.
     """
-    return _sample_color(rng.random(_DECISIONS - 1).tolist(), config, other.box, other.flip)
+    own = rng.random(_DECISIONS - 1).tolist()
+    draws = list(other.draws) if config.same_colors else own
+    return _sample_color(draws, config, other.box, other.flip)
 
 
 def smallest_box(config: CropConfig, height: int, width: int) -> tuple[int, int]:
@@ -155,6 +167,7 @@ def _sample_color(
         grayscale=grayscale < config.grayscale,
         blur_radius=_between(config.blur_radius, radius) if blur < config.blur else None,
         solarize=solarize < config.solarize,
+        draws=tuple(draws),
     )
 
 

@@ -127,6 +127,9 @@ class MultiCrop:
         """
         if self._back_end.shares_order:
             orders = {crop.key: step_rng.permutation(4) for crop in self._order}
+            for (name, number), config in self._order:
+                if config.same_colors:
+                    orders[name, number] = orders[config.box_of, number]
             for name, group in self.groups.items():
                 batch[f"{name}_jitter_order"][:] = [orders[crop.key] for crop in group.crops]
 
@@ -327,6 +330,8 @@ def _check_crop(where: str, crop: CropConfig, drawn: Mapping[str, CropConfig]) -
         raise ValueError(
             f"{where}.brightness_adds needs --{where}.colors=float, got {crop.colors!r}"
         )
+    if crop.same_colors and not crop.box_of:
+        raise ValueError(f"{where}.same_colors needs the name of a crop in --{where}.box_of")
     if not crop.box_of:
         return
     own = [name for name, other in drawn.items() if not other.box_of]

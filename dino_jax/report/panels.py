@@ -134,6 +134,20 @@ QUALITY = (
         SHARE,
     ),
     Panel(
+        "Patches that find their place",
+        r"dense/match/(.+)",
+        r"\1",
+        "Of held-out images, in their enlarged central part. Falling while k-NN rises: time for "
+        "Gram anchoring.",
+        Axis("%"),
+    ),
+    Panel(
+        "Cosine of patches and cls",
+        r"dense/cls_cosine/(.+)",
+        r"\1",
+        "Of held-out images. Rising towards 1: patches turn into copies of the cls token.",
+    ),
+    Panel(
         "Effective rank in the batch",
         "health/effective_rank",
         note="Of the teacher's features; 1 is complete collapse.",

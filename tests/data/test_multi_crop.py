@@ -178,6 +178,7 @@ def test_dinov2_blurs_with_the_inverse_of_the_probability_it_names():
         ({"local": {"group": "the small"}}, r"crops\.local\.group must be a name"),
         ({"x": {"box_of": "globl"}}, r"x\.box_of is 'globl'; crops with a box of their own: glo"),
         ({"x": {"box_of": "x"}}, r"x\.box_of is 'x'"),
+        ({"x": {"same_colors": True}}, r"x\.same_colors needs the name of a crop in .*x\.box_of"),
         ({"x": {"box_of": "local"}}, r"crops\.x has count 1 and frame 0, but local, .*has 3 and 0"),
         ({"x": {"box_of": "global_1", "frame": 1}}, r"crops\.x has count 1 and frame 1, but"),
     ],
@@ -270,3 +271,25 @@ def test_a_reduced_image_gives_the_same_boxes_and_nearly_the_same_crops(backend)
             assert not ours[name][..., 26:, :].any() and not ours[name][..., 38:].any()
         else:
             assert np.abs(ours[name].astype(float) - entry).mean() < 1, name
+
+
+@pytest.mark.parametrize("backend", ["host", "device"])
+def test_a_crop_with_the_colors_of_another_is_the_same_picture(backend):
+    """Gram crops with distortions: every random number of the other crop, in another size."""
+    always = dict(jitter=1.0, grayscale=0.5, blur=0.5, solarize=0.5)
+    crops = _crops(
+        global_1=dict(size=(8, 8), **always), global_2=dict(count=0), local=dict(count=0)
+    )
+    twin = dataclasses.replace(crops["global_1"], group="gram", box_of="global_1", same_colors=True)
+    for seed in range(6):
+        views = _draw(MultiCrop({**crops, "gram_1": twin}, backend), seed)
+        alone = _draw(MultiCrop(crops, backend), seed)
+        for name in [name for name in views if name.startswith("global_")]:
+            other = name.replace("global_", "gram_")
+            np.testing.assert_array_equal(views[name], views[other], err_msg=name)
+            np.testing.assert_array_equal(views[name], alone[name])
+    larger = dataclasses.replace(twin, size=(16, 16), blur_radius=(0.2, 4.0))
+    drawn = MultiCrop({**crops, "gram_1": larger}).sample(np.random.default_rng(3), [(20, 30)])
+    own, its = drawn["global_1", 0], drawn["gram_1", 0]
+    assert (own.box, own.jitter, own.solarize) == (its.box, its.jitter, its.solarize)
+    assert not own.blur_radius or np.isclose(its.blur_radius, 2 * own.blur_radius)

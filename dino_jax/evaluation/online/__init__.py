@@ -7,4 +7,5 @@ kind       needs                                  gives
 knn        labelled images                        accuracy of a k-NN classifier
 proxies    images                                 effective rank, agreement of two networks
 agreement  images                                 neighbors kept since the run started
+dense      images                                 whether patches find their place; cosine with cls
 """

@@ -18,10 +18,15 @@ from typing import Any
 
 from dino_jax.config.section import suggest
 from dino_jax.data.sources import is_given
-from dino_jax.evaluation.online import agreement, knn, proxies
+from dino_jax.evaluation.online import agreement, dense, knn, proxies
 from dino_jax.evaluation.online.base import Context, Evaluation, Metrics, Variables
 
-EVALUATIONS: dict[str, Any] = {"knn": knn, "proxies": proxies, "agreement": agreement}
+EVALUATIONS: dict[str, Any] = {
+    "knn": knn,
+    "proxies": proxies,
+    "agreement": agreement,
+    "dense": dense,
+}
 
 
 @dataclass(frozen=True)
