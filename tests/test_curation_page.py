@@ -12,8 +12,8 @@ from tests.run_train import ROOT, SMALL, overrides, run
 
 # Vectors of a model that has hardly learned are all alike.
 UNTRAINED = {
-    "--threshold=0.99": "--threshold=0.99999",
-    "--against-threshold=0.999": "--against-threshold=1",
+    "--threshold=0.9998": "--threshold=0.99999",
+    "--against-threshold=0.9999": "--against-threshold=1",
 }
 PAGE = (ROOT / "docs/curation.md").read_text()
 

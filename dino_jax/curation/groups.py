@@ -76,10 +76,13 @@ def edges_between(
         tile = slice(start, start + height)
         mine = vectors[tile].astype(np.float64) / lengths[tile, None]
         similar = mine.astype(np.float32) @ single.T
-        similar[numbers[tile][:, None] == other_numbers[None, :]] = -np.inf
+        _, same, itself = np.intersect1d(numbers[tile], other_numbers, return_indices=True)
+        similar[same, itself] = -np.inf
         least = np.full(len(mine), threshold)
-        if count < len(other_numbers):
-            least = np.maximum(least, np.partition(similar, -count, axis=1)[:, -count])
+        many = np.flatnonzero((similar >= threshold - unsure).sum(axis=1) > count)
+        if len(many):
+            kth = np.partition(similar[many], -count, axis=1)[:, -count]
+            least[many] = np.maximum(threshold, kth)
         left, right = np.nonzero(similar >= (least - unsure)[:, None])
         exact = np.round(exact_scores(mine, others, left, right), DIGITS)
         above = exact > threshold
