@@ -221,6 +221,8 @@ def build_of_index(arguments: argparse.Namespace) -> str:
     old = open_index(arguments.embedded)
     if ADAPTER in old.manifest.single:
         raise ValueError(f"--from={old.folder} has an adapter already; name the first index")
+    if old.manifest.others:
+        raise ValueError(f"--from={old.folder} has vectors of several models; build it of photos")
     require_one_model(old.manifest, old.folder)
     projection = open_projection(old.manifest, old.folder)
     origin = tuned.adapt_origin(old.manifest.origin, projection)

@@ -64,7 +64,14 @@ def open_model(
       ValueError: if it is another model: names both.
       OSError: if it is not there.
     """
-    origin, option = manifest.origins[place], "--other" if place else "--model"
+    option = "--other" if place else "--model"
+    return open_named_model(manifest.origins[place], path, step, folder, option)
+
+
+def open_named_model(
+    origin: Origin, path: str, step: int | None, folder: Path, option: str = "--model"
+) -> Model:
+    """The same by the origin of vectors and the option that names its model, see `open_model`."""
     if not path and not origin.path:
         raise ValueError(
             f"{folder} was built from vectors and does not know its model, {origin.model!r}; pass "

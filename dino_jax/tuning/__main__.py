@@ -2,33 +2,40 @@
 
   dino-jax tune SOURCE --out=DIR --sku=COLUMN            an adapter on stored vectors: minutes
   dino-jax tune SOURCE --out=DIR --pairs=PAIRS.csv       CSV of two names a line
+  dino-jax tune SOURCE --out=DIR --sku=COLUMN --what=lora|blocks|all     the network, on the photos
 
 SOURCE is an index of dino-jax search, or a folder of dino-jax embed. COLUMN is one of the index, of
 --metadata, or label: the sub-folders of the photos. Whole SKUs are held out, and Recall@1 on them
 is measured before the first step and at every evaluation.
 
 Exit code 0: DIR holds what was learned; dino-jax search build NEW --from=SOURCE --adapter=DIR makes
-an index of it, and nothing is embedded again. Exit code 1: the frozen features are not beaten by
+an index of an adapter, and nothing is embedded again; a network is a folder like those of dino-jax
+import. Exit code 1: the frozen features are not beaten by
 more than the uncertainty of the gain, so there is nothing in DIR but tuning.json, which says what
 was measured. docs/tuning.md shows a whole day of it.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from dino_jax.commands.arguments import (
+    BATCH,
     COUNT,
     NOT_NEGATIVE,
     POSITIVE,
     SEED,
+    STEP,
+    THREADS,
     filled,
     real,
     whole,
 )
 from dino_jax.commands.command_line import CommandParser, add_switch, docstring_of
+from dino_jax.config.range import MAX_PIXELS
 
-WHATS = ("adapter",)
+WHATS = ("adapter", "lora", "blocks", "all")
 LOSSES = ("supcon", "symmetric", "ntxent", "multi_similarity", "triplet", "arcface")
 COSINE = real(above=0, at_most=1)
 
@@ -68,9 +75,33 @@ def add_learning(add) -> None:
     add("--skus", type=whole(2, 1 << 20), default=32, help="of a batch")
     add("--photos", type=whole(2, 1 << 10), help="of each; default: 4, of plain pairs 2")
     add("--epochs", type=POSITIVE, default=20.0, help="passes over the SKUs")
-    add("--lr", type=POSITIVE, default=1e-3, help="of Adam")
-    add("--weight-decay", type=NOT_NEGATIVE, default=1e-6, help="added to the gradient")
+    add(
+        "--lr", type=POSITIVE, help="of Adam; default: adapter and lora 1e-3, blocks 1e-4, all 1e-5"
+    )
+    add(
+        "--weight-decay",
+        type=NOT_NEGATIVE,
+        help="added to the gradient; default: of an adapter 1e-6, else 0",
+    )
     add("--seed", type=SEED, default=0, help="of the split, the batches and the first weights")
+
+
+def add_photos(add) -> None:
+    add("--model", default="", help="model of the vectors; default: from where the index has it")
+    add("--step", type=STEP, help="checkpoint of a workdir; default: that of the index")
+    add("--photo-folder", default="", help="folder of the photos, if it has moved")
+    add("--blocks", type=COUNT, default=2, help="last blocks that learn (blocks)")
+    add("--rank", type=COUNT, default=8, help="of the matrices beside the weights (lora)")
+    add("--alpha", type=POSITIVE, help="their factor times --rank; default: twice that (lora)")
+    add(
+        "--layer-decay",
+        type=real(above=0, at_most=1),
+        default=1.0,
+        help="rate factor from a block to the one before (blocks, all)",
+    )
+    add("--batch-size", type=BATCH, default=64, help="photos that are embedded at once")
+    add("--max-pixels", type=COUNT, default=MAX_PIXELS, help="larger photos count as unreadable")
+    add("--threads", type=THREADS, default=min(16, os.cpu_count() or 1), help="that decode")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,6 +111,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_source(add)
     add_learning(add)
     add_measure(add)
+    add_photos(add)
     add_switch(parser, "--merge", "SKUs with almost the same photos are one product")
     add_switch(parser, "--ignore", "they are different products nevertheless")
     add_switch(

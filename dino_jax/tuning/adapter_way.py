@@ -12,6 +12,8 @@ from dino_jax.tuning.catalogue import Catalogue
 from dino_jax.tuning.linear import LinearCandidate, Recipe, init_params
 from dino_jax.tuning.plan import Plan
 
+RATE, DECAY = 1e-3, 1e-6  # of ILIAS (arXiv:2502.11748)
+
 
 def check(arguments: argparse.Namespace, catalogue: Catalogue) -> None:
     """Nothing can be wrong with vectors that are there."""
@@ -21,7 +23,8 @@ def make(arguments: argparse.Namespace, plan: Plan, mesh: Mesh) -> LinearCandida
     """The first adapter."""
     vectors = plan.catalogue.vectors
     params = init_params(vectors.shape[1], arguments.dim, plan.vectors, arguments.seed)
-    recipe = Recipe(arguments.lr, arguments.weight_decay)
+    decay = DECAY if arguments.weight_decay is None else arguments.weight_decay
+    recipe = Recipe(arguments.lr or RATE, decay)
     return LinearCandidate(vectors, params, plan.objective, recipe, mesh)
 
 
@@ -30,9 +33,7 @@ def frozen(candidate: LinearCandidate, plan: Plan) -> np.ndarray:
     return plan.catalogue.vectors[plan.queries.gallery]
 
 
-def hand_out(
-    out: Path, snapshot: Adapter, candidate: LinearCandidate, plan: Plan, told: dict[str, Any]
-) -> None:
+def hand_out(out: Path, snapshot: Adapter, plan: Plan, told: dict[str, Any]) -> None:
     """Writes the adapter."""
     save_adapter(out, snapshot, {"origin": plan.catalogue.described, **told})
 

@@ -47,7 +47,7 @@ def open_catalogue(arguments: argparse.Namespace) -> Catalogue:
     """Opens the source of the command line.
 
     Raises:
-      ValueError: if it names no SKUs, or the index is one of adapted vectors.
+      ValueError: if it names no SKUs, or the index is one of adapted vectors or several models.
       OSError: if it cannot be read.
     """
     place = Path(arguments.source).expanduser()
@@ -64,6 +64,8 @@ def _open_index(place: Path, arguments: argparse.Namespace) -> Catalogue:
             f"{place} holds vectors that an adapter has changed already; tune on the index, or the "
             "folder of dino-jax embed, that it was built from"
         )
+    if manifest.others:
+        raise ValueError(f"{place} has vectors of several models; tune on an index of one")
     numbers = [number for number, _ in index.rows()]
     names = [index.row(number).name for number in numbers]
 

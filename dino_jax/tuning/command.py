@@ -87,7 +87,7 @@ def work(arguments: argparse.Namespace, out: Path) -> tuple[str, bool]:
     if jax.process_index() == 0:
         told = describe(arguments, plan, result, better)
         if better:
-            way.hand_out(out, result.snapshot, candidate, plan, told)
+            way.hand_out(out, result.snapshot, plan, told)
         write_atomically(os.fspath(out / TUNING_JSON), json.dumps(told, indent=1) + "\n")
     return conclude(arguments, out, result), better
 
