@@ -83,7 +83,7 @@ COMMANDS = {
     ),
     "convert": Command(
         "dino_jax.commands.config_from_yaml",
-        "Converts an official DINOv2 YAML into a config file.",
+        "Converts an official YAML of DINOv2 or DINOv3 into a config file.",
     ),
     "build": Command(
         "dino_jax.data.building.build", "Turns any source of images into ArrayRecord shards."

@@ -10,6 +10,7 @@ compilation_cache.py where compiled programs are kept; false_alarms.py hides wha
 hidden_packages.py  imports without what a package takes along
 signals.py          Ctrl-C and SIGTERM; progress.py how far a command is
 source_arguments.py options that name a source of images
-config_from_yaml.py official DINOv2 YAMLs as config files; official_config.py is their dictionary
+config_from_yaml.py official YAMLs of DINOv2 and DINOv3 as config files; official_config.py and
+                    official_v3.py are their dictionaries
 old_names.py        modules of version 0.1 under their old names
 """

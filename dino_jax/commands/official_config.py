@@ -168,7 +168,7 @@ def translate(values: Values, gpus: int) -> Sections:
     images = v["train.batch_size_per_gpu"]
     side, patch = v["crops.global_crops_size"], v["student.patch_size"]
     drop_path_kind, drop_path_schedule = DROP_PATHS[v["student.drop_path_uniform"]]
-    lr_scaling, reference_batch = _choose(v, "optim.scaling_rule", SCALING_RULES)
+    lr_scaling, reference_batch = choose(v, "optim.scaling_rule", SCALING_RULES)
     global_crop = dict(count=1, size=(side, side), scale=tuple(v["crops.global_crops_scale"]))
     distillation = dict(
         targets="teacher",
@@ -177,7 +177,7 @@ def translate(values: Values, gpus: int) -> Sections:
         warmup_teacher_temperature=v["teacher.warmup_teacher_temp"],
         warmup_teacher_temperature_epochs=float(v["teacher.warmup_teacher_temp_epochs"]),
         warmup_teacher_temperature_every="step",
-        centering=_choose(v, "train.centering", CENTERINGS),
+        centering=choose(v, "train.centering", CENTERINGS),
         center_momentum=0.9,
         sinkhorn_iterations=3,
     )
@@ -189,7 +189,7 @@ def translate(values: Values, gpus: int) -> Sections:
             epochs=v["optim.epochs"],
             steps_per_epoch=v["train.OFFICIAL_EPOCH_LENGTH"],
         ),
-        "data": dict(kind="folder", path=_dataset_folder(v["train.dataset_path"])),
+        "data": dict(kind="folder", path=dataset_folder(v["train.dataset_path"])),
         "augment": dict(blur="as_trained"),
         "augment.crops.global_1": dict(**global_crop, blur=BLUR["global_1"], solarize=0.0),
         "augment.crops.global_2": dict(**global_crop, blur=BLUR["global_2"], solarize=0.2),
@@ -206,16 +206,16 @@ def translate(values: Values, gpus: int) -> Sections:
             ratio=tuple(v["ibot.mask_ratio_min_max"]),
         ),
         "network": dict(
-            dtype=_choose(
+            dtype=choose(
                 v, "compute_precision.student.backbone.mixed_precision.param_dtype", DTYPES
             )
         ),
         "network.backbone": dict(
             kind="vit",
-            size=_choose(v, "student.arch", ARCHITECTURES),
+            size=choose(v, "student.arch", ARCHITECTURES),
             patch_size=patch,
             image_size=(side, side),
-            ffn=_choose(v, "student.ffn_layer", FFNS),
+            ffn=choose(v, "student.ffn_layer", FFNS),
             layer_scale=v["student.layerscale"],
             registers=v["student.num_register_tokens"],
             has_mask_token=True,
@@ -274,10 +274,21 @@ def translate(values: Values, gpus: int) -> Sections:
     return sections
 
 
-def _choose(values: Values, key: str, table: Mapping[Any, Any]) -> Any:
+def choose(values: Values, key: str, table: Mapping[Any, Any]) -> Any:
+    """What a table has for the value of a key; raises a ValueError if it has nothing."""
     if values[key] not in table:
         raise ValueError(f"{key} is {values[key]!r}; known: {sorted(table)}")
     return table[values[key]]
+
+
+def notes(values: Values) -> list[str]:
+    """What is done otherwise here than in the official code."""
+    if not values["student.drop_path_rate"] or values["student.drop_path_uniform"]:
+        return []
+    return [
+        f"student.drop_path_uniform=false becomes {DROP_PATHS[False]}: each sample is dropped "
+        "independently; the official code drops a fixed number of them"
+    ]
 
 
 def _position_kernel(values: Values) -> str:
@@ -303,7 +314,7 @@ def _head(values: Values, name: str) -> dict[str, Any]:
     )
 
 
-def _dataset_folder(dataset: str) -> str:
+def dataset_folder(dataset: str) -> str:
     """The folder of images of an official "Name:split=…:root=…:extra=…"; "" without a root."""
     name, *options = dataset.split(":")
     given = dict(option.split("=", 1) for option in options if "=" in option)
