@@ -119,6 +119,11 @@ def conclude(arguments: argparse.Namespace, out: Path, result: Result) -> str:
         f"Recall@1 on held-out SKUs {result.frozen:.4f} -> {best.recall:.4f} at step {best.step}, "
         f"gain {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
     )
+    if gain.is_proven and not result.is_better:
+        return (
+            f"{found}, but no more than chance finds: are the SKUs right? The frozen features "
+            f"stay; nothing is handed out. {out / TUNING_JSON} has the numbers"
+        )
     if not result.is_better:
         return (
             f"{found}: not more than its uncertainty. The frozen features stay; nothing is handed "

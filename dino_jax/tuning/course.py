@@ -20,12 +20,14 @@ class Evaluation(NamedTuple):
       step: updates so far.
       recall: Recall@1.
       gain: over the frozen features.
+      over_chance: over a photograph drawn at random.
       seconds: since the start, steps and evaluations.
     """
 
     step: int
     recall: float
     gain: Gain
+    over_chance: Gain
     seconds: float
 
 
@@ -46,8 +48,8 @@ class Result(NamedTuple):
 
     @property
     def is_better(self) -> bool:
-        """Whether the frozen features are beaten by more than the uncertainty of the gain."""
-        return self.best.gain.is_proven
+        """Whether frozen features, and chance, are beaten by more than the uncertainty of that."""
+        return self.best.gain.is_proven and self.best.over_chance.is_proven
 
 
 def steps_of_evaluations(steps: int, evaluations: int) -> list[int]:
@@ -87,7 +89,8 @@ def tune(
             continue
         hits = queries.hits(candidate.vectors(queries.gallery))
         gain = compare(before, hits, asked, len(wanted))
-        now = Evaluation(step + 1, float(hits.mean()), gain, time.monotonic() - begin)
+        over = compare(queries.chance(), hits, asked, len(wanted))
+        now = Evaluation(step + 1, float(hits.mean()), gain, over, time.monotonic() - begin)
         found.append(now)
         if best is None or gain.mean > best.gain.mean:
             best, snapshot = now, candidate.snapshot()

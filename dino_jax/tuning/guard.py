@@ -4,13 +4,16 @@ Recall@1: the photographs of held-out SKUs are queries, and a query is not its o
 has an interval of a paired bootstrap: whole SKUs are drawn with replacement, the same for both. The
 best of E evaluations is taken, so each interval is one of 1 - 0.05 / E (Bonferroni): with 95 % all
 of them hold at once.
+
+The gain over chance is measured likewise, and has to be proven, too: where SKUs are wrong, nothing
+is found more often than by chance, however unlucky the frozen features were on these few hits.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from dino_jax.tuning.skus import Skus
+from dino_jax.tuning.skus import NONE, Skus
 
 ROWS_AT_ONCE = 1024
 DRAWS_AT_ONCE = 256
@@ -21,7 +24,7 @@ class Gain(NamedTuple):
     """What tuning brought.
 
     Attributes:
-      mean: difference of Recall@1, tuned minus frozen.
+      mean: difference of Recall@1, tuned minus what it is compared with.
       low, high: ends of its interval.
     """
 
@@ -62,6 +65,12 @@ class Queries(NamedTuple):
             found.append(self.skus[similar.argmax(axis=1)] == self.skus[own])
         return np.concatenate(found)
 
+    def chance(self) -> np.ndarray:
+        """[Q] float64, how often a photograph drawn from the others is of the same SKU."""
+        having = self.skus != NONE
+        sizes = np.bincount(self.skus[having])[self.skus[self.asked]]
+        return (sizes - 1) / (len(self.gallery) - 1)
+
 
 def make_queries(skus: Skus, held_out: np.ndarray, everything: bool) -> Queries:
     """Photographs of held-out SKUs as queries.
@@ -95,7 +104,7 @@ def compare(
     """The gain in Recall@1 with its interval.
 
     Args:
-      frozen: [Q] bool hits.
+      frozen: [Q] bool hits, or the chance of one.
       tuned: [Q] bool hits of the same queries.
       skus: [Q] their SKUs, which are drawn as wholes.
       evaluations: E, of which the best is taken.
@@ -104,7 +113,7 @@ def compare(
     """
     _, place = np.unique(skus, return_inverse=True)
     sizes = np.bincount(place).astype(np.float64)
-    sums = np.bincount(place, tuned.astype(np.float64) - frozen)
+    sums = np.bincount(place, tuned.astype(np.float64) - frozen.astype(np.float64))
     rng, count = np.random.default_rng(seed), len(sizes)
     means = []
     for start in range(0, resamples, DRAWS_AT_ONCE):

@@ -14,6 +14,7 @@ def describe_result(result: Result) -> dict[str, Any]:
             "step": one.step,
             "recall_at_1": one.recall,
             "gain": one.gain._asdict(),
+            "over_chance": one.over_chance._asdict(),
             "seconds": round(one.seconds, 3),
         }
         for one in result.evaluations

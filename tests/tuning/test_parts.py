@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dino_jax.tuning.course import Evaluation, Result
 from dino_jax.tuning.guard import Queries, compare, make_queries, to_unit
 from dino_jax.tuning.near import find_near
 from dino_jax.tuning.sampler import make_sampler
@@ -117,12 +118,30 @@ def test_the_interval_is_that_of_whole_skus():
     np.testing.assert_allclose((gain.low, gain.high), (low, high), atol=0.1)
 
 
+def test_chance_is_that_of_a_photo_drawn_from_the_others():
+    skus = np.array([0, 0, 0, 1, 1, -1, 2])
+    queries = Queries(np.arange(7), skus, np.array([1, 1, 1, 1, 1, 0, 0], bool))
+    np.testing.assert_allclose(queries.chance(), [2 / 6, 2 / 6, 2 / 6, 1 / 6, 1 / 6])
+
+
 def test_more_looks_make_the_interval_wider():
     rng = np.random.default_rng(0)
     skus = np.repeat(np.arange(50), 3)
     frozen, tuned = rng.random(150) < 0.5, rng.random(150) < 0.6
     one, many = (compare(frozen, tuned, skus, evaluations=count) for count in (1, 20))
     assert many.low < one.low and many.high > one.high and many.mean == one.mean
+
+
+def test_a_gain_that_is_no_more_than_chance_is_not_handed_out():
+    """One hit of 360 was bad luck, and eight are not more than the five of chance."""
+    skus = np.repeat(np.arange(60), 6)
+    frozen, tuned = np.zeros(360, bool), np.zeros(360, bool)
+    frozen[0], tuned[6::45] = True, True
+    gain = compare(frozen, tuned, skus, evaluations=3)
+    over = compare(np.full(360, 5 / 359), tuned, skus, evaluations=3)
+    best = Evaluation(1, float(tuned.mean()), gain, over, 0.0)
+    assert gain.is_proven and not over.is_proven
+    assert not Result(float(frozen.mean()), [best], best, None).is_better
 
 
 def test_chance_is_rarely_taken_for_a_gain():
