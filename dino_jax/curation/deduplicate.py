@@ -208,7 +208,7 @@ def _finish(
         "notes": said,
     }
     work.finish(report)
-    return describe(work.out, report)
+    return describe(work.out, report, arguments.recall)
 
 
 def _cosines(pool: Pool, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -225,8 +225,8 @@ def _cosines(pool: Pool, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.round(found, DIGITS)
 
 
-def describe(out: str, report: dict[str, Any]) -> str:
-    """Lines for the console."""
+def describe(out: str, report: dict[str, Any], wanted: float) -> str:
+    """Lines for the console; one more where the recall is not the one that was asked for."""
     lines = [
         f"{out}: kept {report['kept']:,} of {report['images']:,} images; removed "
         f"{report['near_copies']:,} near-copies"
@@ -245,4 +245,9 @@ def describe(out: str, report: dict[str, Any]) -> str:
         f"recall: {report['recall']:.4f} of {report['recall_pairs']:,} near-copies of a sample "
         f"that was searched exactly ({report['cells']:,} cells, {report['probes']} of each image)"
     )
+    if report["recall"] < wanted:
+        lines.append(
+            f"the recall is below --recall={wanted:g}: near-copies are left; use another --out "
+            "with more --probes or fewer --cells"
+        )
     return "\n".join(lines)

@@ -139,6 +139,7 @@ def open_source(pool: Pool) -> ImageSource | None:
     try:
         source = pool.source()
     except (ValueError, OSError, ImportError) as error:
-        print(f"the images are not here, so no pictures: {error}", file=sys.stderr, flush=True)
+        line = f"the images can't be opened, so neither kept.txt nor a sheet is written: {error}"
+        print(line, file=sys.stderr, flush=True)
         return None
     return getattr(source, "original", source)

@@ -14,6 +14,7 @@ import pytest
 from dino_jax.__main__ import main
 from dino_jax.curation.pool import Pool
 from dino_jax.data.sources import ListSource, build_source
+from dino_jax.embedding.shards import Rows, Shards
 from tests.curation.made_pool import COPIES, FEW, MANY, embed_pool, files_of, write_pool
 
 
@@ -94,10 +95,31 @@ def test_the_recall_is_measured_and_printed(root, capsys, tmp_path):
     assert found["recall_pairs"] == (np.sort(similar)[:, -64:] > 0.8).sum()
 
 
-def test_one_cell_of_each_image_loses_near_copies_and_says_so(root, tmp_path):
+def test_the_default_cells_of_a_larger_pool_find_enough(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    topics = 2 * rng.standard_normal((50, 32))
+    rows = rng.standard_normal((6000, 32)) + topics[np.arange(6000) % 50]
+    rows[::3] = rows[1::3] + 0.5 * rng.standard_normal((2000, 32))
+    (tmp_path / "embedded").mkdir()
+    shards = Shards(str(tmp_path / "embedded"), 2, "npy")
+    for shard, some in enumerate(np.split(rows.astype(np.float32), 2)):
+        names = [f"{shard}/{index}" for index in range(len(some))]
+        shards.write(shard, Rows(some, names, [None] * len(some), []))
+    plan = {"tokens": "cls", "shard_images": 3000, "source.kind": "tar", "source.path": "no"}
+    (tmp_path / "embedded/embed.json").write_text(json.dumps(plan))
+    curate("deduplicate", f"{tmp_path}/embedded", "--threshold=0.9", f"--out={tmp_path}/x")
+    found = report(tmp_path / "x")
+    assert found["cells"] == 77 and found["recall_pairs"] > 500
+    assert found["recall"] >= 0.99
+    assert "neither kept.txt nor a sheet is written" in capsys.readouterr().err
+    assert not (tmp_path / "x/kept.txt").exists() and (tmp_path / "x/kept.csv").exists()
+
+
+def test_one_cell_of_each_image_loses_near_copies_and_says_so(root, tmp_path, capsys):
     line = ["deduplicate", f"{root}/embedded", "--threshold=0.6", "--cells=30", "--probes=1"]
     curate(*line, f"--out={tmp_path}/x")
     assert report(tmp_path / "x")["recall"] < 0.99
+    assert "the recall is below --recall=0.99" in capsys.readouterr().out
 
 
 def test_nothing_like_an_evaluation_image_is_kept(root, tmp_path):
