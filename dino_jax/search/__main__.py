@@ -1,12 +1,13 @@
 """Searches a catalogue of photos: an index, exact answers, duplicates, measures, and a page.
 
-  dino-jax search build INDEX MODEL PHOTOS          photos, or
+  dino-jax search build INDEX MODEL PHOTOS [--other=CLIP]    photos, or
   dino-jax search build INDEX [MODEL] --from=DIR    what dino-jax embed has made
   dino-jax search update INDEX [PHOTOS]             new, changed, renamed and vanished photos
   dino-jax search remove INDEX NAME… | --where …
   dino-jax search compact INDEX
   dino-jax search approximate INDEX                 optional: lists of faiss, for many millions
   dino-jax search query INDEX photo.jpg… [--box=X0,Y0,X1,Y1] [-k 10] [--where 'price<100']
+  dino-jax search query INDEX --text 'teak table'   by CLIP or SigLIP
   dino-jax search duplicates INDEX [--threshold=0.95 --out=DIR]
   dino-jax search evaluate INDEX --label=sku [--against=OTHER]
   dino-jax search serve INDEX [--port=8000]

@@ -29,6 +29,7 @@ from dino_jax.search.manifest import (
 )
 from dino_jax.search.origin import fingerprint_of, open_projection, require_color
 from dino_jax.search.photos import UPRIGHT, PhotoFile, digest_files, list_photos
+from dino_jax.search.second import open_second
 from dino_jax.search.segment import Row
 from dino_jax.search.update import follow, set_metadata
 from dino_jax.search.writer import ROWS_AT_ONCE, Blocks, writing
@@ -189,18 +190,21 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
     projection = load_projection(epath.Path(place / embed.PROJECTION)) if origin.reduced else None
     if tuned:
         origin = tuned.adapt_origin(origin, projection)
-    new = Manifest(origin, photos_of_plan(plan))
+    second = open_second(arguments, plan, shards) if arguments.other_from else None
+    others = (second.origin,) if second else ()
+    new = Manifest(origin, photos_of_plan(plan), others=others)
     if (folder / MANIFEST).exists():
         raise ValueError(f"{folder} is an index already; choose another folder")
     check_new(folder, new)
     files = _files_of(new.photos)
     blocks = _blocks(shards, files)
+    blocks = tuned.adapt(blocks) if tuned else blocks
     with writing(folder, new) as writer:
         if projection is not None:
             writer.set_projection(projection)
         if tuned:
             tuned.keep(writer)
-        writer.add(tuned.adapt(blocks) if tuned else blocks)
+        writer.add(second.beside(blocks) if second else blocks)
         lines = []
         writer.commit()
         if arguments.metadata:
@@ -208,7 +212,7 @@ def build_of_vectors(arguments: argparse.Namespace) -> str:
             writer.commit()
         count = len(Index(folder, writer.manifest))
     known = f"their files are in {new.photos}" if files else "their files were not found"
-    return "\n".join([f"{folder}: {count:,} photos of {origin.dim} numbers; {known}", *lines])
+    return "\n".join([f"{folder}: {count:,} photos of {new.dim} numbers; {known}", *lines])
 
 
 def build_of_index(arguments: argparse.Namespace) -> str:
@@ -292,8 +296,12 @@ def _blocks(shards: Shards, files: dict[str, tuple[PhotoFile, str]]) -> Blocks:
 
 def build(arguments: argparse.Namespace) -> str:
     """Makes an index; returns lines about it."""
-    if arguments.embedded and arguments.other:
-        raise ValueError("--other is for MODEL and PHOTOS: --from has the vectors of one model")
+    if arguments.embedded and arguments.other and not arguments.other_from:
+        raise ValueError(
+            "--other beside --from needs --other-from=EMBEDDED: vectors of the second model"
+        )
+    if arguments.other_from and not arguments.embedded:
+        raise ValueError("--other-from is for --from; beside PHOTOS, --other=MODEL embeds them")
     if arguments.embedded and arguments.photos:
         raise ValueError("PHOTOS and --from exclude each other: vectors are there already")
     if arguments.embedded and (Path(arguments.embedded).expanduser() / MANIFEST).exists():

@@ -91,6 +91,7 @@ def add_build(parser: argparse.ArgumentParser) -> None:
     add("model", nargs="?", default="", help="workdir, folder of dino-jax import, file of weights")
     add("photos", nargs="?", default="", help="folder of photos; sub-folders are searched")
     add("--other", default="", help="second model, such as an imported CLIP: both are stored")
+    add("--other-from", default="", help="folder of dino-jax embed by it, beside --from")
     add(
         "--from",
         dest="embedded",

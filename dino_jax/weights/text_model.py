@@ -56,7 +56,8 @@ class TextModel:
         found = []
         for start in range(0, len(ids), BATCH):
             some = ids[start : start + BATCH]
-            full = np.pad(some, ((0, BATCH - len(some)), (0, 0)), mode="edge")
+            batch = BATCH if len(some) > 1 else 1  # two shapes to compile; most queries are one
+            full = np.pad(some, ((0, batch - len(some)), (0, 0)), mode="edge")
             found.append(np.asarray(self._apply(self.variables, full))[: len(some)])
         return np.concatenate(found) if found else np.zeros((0, self.tower.embed_dim), np.float32)
 

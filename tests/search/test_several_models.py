@@ -1,13 +1,17 @@
 """Two models in one index: weights, texts, both together, and the sweep."""
 
 import functools
+import http.client
 import json
+import threading
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 
 pytest.importorskip("tokenizers")
 
+from dino_jax.__main__ import main
 from dino_jax.search import texts
 from dino_jax.search.codes import encode, unit_rows
 from dino_jax.search.desk import Desk
@@ -16,6 +20,7 @@ from dino_jax.search.index import open_index
 from dino_jax.search.manifest import read_manifest, require_one_model
 from dino_jax.search.mixture import join, split, weigh, weigh_alone
 from dino_jax.search.photos import Photos
+from dino_jax.search.server import Server
 from dino_jax.search.texts import TextEmbedder
 from dino_jax.weights.import_weights import main as import_weights
 from dino_jax.weights.model import load
@@ -31,7 +36,7 @@ TEXT = "a red chair"
 def loaded_once():
     with pytest.MonkeyPatch.context() as patch:
         once = functools.cache(load)
-        for module in ("build", "origin"):
+        for module in ("build", "origin", "second"):
             patch.setattr(f"dino_jax.search.{module}.load", once)
         patch.setattr(texts, "load_text", functools.cache(load_text))
         yield
@@ -201,7 +206,7 @@ def test_reduced_vectors_and_texts_cannot_be_compared(place, tmp_path, capsys):
     fail("query", tmp_path / "i", "--text=chair")
     assert "reduced: texts lie beside" in capsys.readouterr().err
     fail("build", tmp_path / "j", "--from=x", "--other=y")
-    assert "--from has the vectors of one model" in capsys.readouterr().err
+    assert "needs --other-from=EMBEDDED" in capsys.readouterr().err
 
 
 def test_the_sweep_says_which_weight_is_best(place, tmp_path, capsys):
@@ -280,3 +285,46 @@ def test_an_adapter_is_for_the_vectors_of_one_model(place):
     require_one_model(read_manifest(place / "d"), place / "d")
     with pytest.raises(ValueError, match="the vectors of 2 models"):
         require_one_model(read_manifest(place / "i"), place / "i")
+
+
+def test_vectors_that_embed_has_made_are_put_side_by_side(place, tmp_path, capsys):
+    for name in ("dino", "clip"):
+        out = (f"--out={tmp_path / name}", "--batch-size=8", "--shard-images=7")
+        assert main(["embed", str(place / name), str(place / "photos"), *out]) == 0
+    source = (f"--from={tmp_path / 'dino'}", f"--other-from={tmp_path / 'clip'}")
+    models = (place / "dino", f"--other={place / 'clip'}")
+    assert run("build", tmp_path / "i", *models, *source) == 0
+    new, whole = open_index(tmp_path / "i"), open_index(place / "i")
+    assert len(new) == len(whole) and new.manifest.origins == whole.manifest.origins
+    for name in ("p0-0.png", "p5-2.png"):
+        vectors = [index.vector(index.find(name)) for index in (new, whole)]
+        np.testing.assert_allclose(*vectors, atol=2e-3)
+    assert set(ask(tmp_path, capsys, f"--text={TEXT}")) == {row.name for _, row in whole.rows()}
+    out = (f"--out={tmp_path / 'eight'}", "--batch-size=8", "--shard-images=8")
+    assert main(["embed", str(place / "clip"), str(place / "photos"), *out]) == 0
+    capsys.readouterr()
+    odd = (f"--from={tmp_path / 'dino'}", f"--other-from={tmp_path / 'eight'}")
+    fail("build", tmp_path / "j", *odd)
+    assert "hold other photos, or in another order: 8 and 7" in capsys.readouterr().err
+    assert not (tmp_path / "j" / "index.json").exists()
+    fail("build", tmp_path / "j", *models, *source[:1], f"--other-from={tmp_path / 'dino'}")
+    assert "was made by" in capsys.readouterr().err
+
+
+def test_words_come_over_http_by_the_rules_of_the_page(place, desk):
+    with Server("127.0.0.1", 0, desk) as page:
+        threading.Thread(target=page.serve_forever, daemon=True).start()
+        asked = urlencode({"text": TEXT, "k": 3})
+
+        def answer(path: str, **headers: str) -> tuple[int, dict]:
+            connection = http.client.HTTPConnection("127.0.0.1", page.server_port, timeout=60)
+            connection.request("GET", path, headers=headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        status, found = answer(f"/words?{asked}")
+        assert status == 200 and len(found["hits"]) == 3 and found["proven"]
+        assert answer("/words")[0] == answer("/words?text=" + "x" * 1001)[0] == 400
+        assert answer(f"/words?{asked}", Origin="http://evil.example")[0] == 403
+        assert answer(f"/words?{asked}", Host="evil.example")[0] == 403
+        page.shutdown()
