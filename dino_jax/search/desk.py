@@ -21,6 +21,7 @@ from dino_jax.search.mixture import USUAL_WEIGHT, Query, split, weigh
 from dino_jax.search.origin import QueryEmbedders, mean_query
 from dino_jax.search.photos import UPRIGHT, Photos, cut
 from dino_jax.search.query import parse_box
+from dino_jax.search.rerank import Reranker
 from dino_jax.search.texts import TextEmbedder
 from dino_jax.search.why import draw_why
 from dino_jax.weights.model import Model
@@ -54,6 +55,7 @@ class Desk:
         max_pixels: int,
         others: Sequence[Model] = (),
         texts: TextEmbedder | None = None,
+        rerank: int = 0,
     ):
         """Compiles the network, so that the first answer takes no longer than others.
 
@@ -64,10 +66,12 @@ class Desk:
           max_pixels: of a photograph of the index.
           others: its further models.
           texts: makes queries of texts; None: nothing reads them.
+          rerank: nearest hits of photographs that are compared patch by patch; 0: none.
         """
         self._index, self._model, self._photos = index, model, photos
         self._max_pixels, self._origin = max_pixels, index.manifest.origin
-        self._texts = texts
+        self._texts, size = texts, self._origin.image_size
+        self._again = Reranker(model, size, photos, max_pixels, rerank) if rerank else None
         models = (model, *others)
         self._embed = QueryEmbedders(models, index.manifest, index.folder, 1)
         self._turn, self._places = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
@@ -96,13 +100,14 @@ class Desk:
         """Hits of uploaded photographs of one thing, or of the box of one that `asked` names."""
         begin, rows = time.monotonic(), self._others(asked)
         self._require_few(len(uploads) + len(rows), asked)
-        vectors = [self._index.vector(row) for row in rows]
+        vectors, seen = [self._index.vector(row) for row in rows], self._looks(rows)
         with self._admitted():
             for data in uploads:  # one after the other: each may have 50 million pixels
                 pixels = _boxed(decode_image(data, MOST_PIXELS, UPRIGHT), asked)
                 with self._turn:
                     vectors.append(self._embed([pixels])[0])
-        return self._answer(mean_query(np.stack(vectors)), asked, rows, begin)
+                seen += [self._again.view(pixels)] if self._again else []
+            return self._answer(mean_query(np.stack(vectors)), asked, rows, begin, seen)
 
     def search_row(self, row: int, asked: Asked) -> dict[str, Any]:
         """Hits of a photograph of the index, or of several of one thing, without themselves."""
@@ -112,13 +117,15 @@ class Desk:
         if "box" in asked:
             with self._admitted():
                 pixels = _boxed(self._read(row), asked)
+                seen = [self._again.view(pixels)] if self._again else []
                 with self._turn:
-                    return self._answer(self._embed([pixels])[0], asked, rows, begin)
+                    vector = self._embed([pixels])[0]
+                return self._answer(vector, asked, rows, begin, seen)
         vector = mean_query(self._index.vectors(rows))
-        if "text" not in asked:
+        if "text" not in asked and self._again is None:
             return self._answer(vector, asked, rows, begin)
         with self._admitted():
-            return self._answer(vector, asked, rows, begin)
+            return self._answer(vector, asked, rows, begin, self._looks(rows))
 
     def search_text(self, asked: Asked) -> dict[str, Any]:
         """Hits of a text alone."""
@@ -154,8 +161,18 @@ class Desk:
             drawn = draw_why(self._model, self._origin.image_size, pixels, other)
         return to_jpeg(drawn, LARGE)
 
+    def _looks(self, rows: Sequence[int]) -> list[np.ndarray]:
+        """Photographs of the index to compare hits with, if they are compared by patches."""
+        again = self._again
+        return [again.view(self._read(row)) for row in rows] if again else []
+
     def _answer(
-        self, vector: np.ndarray, asked: Asked, rows: Sequence[int], begin: float
+        self,
+        vector: np.ndarray,
+        asked: Asked,
+        rows: Sequence[int],
+        begin: float,
+        seen: Sequence[np.ndarray] = (),
     ) -> dict[str, Any]:
         """Hits of the vector of a photograph, and of a text if there is one, too."""
         dims = self._index.manifest.dims
@@ -164,7 +181,8 @@ class Desk:
         if "text" in asked:
             text_weight = _share(asked, "text_weight", USUAL_WEIGHT)
             query = fuse(self._index, query, self._ask_text(asked), text_weight)
-        return self._find(query, asked, rows, begin)
+            seen = ()  # words have no patches
+        return self._find(query, asked, rows, begin, seen)
 
     def _ask_text(self, asked: Asked) -> Query:
         text = asked.get("text", "").strip()
@@ -176,7 +194,12 @@ class Desk:
             return self._texts([text])
 
     def _find(
-        self, query: Query, asked: Asked, rows: Sequence[int], begin: float
+        self,
+        query: Query,
+        asked: Asked,
+        rows: Sequence[int],
+        begin: float,
+        seen: Sequence[np.ndarray] = (),
     ) -> dict[str, Any]:
         k = int(asked.get("k", "20"))
         if not 1 <= k <= MOST_K:
@@ -186,8 +209,14 @@ class Desk:
         if rows:
             allowed = allowed.copy()
             allowed[list(rows)] = 0
-        found = find_hits(self._index, query.vector, k, allowed, asked.get("group", ""))
-        return describe(query.rescored(found), time.monotonic() - begin)
+        again = self._again if seen else None
+        wanted = max(k, again.candidates if again else 0)
+        found = find_hits(self._index, query.vector, wanted, allowed, asked.get("group", ""))
+        answer = query.rescored(found)
+        if again:
+            with self._turn:
+                answer = again(seen, answer, k)
+        return describe(answer, time.monotonic() - begin)
 
     def _others(self, asked: Asked) -> list[int]:
         """Rows that show the same thing as the first photograph."""

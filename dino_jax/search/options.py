@@ -142,6 +142,14 @@ def _add_approximate(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_rerank(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rerank",
+        type=COUNT,
+        help="nearest photos that are compared patch by patch, such as 100; default: none",
+    )
+
+
 def add_approximate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_index(parser, unchecked=False)
@@ -175,6 +183,7 @@ def add_query(parser: argparse.ArgumentParser) -> None:
     _add_where(parser)
     add("--group", default="", help="column: only the best photo of each of its values")
     _add_approximate(parser)
+    _add_rerank(parser)
     add("--out", default="", help="file .jsonl, or contact sheet .png or .jpg; default: a table")
     _add_photos(parser)
     _add_model(parser)
@@ -215,6 +224,7 @@ def add_serve(parser: argparse.ArgumentParser) -> None:
     add("--port", type=PORT, default=8000, help="of the page")
     add("--host", default="127.0.0.1", help="address; other than this machine's needs --token")
     _add_approximate(parser)
+    _add_rerank(parser)
     add("--token", default="", help="word that the link to the page holds; 'new' draws one")
     _add_photos(parser)
     _add_model(parser)

@@ -12,7 +12,7 @@ from dino_jax.data.decode import read_image_file
 from dino_jax.foreign.names import printable
 from dino_jax.search.conditions import parse_condition
 from dino_jax.search.fusion import fuse
-from dino_jax.search.hits import draw_sheet, find_hits, to_lines, to_table
+from dino_jax.search.hits import Answer, draw_sheet, find_hits, to_lines, to_table
 from dino_jax.search.index import Index, open_index
 from dino_jax.search.manifest import Manifest
 from dino_jax.search.mixture import USUAL_WEIGHT, Query, split, weigh
@@ -149,16 +149,42 @@ def query(arguments: argparse.Namespace) -> str:
     if asked.row is not None:
         allowed = allowed.copy()
         allowed[asked.row] = 0
-    found = find_hits(index, asked.query.vector, arguments.k, allowed, arguments.group)
-    answer = asked.query.rescored(found)
+    wanted = max(arguments.k, arguments.rerank or 0)
+    found = find_hits(index, asked.query.vector, wanted, allowed, arguments.group)
+    answer, meaning = asked.query.rescored(found), meaning_of(arguments)
+    if arguments.rerank:
+        answer, meaning = rerank(index, arguments, photos, asked, answer)
     if not arguments.out:
-        return to_table(answer, meaning_of(arguments))
+        return to_table(answer, meaning)
     with written_whole(Path(arguments.out).expanduser()) as path:
         if arguments.out.endswith(".jsonl"):
             Path(path).write_text(to_lines(answer))
         else:
             save_picture(draw_sheet(asked.shown, answer, photos), path, arguments.out)
     return f"{arguments.out}: {len(answer.hits)} photos"
+
+
+def rerank(
+    index: Index, arguments: argparse.Namespace, photos: Photos, asked: Asked, answer: Answer
+) -> tuple[Answer, str]:
+    """The best hits by their patches, and what their scores are.
+
+    Raises:
+      ValueError: if there is no photograph to compare them with.
+    """
+    from dino_jax.search.origin import open_model
+    from dino_jax.search.rerank import Reranker, meaning_of_patches
+
+    if arguments.text:
+        raise ValueError("--rerank compares photos with photos, and there are words: leave one out")
+    pixels = [one for _, one in asked.shown]
+    if asked.row is not None and not pixels:
+        pixels = [photos.read(index.row(asked.row).name, arguments.max_pixels)]
+    model = open_model(index.manifest, arguments.model, arguments.step, index.folder)
+    size = index.manifest.origin.image_size
+    again = Reranker(model, size, photos, arguments.max_pixels, arguments.rerank)
+    best = again([again.view(one) for one in pixels], answer, arguments.k)
+    return best, meaning_of_patches(best, min(arguments.rerank, len(answer.hits)))
 
 
 def meaning_of(arguments: argparse.Namespace) -> str:

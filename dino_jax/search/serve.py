@@ -31,7 +31,8 @@ def open_server(arguments: argparse.Namespace) -> Server:
     index = open_index(arguments.index, not arguments.unchecked, arguments.approximate)
     model, *others = open_models(index.manifest, arguments, index.folder)
     photos = Photos(arguments.photos or index.manifest.photos)
-    desk = Desk(index, model, photos, arguments.max_pixels, others, open_texts(index, arguments))
+    texts, again = open_texts(index, arguments), arguments.rerank or 0
+    desk = Desk(index, model, photos, arguments.max_pixels, others, texts, again)
     try:
         return Server(arguments.host, arguments.port, desk, token)
     except OSError as error:
