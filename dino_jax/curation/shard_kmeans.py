@@ -1,12 +1,13 @@
 """k-means over the shards of a pool: seeds on a sample, then one pass over the shards a step."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from dino_jax.curation.bounds import Bounds, reach_of
+from dino_jax.curation.bounds import Bounds, Motion, motion_of
 from dino_jax.curation.compute import open_compare
 from dino_jax.curation.kmeans import choose_seeds, draw, means_of, sums_of
 from dino_jax.curation.nearest import centers_of, nearest, squared_distances
@@ -40,6 +41,11 @@ class SumsTask:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "memory": None}
 
+    @functools.cached_property
+    def _motion(self) -> Motion:
+        """Made once for all shards."""
+        return motion_of(load_array(self.before), load_array(self.centroids))
+
     def __call__(self, shard: int) -> Iterator[Summand]:
         """Blocks of [b, d + 1] float64: sums, and the number in the last column."""
         rows = self.pool.part(shard).vectors
@@ -54,8 +60,7 @@ class SumsTask:
             yield from _blocks(*sums_of(rows, known.assignment, len(centroids)))
             return
         was = known.assignment
-        moved = np.sqrt(np.square(centroids - load_array(self.before)).sum(axis=1))
-        changed = known.move(rows, centers, moved, reach_of(centers), compare)
+        changed = known.move(rows, centers, self._motion, compare)
         gained = sums_of(rows[changed], known.assignment[changed], len(centroids))
         lost = sums_of(rows[changed], was[changed], len(centroids))
         yield from _blocks(gained[0] - lost[0], gained[1] - lost[1])
