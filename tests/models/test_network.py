@@ -75,7 +75,10 @@ def test_explicit_numbers_override_the_named_size():
             {"size": "enormous", "depth": None},
             r"network.backbone.size is 'enormous'; known: \['7b', 'base', 'giant'",
         ),
-        ({"kind": "swin"}, r"network.backbone.kind is 'swin'; known: \['resnet', 'vit'\]"),
+        (
+            {"kind": "swin"},
+            r"network.backbone.kind is 'swin'; known: \['clip', 'resnet', 'siglip', 'vit'\]",
+        ),
         ({"position_kernel": "linear"}, "known: .'antialiased', 'bicubic'"),
         ({"remat": "some"}, "network.backbone.remat is 'some'"),
         ({"num_heads": 5}, r"embed_dim \(96\) must be a multiple of num_heads \(5\)"),
