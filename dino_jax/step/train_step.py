@@ -31,7 +31,7 @@ def make_train_step(
     is_logged: Callable[[jax.Array], Any] = lambda step: True,
     crop_sizes: Mapping[str, tuple[int, int]] = MappingProxyType({}),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds `train_step(state, batch, frozen=None) -> (state, metrics)`, which the caller jits.
+    """Builds `train_step(state, batch, frozen=None, looked={}) -> (state, metrics)`, to be jitted.
 
     Args:
       roles: networks by name. The variables of the frozen ones are passed to the step as `frozen`,
@@ -51,6 +51,9 @@ def make_train_step(
     leaves to the devices, see `dino_jax.data.back_ends`, comes first. Arrays with fewer than B rows
     have one per group of images.
 
+    `looked` are outputs of frozen roles that are there already, see `dino_jax.step.students`; not
+    with several passes.
+
     A step whose loss or gradient is not finite leaves everything but the clock and the counts
     unchanged.
     """
@@ -58,7 +61,10 @@ def make_train_step(
     compute_loss = make_loss(roles, objectives, measures)
 
     def train_step(
-        state: TrainState, batch: Batch, frozen: Mapping[str, Variables] | None = None
+        state: TrainState,
+        batch: Batch,
+        frozen: Mapping[str, Variables] | None = None,
+        looked: Mapping[str, Outputs] = MappingProxyType({}),
     ) -> tuple[TrainState, Metrics]:
         rng = jax.random.fold_in(state.rng, state.step)
         params = state.networks[learner]["params"]
@@ -67,7 +73,7 @@ def make_train_step(
             key = jax.random.fold_in(rng, index)
             loss = jax.grad(compute_loss, has_aux=True)
             views = apply_photometric(cut_crops(part, crop_sizes))
-            return loss(params, state, frozen or {}, views, key)
+            return loss(params, state, frozen or {}, views, key, looked)
 
         grads, (moved, metrics) = average_over_parts(compute_grads, batch, accumulate_steps)
 
@@ -104,7 +110,7 @@ def make_loss(
     objectives: Mapping[str, Objective],
     measures: Sequence[Measure],
 ) -> Callable[..., tuple[jax.Array, tuple[dict[str, Any], Metrics]]]:
-    """Builds `loss(params, state, frozen, batch, rng) -> (loss, (moved, metrics))`.
+    """Builds `loss(params, state, frozen, batch, rng, looked={}) -> (loss, (moved, metrics))`.
 
     `params` are the learner's. `moved` has the next states of the objectives as "objectives", and
     BatchNorm's by role as "statistics"; all are means over the images of the batch.
@@ -118,15 +124,16 @@ def make_loss(
         frozen: Mapping[str, Variables],
         batch: Batch,
         rng: jax.Array,
+        looked: Mapping[str, Outputs] = MappingProxyType({}),
     ):
         variables = {**frozen, **state.networks}
         variables[learner] = {**variables[learner], "params": params}
         passes = {
             name: forward(role, variables[name], batch, rng, apart)
             for name, role in roles.items()
-            if role.sees
+            if role.sees and name not in looked
         }
-        branches = {name: outputs for name, (outputs, _) in passes.items()}
+        branches = {**looked, **{name: outputs for name, (outputs, _) in passes.items()}}
         outcomes = {
             name: objective(branches, batch, state.objectives[name], state.step)
             for name, objective in objectives.items()
