@@ -180,6 +180,7 @@ def translate(values: Values, gpus: int) -> Sections:
         centering=choose(v, "train.centering", CENTERINGS),
         center_momentum=0.9,
         sinkhorn_iterations=3,
+        parts={},
     )
     evaluation_epochs = v["evaluation.eval_period_iterations"] / v["train.OFFICIAL_EPOCH_LENGTH"]
     sections: Sections = {
@@ -270,7 +271,9 @@ def translate(values: Values, gpus: int) -> Sections:
             sections["network.heads.ibot"] = _head(v, "ibot")
     if v["dino.loss_weight"] > 0 and v["dino.koleo_loss_weight"] > 0:
         weight = v["dino.koleo_loss_weight"]
-        sections["objectives.koleo"] = dict(kind="koleo", weight=weight, group_size=images)
+        sections["objectives.koleo"] = dict(
+            kind="koleo", weight=weight, group_size=images, neighbors=1
+        )
     return sections
 
 
@@ -311,6 +314,7 @@ def _head(values: Values, name: str) -> dict[str, Any]:
         layers=values[f"{name}.head_nlayers"],
         batch_norm=False,
         train_gain=True,
+        last_layer="prototypes",
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dino_jax.config.range import MOST_IMAGES, MOST_SIDE, MOST_WIDTH
-from dino_jax.config.section import option, suggest
+from dino_jax.config.section import option, section, suggest
 from dino_jax.models.layers import FFNS, FIRST_KERNELS, Dtype
 from dino_jax.models.position import POSITION_KERNELS, POSITIONS
 from dino_jax.models.rope import Config as Rope
@@ -144,6 +144,7 @@ def build(config: Config, dtype: Dtype) -> VisionTransformer:
         size = find_size(config.size)._asdict()
         given |= {name: value for name, value in size.items() if given[name] is None}
     given["image_size"] = tuple(config.image_size)
+    given["rope"] = section("config.network.backbone.rope", config.rope, Rope)
     vit = VisionTransformer(**given, dtype=dtype)
     _check(vit)
     return vit

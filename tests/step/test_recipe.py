@@ -237,8 +237,14 @@ def test_a_config_builds_and_says_what_it_is(name):
     word, factor = {"linear": ("x", ratio), "sqrt": ("x the root of", ratio**0.5)}[
         optimizer.lr_scaling
     ]
-    peak = optimizer.lr * factor
     batch = f"batch {config.batch_size} / {optimizer.reference_batch}"
+    if "lr" in optimizer.parts:
+        peak, end = optimizer.parts.lr.peak, optimizer.parts.lr.end
+        scaled = f"{peak * factor:g}, {end * factor:g}"
+        assert f"base {peak:g}, then {end:g} {word} {batch} = {scaled}; line from" in text
+        assert recipe.schedules["lr"](recipe.total_steps - 1) == pytest.approx(end * factor)
+        return
+    peak = optimizer.lr * factor
     assert f"base {optimizer.lr:g} {word} {batch} = {peak:g}" in text
     assert abs(recipe.schedules["lr"](recipe.total_steps // 2) / peak) < 1
 
