@@ -8,6 +8,7 @@ import jax
 from dino_jax.devices.kernels.shared_weights import SharedWeights
 from dino_jax.models.crops import Crops
 from dino_jax.models.position import Grid
+from dino_jax.models.rope import Config as Rope
 
 Features = dict[str, jax.Array]
 
@@ -24,6 +25,8 @@ class ImplicitSettings(NamedTuple):
       position_kernel: kernel with which the table is resampled, a key of
         `position.POSITION_KERNELS`.
       norm_epsilon: epsilon of the LayerNorms.
+      rope: how queries and keys turn when nothing is drawn; None: they do not.
+      key_bias: whether the bias of the keys counts.
     """
 
     grid: Grid | None = None
@@ -31,6 +34,8 @@ class ImplicitSettings(NamedTuple):
     num_heads: int | None = None
     position_kernel: str | None = None
     norm_epsilon: float | None = None
+    rope: Rope | None = None
+    key_bias: bool | None = None
 
 
 class Backbone(Protocol):

@@ -8,11 +8,21 @@ import jax.numpy as jnp
 
 from dino_jax.config.section import kinds, option, section
 from dino_jax.config.upgrade import upgrade
-from dino_jax.models import bottleneck_head, clip, decoder, dino_head, mlp_head, resnet, siglip, vit
+from dino_jax.models import (
+    bottleneck_head,
+    clip,
+    convnext,
+    decoder,
+    dino_head,
+    mlp_head,
+    resnet,
+    siglip,
+    vit,
+)
 from dino_jax.models.head import order_heads
 from dino_jax.models.network import Network
 
-BACKBONES = {"vit": vit, "resnet": resnet, "clip": clip, "siglip": siglip}
+BACKBONES = {"vit": vit, "resnet": resnet, "convnext": convnext, "clip": clip, "siglip": siglip}
 HEADS = {"dino": dino_head, "mlp": mlp_head, "decoder": decoder, "bottleneck": bottleneck_head}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -6,6 +6,7 @@ relative to the image and their augmentation: DINOv3, arXiv:2508.10104, Sec. 3.2
 of the patches (cls, registers) keep their place.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,7 +60,12 @@ class Config:
     @property
     def augments(self) -> bool:
         """Whether coordinates are changed in training."""
-        return self.shift > 0 or self.jitter > 1 or self.rescale > 1
+        return self != self.still
+
+    @property
+    def still(self) -> "Config":
+        """The same without the changes in training."""
+        return dataclasses.replace(self, shift=0.0, jitter=1.0, rescale=1.0)
 
 
 class Rotation(NamedTuple):

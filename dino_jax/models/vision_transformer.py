@@ -126,6 +126,8 @@ class VisionTransformer(nn.Module):
             num_heads=self.num_heads,
             position_kernel=None if self.turns else self.position_kernel,
             norm_epsilon=self.norm_epsilon,
+            rope=self.rope.still if self.turns else None,
+            key_bias=self.key_bias,
         )
 
     def on_devices(self, device: Any, weights: SharedWeights | None) -> "VisionTransformer":

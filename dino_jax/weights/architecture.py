@@ -9,7 +9,9 @@ import numpy as np
 
 from dino_jax.models.backbone import ImplicitSettings
 
-HEAD_DIM = 64  # channels of an attention head in every official ViT; no shape shows it
+HEAD_DIM = 64  # channels of an attention head in every official ViT but one; no shape shows it
+WIDE_HEADS = {4096: 32}  # by width: DINOv3's ViT-7B
+USUAL_SIZE = 224  # pixels, where there is no position table
 
 Shapes = Mapping[str, tuple[int, ...]]
 _BLOCK_NUMBER = re.compile(r"^blocks\.(?:\d+\.)?(\d+)\.")  # perhaps after the number of its chunk
@@ -25,26 +27,29 @@ def infer_backbone(tensors: Mapping[str, np.ndarray], implicit: ImplicitSettings
         channels.
 
     Raises:
-      ValueError: if it is neither a ViT of DINO or DINOv2 nor a ResNet.
+      ValueError: if it is no ViT of DINO, DINOv2 or DINOv3, no ResNet and no ConvNeXt.
     """
     shapes = {re.sub(r"^(module\.|backbone\.)*", "", k): v.shape for k, v in tensors.items()}
     if "layer1.0.conv1.weight" in shapes and "conv1.weight" in shapes:
         return _infer_resnet(shapes)
+    if "stages.0.0.dwconv.weight" in shapes:
+        return _infer_convnext(shapes)
     return _infer_vit(shapes, implicit)
 
 
 def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
     try:
-        _, positions, dim = shapes["pos_embed"]
-        _, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
-    except (KeyError, ValueError) as error:
+        dim, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
+        positions = 0 if implicit.rope else shapes["pos_embed"][1]
+    except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"neither a ViT of DINO or DINOv2 nor a ResNet: its {len(shapes)} tensors are "
-            f"{sorted(shapes)[:5]} …; expected pos_embed and patch_embed.proj.weight, or "
-            "conv1.weight and layer1.0.conv1.weight"
+            "neither a ViT of DINO, DINOv2 or DINOv3, nor a ResNet or ConvNeXt: its "
+            f"{len(shapes)} tensors are {sorted(shapes)[:5]} …; expected pos_embed (or "
+            "rope_embed.periods) and patch_embed.proj.weight, conv1.weight and "
+            "layer1.0.conv1.weight, or stages.0.0.dwconv.weight"
         ) from error
-    side = math.isqrt(positions - 1)
-    if side * side != positions - 1 or patch != patch_width:
+    side = USUAL_SIZE // patch if implicit.rope else math.isqrt(positions - 1)
+    if (not implicit.rope and side * side != positions - 1) or patch != patch_width:
         raise ValueError(
             f"{positions - 1} positions of patches of {patch} x {patch_width} pixels: only square "
             "tables of square patches are known"
@@ -57,7 +62,7 @@ def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
         "depth": len(blocks),
         "num_heads": _choose_heads(dim, implicit.num_heads),
         "patch_size": patch,
-        "image_size": (side * patch, side * patch),
+        "image_size": (max(side, 1) * patch,) * 2,
         "in_channels": channels,
         "mlp_ratio": ratio,
         "ffn": ffn,
@@ -65,16 +70,21 @@ def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
         "registers": shapes.get("register_tokens", (1, 0, dim))[1],
         "has_mask_token": "mask_token" in shapes,
         "qkv_bias": _has(shapes, "attn.qkv.bias"),
+        "key_bias": implicit.key_bias is not False,
         "proj_bias": _has(shapes, "attn.proj.bias"),
         "ffn_bias": _has(shapes, f"mlp.{'w3' if ffn == 'swiglu' else 'fc2'}.bias"),
         "norm_epsilon": implicit.norm_epsilon,
         "drop_path_rate": 0.0,
-        "position_kernel": implicit.position_kernel,
+        **({"position_kernel": implicit.position_kernel} if implicit.position_kernel else {}),
+        **({"position": "rope", "rope": implicit.rope} if implicit.rope else {}),
+        "cls_norm": "cls_norm.weight" in shapes,
+        "local_cls_norm": "local_cls_norm.weight" in shapes,
         "scan_unroll": 1,
     }
 
 
 def _choose_heads(dim: int, num_heads: int | None) -> int:
+    num_heads = WIDE_HEADS.get(dim) if num_heads is None else num_heads
     if num_heads is None and dim % HEAD_DIM:
         raise ValueError(
             f"the width {dim} is not a multiple of {HEAD_DIM}, the channels of an official "
@@ -119,6 +129,21 @@ def _infer_resnet(shapes: Shapes) -> dict[str, Any]:
         "width": width,
         "in_channels": channels,
         "stem": "small" if kernel == 3 else "imagenet",
+    }
+
+
+def _infer_convnext(shapes: Shapes) -> dict[str, Any]:
+    blocks = [re.match(r"stages\.(\d+)\.(\d+)\.", name) for name in shapes]
+    numbers = {(int(match[1]), int(match[2])) for match in blocks if match}
+    stages = sorted({stage for stage, _ in numbers})
+    if "downsample_layers.0.0.weight" not in shapes:
+        raise ValueError("this ConvNeXt lacks downsample_layers.0.0.weight")
+    width, channels, *_ = shapes["downsample_layers.0.0.weight"]
+    return {
+        "kind": "convnext",
+        "depths": tuple(sum(number[0] == stage for number in numbers) for stage in stages),
+        "width": width,
+        "in_channels": channels,
     }
 
 

@@ -1,6 +1,6 @@
 """Exports a trained backbone: weights for another code base, or a program that runs alone.
 
-  dino-jax export MODEL --out=FILE --names=official|huggingface [--heads] [--step=N]
+  dino-jax export MODEL --out=FILE --names=official|huggingface|timm [--heads] [--step=N]
   dino-jax export MODEL --out=FILE --format=onnx|stablehlo [--image-size=518] [--step=N]
       [--int8=IMAGES]
 
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from dino_jax.commands.arguments import STEP, filled, size
 from dino_jax.commands.command_line import CommandParser, docstring_of, run_command
 
-NAMES = ("official", "huggingface")
+NAMES = ("official", "huggingface", "timm")
 FORMATS = ("weights", "onnx", "stablehlo")
 
 

@@ -17,6 +17,8 @@ from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
 from dino_jax.models.network import Network
 from dino_jax.models.vit import as_vit
+from dino_jax.weights import dinov3_license
+from dino_jax.weights.dinov3_export import is_of_dinov3, rename_dinov3, shown
 from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.huggingface_config import choose_class, make_config
 from dino_jax.weights.huggingface_names import to_huggingface
@@ -72,7 +74,7 @@ def export_weights(
     trained = open_trained(model, step)
     nameless = heads_without_names(trained.variables) if heads else []
     exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
-    if heads and (names == "huggingface" or not exported):
+    if heads and (names != "official" or not exported):
         raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
     trained = _with_heads(trained, exported)
     tensors, config, lines = _rename(trained, names)
@@ -84,7 +86,7 @@ def export_weights(
             if config:
                 written.append(target.parent / CONFIG_JSON)
                 write_atomically(written[-1], json.dumps(config, indent=2) + "\n")
-            checked = _check(trained, target)
+            checked = _check(trained, target, names)
             record = write_provenance(
                 [target], trained.title, weights, trained.licence, trained.origin
             )
@@ -129,7 +131,8 @@ def open_trained(model: str, step: int | None) -> Trained:
     network = build_network(dataclasses.replace(run.network, dtype="float32"))
     title = f"{run.role} of step {step} of {workdir}"
     origin = {"sources": sources_of(model, run.config), "data": data_of(workdir)}
-    return Trained(title, network, variables, _licence(run.config), run.decoding, origin)
+    licence = _licence(run.config, origin["sources"])
+    return Trained(title, network, variables, licence, run.decoding, origin)
 
 
 def _with_heads(trained: Trained, heads: list[str]) -> Trained:
@@ -145,10 +148,12 @@ def _with_heads(trained: Trained, heads: list[str]) -> Trained:
     )
 
 
-def _licence(config: dict[str, Any]) -> str:
-    """License of an import, or the one that a run's own config implies."""
+def _licence(config: dict[str, Any], came_from: list[dict]) -> str:
+    """License of an import, or the one that a run's own config and its sources imply."""
     if "imported" in config:
         return config["imported"]["licence"]
+    if place := dinov3_license.find_in(came_from):
+        return f"{dinov3_license.LICENCE} (of {place}, of which this model is made)"
     sources = [config.get("init_from", {}), *config.get("roles", {}).values()]
     given = [path for source in sources if (path := source.get("path"))]
     return "yours to choose" + (f", but respect that of {' and '.join(given)}" if given else "")
@@ -156,16 +161,21 @@ def _licence(config: dict[str, Any]) -> str:
 
 def _rename(trained: Trained, names: str):
     """Tensors, a config.json or None, and lines about settings that the names do not carry."""
+    backbone = trained.network.backbone
     try:
         tensors = to_torch(trained.variables)
     except ValueError as error:
-        kind = type(trained.network.backbone).__name__
+        kind = type(backbone).__name__
         raise ValueError(
             f"a {kind} is not written under the names of another code base ({error}); "
             "--format=onnx or --format=stablehlo makes a program of it"
         ) from error
     if len(trained.variables["params"]) == 1:  # as in released files
         tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
+    if is_of_dinov3(backbone):
+        return rename_dinov3(tensors, backbone, names)
+    if names == "timm":
+        raise ValueError("timm's names are written for networks of DINOv3; use --names=official")
     if names == "official":
         return tensors, None, []
     vit = as_vit(trained.network.backbone, "--names=huggingface")
@@ -189,7 +199,7 @@ def _write(tensors: dict[str, np.ndarray], target: epath.Path, licence: str) -> 
         torch.save({name: torch.tensor(x) for name, x in tensors.items()}, file)
 
 
-def _check(trained: Trained, target: epath.Path) -> list[str]:
+def _check(trained: Trained, target: epath.Path, names: str) -> list[str]:
     """Reads the file like an import and compares numbers and features of random images.
 
     Raises:
@@ -197,7 +207,7 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
     """
     backbone: Backbone = trained.network.backbone
     again = read_network(target, num_heads=backbone.implicit.num_heads)
-    ours: dict[Path, Any] = flatten_dict(trained.variables)
+    ours: dict[Path, Any] = flatten_dict(shown(trained.variables, backbone, names))
     theirs: dict[Path, Any] = flatten_dict(again.variables)
     wrong = ours.keys() ^ theirs.keys()
     wrong |= {x for x in ours.keys() & theirs.keys() if not np.array_equal(ours[x], theirs[x])}
@@ -212,13 +222,15 @@ def _check(trained: Trained, target: epath.Path) -> list[str]:
         "checked: read again, every number is the same, features of random images differ by "
         f"{deviation:.1e} at most"
     ]
-    ours, theirs = (x.network.backbone.implicit.norm_epsilon for x in (trained, again))
-    if ours != theirs:
-        return [
-            *lines,
-            f"note: this model has norm_epsilon {ours}, the code with these names {theirs}: that "
-            "is the difference",
-        ]
+    for name in ("norm_epsilon", "rope"):
+        ours, theirs = (getattr(x.network.backbone.implicit, name) for x in (trained, again))
+        if ours != theirs:
+            lines.append(
+                f"note: this model has {name} {ours}, the code with these names {theirs}: that is "
+                "the difference"
+            )
+    if len(lines) > 1:
+        return lines
     if not deviation <= TOLERANCE:
         raise ValueError(f"features of {target} differ by {deviation:.1e} from those of the model")
     return lines

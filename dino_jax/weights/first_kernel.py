@@ -8,13 +8,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from dino_jax.weights.torch_names import Path, Variables
 from dino_jax.weights.weights_file import BACKBONE
 
-# [h, w, C, D] of a ViT and of a ResNet.
+# [h, w, C, D] of a ViT, a ResNet and a ConvNeXt.
 FIRST_KERNELS: tuple[Path, ...] = (
     ("params", BACKBONE, "patch_embed", "kernel"),
     ("params", BACKBONE, "conv1", "kernel"),
+    ("params", BACKBONE, "downsample_0_0", "kernel"),
 )
 # The same in official files, [D, C, h, w].
-FIRST_TENSORS = ("patch_embed.proj.weight", "conv1.weight")
+FIRST_TENSORS = ("patch_embed.proj.weight", "conv1.weight", "downsample_layers.0.0.weight")
 
 
 def find_first_kernel(flat: dict[Path, Any]) -> Path | None:

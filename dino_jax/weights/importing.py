@@ -9,6 +9,7 @@ from etils import epath
 
 from dino_jax.commands.command_line import run_command
 from dino_jax.foreign.names import one_line
+from dino_jax.weights import dinov3_license
 from dino_jax.weights.provenance import PROVENANCE_JSON, beside, read_provenance, speaks_of
 from dino_jax.weights.text_model import TEXT, copy_tokenizer
 from dino_jax.weights.weights_file import NetworkFromFile, read_network
@@ -62,6 +63,7 @@ def import_weights(
         *network.lines,
         *map(one_line, told),
         f"  license of the weights: {network.licence}",
+        *(dinov3_license.NOTICE if dinov3_license.is_under_it(network.licence) else ()),
         f"written: {folder}; use it like the workdir of a run",
     ]
 

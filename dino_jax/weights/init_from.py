@@ -215,7 +215,7 @@ def _check_attention_heads(source: Source, ours: ImplicitSettings) -> None:
 def _name_differences(source: Source, ours: ImplicitSettings) -> list[str]:
     """Lines about settings that change the features although all shapes match."""
     lines = []
-    for name in ("position_kernel", "norm_epsilon"):
+    for name in ("position_kernel", "norm_epsilon", "rope", "key_bias"):
         here, there = getattr(ours, name), getattr(source.implicit, name)
         if None not in (here, there) and here != there:
             line = (

@@ -38,13 +38,8 @@ class Tensor(NamedTuple):
         return self.end - self.start
 
 
-def read_header(file: BinaryIO) -> dict[str, Tensor]:
-    """The tensors of a file by name.
-
-    Raises:
-      ValueError: if it is not a safetensors file, its parts do not fit together, or a dtype is
-        unknown.
-    """
+def _parse(file: BinaryIO) -> tuple[dict[str, Any], int, int]:
+    """The header, its length, and that of the file, in bytes."""
     size = file.seek(0, 2)
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
@@ -56,6 +51,29 @@ def read_header(file: BinaryIO) -> dict[str, Tensor]:
         raise _damaged(f"its header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise _damaged("its header is not an object")
+    return header, length, size
+
+
+def read_metadata(file: BinaryIO) -> dict[str, str]:
+    """What the header says besides the tensors, such as a license.
+
+    Raises:
+      ValueError: as `read_header`.
+    """
+    told = _parse(file)[0].get("__metadata__")
+    if not isinstance(told, dict):
+        return {}
+    return {key: value for key, value in told.items() if isinstance(value, str)}
+
+
+def read_header(file: BinaryIO) -> dict[str, Tensor]:
+    """The tensors of a file by name.
+
+    Raises:
+      ValueError: if it is not a safetensors file, its parts do not fit together, or a dtype is
+        unknown.
+    """
+    header, length, size = _parse(file)
     first = 8 + length
     header.pop("__metadata__", None)
     tensors = {name: _describe(name, entry, first) for name, entry in header.items()}

@@ -129,13 +129,8 @@ class FileSource:
     def __init__(self, path: str, like: Variables):
         """Reads the file `path` for a network with the heads of `like`."""
         saved, card = read_weights(path), read_model_card(path)
-        official = to_official(saved.networks[saved.main], card.by_timm)
-        epsilon = card.norm_epsilon or official.norm_epsilon
-        self.implicit = ImplicitSettings(
-            num_heads=card.num_heads,
-            position_kernel=official.position_kernel,
-            norm_epsilon=epsilon,
-        )
+        official = to_official(saved.networks[saved.main], card.by_timm, card.rope)
+        self.implicit = official.implicit(card.num_heads, card.norm_epsilon)
         self._parts = split_state_dict(official.tensors, like)
         self._centers = saved.centers
         self.title = path

@@ -3,9 +3,9 @@
 Official files hold a backbone ("blocks.0.attn.qkv.weight"), or a backbone with its heads
 ("backbone.…" and "head.…" or, in DINOv2, "dino_head.…" and "ibot_head.…"), each perhaps after
 "module.". DINOv2 trains with chunks of blocks, which put the number of the chunk in front of the
-number of the block. ResNets have the names of torchvision. Our ViT blocks are scanned, so the
-tensors of all blocks are stacked along a new first axis; linear weights are transposed; a
-convolution goes from [out, in, h, w] to [h, w, in, out].
+number of the block. ResNets have the names of torchvision, ConvNeXts those of DINOv3. Our ViT
+blocks are scanned, so the tensors of all blocks are stacked along a new first axis; linear weights
+are transposed; a convolution goes from [out, in, h, w] to [h, w, in, out].
 """
 
 import re
@@ -73,8 +73,11 @@ _BACKBONE_TENSORS = {
     ("patch_embed", "kernel"): ("patch_embed.proj.weight", CONVOLUTION),
     ("patch_embed", "bias"): ("patch_embed.proj.bias", SAME),
     **_STEM_TENSORS,
-    ("norm", "scale"): ("norm.weight", SAME),
-    ("norm", "bias"): ("norm.bias", SAME),
+    **{
+        (norm, ours): (f"{norm}.{theirs}", SAME)
+        for norm in ("norm", "cls_norm", "local_cls_norm")
+        for ours, theirs in (("scale", "weight"), ("bias", "bias"))
+    },
 }
 _DECODER_TENSORS = {
     **{(x, "kernel"): (f"{x}.weight", LINEAR) for x in ("embed", "predict")},
@@ -90,6 +93,9 @@ _LAST_LAYER = {
 }
 _RESNET_MODULE = re.compile(r"(layer\d+_\d+/)?(conv\d|bn\d|downsample_[01])")
 _CONVOLUTION_LEAVES = {"kernel": ("weight", CONVOLUTION)}
+# ConvNeXts have the names of DINOv3.
+_CONVNEXT_PLACE = re.compile(r"(downsample|stage)_(\d+)_(\d+)")
+_CONVNEXT_PLACES = {"downsample": "downsample_layers", "stage": "stages"}
 # Not tensors of the model: torch counts batches, our running statistics need no count.
 _IGNORED = re.compile(r"num_batches_tracked$")
 
@@ -246,6 +252,9 @@ def _torch_tensors(path: Path, shape: tuple[int, ...], tree: Mapping[Path, Any])
     if part == "backbone" and _RESNET_MODULE.fullmatch("/".join(rest[:-1])):
         name, conversion = _resnet_tensor(rest, path)
         return [f"backbone.{name}"], conversion
+    if part == "backbone" and _CONVNEXT_PLACE.fullmatch(rest[0]):
+        name, conversion = _convnext_tensor(rest, path, len(shape))
+        return [f"backbone.{name}"], conversion
     if part == "backbone":
         name, conversion = _lookup(_BACKBONE_TENSORS, tuple(rest), path)
         return [f"backbone.{name}"], conversion
@@ -262,6 +271,18 @@ def _resnet_tensor(rest: list[str], path: Path):
     leaf_name, conversion = _lookup(leaves, leaf, path)
     names = [module.replace("_", ".") for module in modules]
     return ".".join([*names, leaf_name]), conversion
+
+
+def _convnext_tensor(rest: list[str], path: Path, rank: int):
+    place, *modules, leaf = rest
+    kind, stage, index = place.split("_")
+    if leaf == "gamma":
+        name, conversion = leaf, SAME
+    elif leaf == "kernel":
+        name, conversion = "weight", CONVOLUTION if rank == 4 else LINEAR
+    else:
+        name, conversion = _lookup(_NORM_LEAVES, leaf, path)
+    return ".".join([_CONVNEXT_PLACES[kind], stage, index, *modules, name]), conversion
 
 
 def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any]):

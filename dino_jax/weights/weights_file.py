@@ -12,9 +12,9 @@ from etils import epath
 
 from dino_jax.config.section import section
 from dino_jax.data.view import USUAL_VIEW, View
-from dino_jax.models.backbone import ImplicitSettings
 from dino_jax.models.build import NetworkConfig, build_network
 from dino_jax.models.network import Network
+from dino_jax.models.rope import Config as Rope
 from dino_jax.weights.architecture import HEAD_DIM, infer_backbone, infer_head
 from dino_jax.weights.clip_file import TextPart, read_clip
 from dino_jax.weights.clip_names import is_clip
@@ -91,13 +91,9 @@ def read_network(
     if is_clip(tensors):
         return _of_clip(path, tensors, num_heads, card.licence)
     try:
-        official = to_official(tensors, card.by_timm)
+        official = to_official(tensors, card.by_timm, card.rope)
         parts = split_state_dict(official.tensors, {"params": {}})
-        implicit = ImplicitSettings(
-            num_heads=num_heads or card.num_heads,
-            position_kernel=official.position_kernel,
-            norm_epsilon=card.norm_epsilon or official.norm_epsilon,
-        )
+        implicit = official.implicit(num_heads or card.num_heads, card.norm_epsilon)
         backbone_tensors = parts.pop(BACKBONE, {})
         backbone = infer_backbone(backbone_tensors, implicit)
         if not with_heads:
@@ -123,7 +119,7 @@ def read_network(
         raise ValueError(f"{path}: {error}") from error
     lines = [
         f"{path}: {official.names} names, {len(tensors)} tensors",
-        *_describe_backbone(backbone, num_heads or card.num_heads, card.norm_epsilon),
+        *_describe_backbone(backbone, implicit.num_heads, card.norm_epsilon),
         *(_describe_head(name, head) for name, head in heads.items()),
         *_describe_rest(saved, role, official, card),
     ]
@@ -175,18 +171,30 @@ def _describe_backbone(
 ) -> list[str]:
     if backbone["kind"] == "resnet":
         return [f"  backbone: ResNet, {backbone['depths']} blocks, width {backbone['width']}"]
+    if backbone["kind"] == "convnext":
+        return [f"  backbone: ConvNeXt, {backbone['depths']} blocks, width {backbone['width']}"]
     height, width = backbone["image_size"]
     assumed = f" (assumed: {HEAD_DIM} channels each)" if num_heads is None else ""
     by_default = " (assumed: the default of that code)" if norm_epsilon is None else ""
     scale = "LayerScale" if backbone["layer_scale"] else "no LayerScale"
+    positions, sizes = f"positions for {height} x {width}", backbone.get("position_kernel")
+    if "rope" in backbone:
+        positions, sizes = "rotary positions", _describe_rope(backbone["rope"])
     return [
         f"  backbone: ViT, {backbone['depth']} blocks of width {backbone['embed_dim']}, "
         f"{backbone['num_heads']} attention heads{assumed}",
-        f"            patches of {backbone['patch_size']} pixels, positions for "
-        f"{height} x {width}, {backbone['registers']} registers, {backbone['ffn']}, {scale}",
-        f"            other sizes: {backbone['position_kernel']}; norm_epsilon "
-        f"{backbone['norm_epsilon']}{by_default}",
+        f"            patches of {backbone['patch_size']} pixels, {positions}, "
+        f"{backbone['registers']} registers, {backbone['ffn']}, {scale}",
+        f"            other sizes: {sizes}; norm_epsilon {backbone['norm_epsilon']}{by_default}",
     ]
+
+
+def _describe_rope(rope: Rope) -> str:
+    periods = f"periods of base {rope.base:g}"
+    if rope.min_period is not None:
+        periods = f"periods of {rope.min_period:g} to {rope.max_period:g}"
+    rounded = ", rounded to bfloat16 as in released files"
+    return periods + (rounded if rope.precision != "float32" else "")
 
 
 def _describe_head(name: str, head: Mapping[str, Any]) -> str:

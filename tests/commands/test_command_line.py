@@ -33,7 +33,7 @@ WRONG_CONFIGS = {
     "unknown head": ({"objectives.dino.head": "ibot"}, "head is 'ibot'; config.network.heads has"),
     "unknown backbone": (
         {"network.backbone.kind": "swin"},
-        "config.network.backbone.kind is 'swin'; known: ['clip', 'resnet', 'siglip', 'vit']; CONTR",
+        "config.network.backbone.kind is 'swin'; known: ['clip', 'convnext', 'resnet', 'siglip', ",
     ),
     "small crop": ({"augment.crops.local.size": "(4, 4)"}, "(4, 4) is less than one patch of 8"),
     "one side": (

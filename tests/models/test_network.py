@@ -77,7 +77,7 @@ def test_explicit_numbers_override_the_named_size():
         ),
         (
             {"kind": "swin"},
-            r"network.backbone.kind is 'swin'; known: \['clip', 'resnet', 'siglip', 'vit'\]",
+            r"network.backbone.kind is 'swin'; known: \['clip', 'convnext', 'resnet',",
         ),
         ({"position_kernel": "linear"}, "known: .'antialiased', 'bicubic'"),
         ({"remat": "some"}, "network.backbone.remat is 'some'"),

@@ -74,6 +74,25 @@ def test_every_output_of_dino_at_every_size(tmp_path):
 
 
 V3 = RECORDINGS / "v3/f_v3_vit_mlp_reg4.npz"
+V3_TOKENS = {"cls": "norm_clstoken", "registers": "storage_tokens", "patches": "norm_patchtokens"}
+
+
+@pytest.mark.skipif(not V3.exists(), reason=f"no recordings in {RECORDINGS / 'v3'}")
+def test_every_output_of_dinov3_at_every_size_with_and_without_masks(tmp_path):
+    recording, inputs = np.load(V3), np.load(RECORDINGS / "v3/f_v3_inputs_rope.npz")
+    tensors = {n[3:]: recording[n] for n in recording.files if n.startswith("sd/")}
+    save_file(tensors, tmp_path / "w.safetensors")
+    model, checked = load(tmp_path / "w.safetensors"), 0
+    for size in ("64x64", "48x80", "50x90"):
+        for kind in ("nomask", "mask") if size == "64x64" else ("nomask",):
+            masks = inputs[f"mask/{size}"] if kind == "mask" else None
+            images = images_of(inputs, f"x/{size}")
+            features = model.network.apply(model.variables, images, masks)
+            for ours, theirs in V3_TOKENS.items():
+                expected = recording[f"out/{size}/{kind}/x_{theirs}"]
+                np.testing.assert_allclose(features[ours], expected, rtol=0, atol=1e-5)
+                checked += 1
+    assert checked == sum("/x_" in n and "prenorm" not in n for n in recording.files)
 
 
 @pytest.mark.skipif(not V3.exists(), reason=f"no recordings in {RECORDINGS / 'v3'}")
