@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
@@ -148,7 +147,7 @@ class ConvNext(OneBlock, nn.Module):
                 yield None
                 continue
             rng = self.make_rng("drop_path")
-            yield branch_scales(np.float32(rate), rng, len(images))[..., None]
+            yield branch_scales(jnp.float32(rate), rng, len(images))[..., None]
 
 
 def _convolution(
