@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -148,7 +149,7 @@ def _with_heads(trained: Trained, heads: list[str]) -> Trained:
     )
 
 
-def _licence(config: dict[str, Any], came_from: list[dict]) -> str:
+def _licence(config: dict[str, Any], came_from: Sequence[dict] = ()) -> str:
     """License of an import, or the one that a run's own config and its sources imply."""
     if "imported" in config:
         return config["imported"]["licence"]
