@@ -44,7 +44,9 @@ def random_network(backbone, heads=(), seed=0):
     config = quickstart.get_config().network
     config.backbone.update(num_heads=1, **backbone)
     config.dtype = "float32"
-    config.heads = ConfigDict({name: dict(HEAD, train_gain=False) for name in heads})
+    config.heads = ConfigDict(
+        {name: dict(HEAD, train_gain=False, last_layer="prototypes") for name in heads}
+    )
     network = build_network(config)
     like = abstract_variables(network, config.backbone)
     rng = np.random.default_rng(seed)
