@@ -16,6 +16,8 @@ from dino_jax.models.rope import periods
 from dino_jax.weights.dinov3_names import find_rope, from_dinov3, to_dinov3
 from dino_jax.weights.exporting import export_weights
 from dino_jax.weights.importing import import_weights
+from dino_jax.weights.init_from import _import_backbone
+from dino_jax.weights.source import open_source
 from dino_jax.weights.torch_names import to_torch
 from dino_jax.weights.weights_file import read_network
 from tests.models.test_vit_v3 import make_vit, random_params
@@ -179,3 +181,17 @@ def test_features_of_an_import_do_not_depend_on_the_way_they_came(tmp_path):
     for name in ("cls", "patches", "registers"):
         first, second = (dino_jax.load(tmp_path / x) for x in ("w.safetensors", "in"))
         np.testing.assert_array_equal(first(images)[name], second(images)[name])
+
+
+@pytest.mark.parametrize("source", ["w.safetensors", "in"])
+def test_a_run_starts_from_them_and_is_told_of_other_angles(tmp_path, source):
+    saved_vit(tmp_path, rope=Rope(precision="bfloat16_periods"))
+    import_weights(tmp_path / "w.safetensors", tmp_path / "in")
+    vit = make_vit(rope=Rope(rescale=2.0))
+    params = random_params(vit)
+    like = jax.eval_shape(lambda: {"params": {"backbone": params}})
+    opened = open_source(str(tmp_path / source), None, like)
+    variables, lines = _import_backbone(opened, like, vit, "")
+    jax.tree.map(np.testing.assert_array_equal, variables["params"]["backbone"], params)
+    assert "backbone: imported" in lines[0]
+    assert len(lines) == 2 and "note: rope is" in lines[1] and "bfloat16_periods" in lines[1]
