@@ -100,7 +100,7 @@ def describe() -> str:
     width = max(map(len, COMMANDS))
     return "\n".join(
         [
-            "DINO and DINOv2 self-supervised learning of vision features, in JAX.",
+            "DINO, DINOv2 and DINOv3: self-supervised learning of vision features, in JAX.",
             "",
             f"usage: {PROGRAM} COMMAND [options]",
             "",
