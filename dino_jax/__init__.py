@@ -1,4 +1,4 @@
-"""DINO and DINOv2 self-supervised learning of vision features, in JAX and Flax for TPUs.
+"""DINO, DINOv2 and DINOv3: self-supervised learning of vision features, in JAX and Flax for TPUs.
 
 `dino_jax.load(workdir_or_file)` gives a trained model to use, `dino_jax.load_config(name)` the
 config of an experiment.
