@@ -25,7 +25,7 @@ PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 setup(
     name="dino_jax",
     version=VERSION,
-    description="Self-supervised learning of vision features (DINO, DINOv2, DINOv3), in JAX for TPUs",
+    description="Self-supervised vision features (DINO, DINOv2, DINOv3), in JAX for TPUs",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
