@@ -43,13 +43,22 @@ class Config:
         among=NORMALIZATIONS,
     )
     shift: float = option(
-        0.0, "in training: moves each axis by up to so many halves of an image", at_least=0
+        0.0,
+        "in training: moves each axis by up to so many halves of an image",
+        at_least=0,
+        at_most=1000,
     )
     jitter: float = option(
-        1.0, "in training: scales each axis by up to this factor or its inverse", at_least=1
+        1.0,
+        "in training: scales each axis by up to this factor or its inverse",
+        at_least=1,
+        at_most=1000,
     )
     rescale: float = option(
-        1.0, "in training: scales both axes by up to this factor (DINOv3 2)", at_least=1
+        1.0,
+        "in training: scales both axes by up to this factor (DINOv3 2)",
+        at_least=1,
+        at_most=1000,
     )
     precision: str = option(
         "float32",
