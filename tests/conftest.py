@@ -10,8 +10,10 @@ os.environ.setdefault("XLA_FLAGS", quick_compiler.flags(devices=4))
 import atexit
 import shutil
 import tempfile
+from mmap import PAGESIZE
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -24,6 +26,18 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Commands that the tests start share what they compile, and leave nothing in the user's folder.
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="dino_jax_tests_")
     atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+MOST_MEMORY = 3 << 30  # bytes, after which programs are dropped
+MEMORY = Path("/proc/self/statm")  # Linux: pages in all, pages in memory, …
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drop_programs():
+    """jax keeps every compiled program: many gigabytes at the end of the suite."""
+    yield
+    if MEMORY.exists() and int(MEMORY.read_text().split()[1]) * PAGESIZE > MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
