@@ -10,7 +10,7 @@ from etils import epath
 
 from dino_jax.config.section import suggest
 from dino_jax.embedding.embed import PROJECTION
-from dino_jax.embedding.embedded import read_embedded
+from dino_jax.embedding.embedded import PLAN, read_embedded
 from dino_jax.embedding.projection import load_projection
 from dino_jax.search.build import origin_of_plan, photos_of_plan
 from dino_jax.search.index import open_index
@@ -51,8 +51,14 @@ def open_catalogue(arguments: argparse.Namespace) -> Catalogue:
       OSError: if it cannot be read.
     """
     place = Path(arguments.source).expanduser()
-    open_source = _open_index if (place / MANIFEST).exists() else _open_embedded
-    return open_source(place, arguments)
+    if (place / MANIFEST).exists():
+        return _open_index(place, arguments)
+    if (place / PLAN).exists():
+        return _open_embedded(place, arguments)
+    raise FileNotFoundError(
+        f"SOURCE={place} is neither an index of dino-jax search (no {MANIFEST}) nor a folder of "
+        f"dino-jax embed (no {PLAN}); make one with dino-jax search build INDEX MODEL PHOTOS"
+    )
 
 
 def _open_index(place: Path, arguments: argparse.Namespace) -> Catalogue:

@@ -231,7 +231,7 @@ def test_wrong_options_end_with_one_line(tmp_path, capsys, embedded, options, sa
 def test_an_empty_folder_is_no_source(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert tune(tmp_path / "empty", tmp_path / "out") == 2
-    assert "is no folder of dino-jax embed" in capsys.readouterr().err
+    assert "is neither an index of dino-jax search (no index.json) nor" in capsys.readouterr().err
 
 
 def test_too_few_products_are_refused(tmp_path, capsys):
