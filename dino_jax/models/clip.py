@@ -1,8 +1,6 @@
 """The image tower of CLIP (arXiv:2103.00020, Section 2.4): a ViT with a norm before its blocks."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,10 +8,16 @@ import jax.numpy as jnp
 
 from dino_jax.config.range import MOST_WIDTH
 from dino_jax.config.section import option
-from dino_jax.models.backbone import Features, ImplicitSettings, OneBlock
+from dino_jax.models.backbone import Features
 from dino_jax.models.layers import ACTIVATIONS, Dtype, PatchEmbed, dense, layer_norm, linear_init
 from dino_jax.models.position import Grid
-from dino_jax.models.tower import ImageTowerConfig, check_tower, positions_for, run_blocks
+from dino_jax.models.tower import (
+    ImageTower,
+    ImageTowerConfig,
+    positions_for,
+    run_blocks,
+    tower_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Config(ImageTowerConfig):
     )
 
 
-class ClipVision(OneBlock, nn.Module):
+class ClipVision(ImageTower, nn.Module):
     """Maps [B, H, W, C] normalized images to vectors that lie beside those of texts.
 
     Blocks are scanned: each of their parameters has one leading axis. The fields are those of
@@ -55,14 +59,6 @@ class ClipVision(OneBlock, nn.Module):
     norm_epsilon: float
     dtype: Dtype = jnp.float32
     rounds: bool = False
-
-    @property
-    def implicit(self) -> ImplicitSettings:
-        """Settings that the shapes of its weights do not show."""
-        grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
-        return ImplicitSettings(
-            grid, self.image_size, self.num_heads, "bicubic_plain", self.norm_epsilon
-        )
 
     @nn.compact
     def tokens(self, images: jax.Array) -> jax.Array:
@@ -107,7 +103,4 @@ def build(config: Config, dtype: Dtype) -> ClipVision:
     Raises:
       ValueError: if options do not fit together.
     """
-    check_tower("config.network.backbone", config)
-    given: dict[str, Any] = dataclasses.asdict(config) | {"image_size": tuple(config.image_size)}
-    del given["kind"]
-    return ClipVision(**given, dtype=dtype)
+    return ClipVision(**tower_fields(config), dtype=dtype)

@@ -1,8 +1,6 @@
 """The image tower of SigLIP (arXiv:2303.15343): no class token, an attention that pools patches."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -10,7 +8,7 @@ import jax.numpy as jnp
 
 from dino_jax.config.section import option
 from dino_jax.models.attention import attend
-from dino_jax.models.backbone import Features, ImplicitSettings, OneBlock
+from dino_jax.models.backbone import Features
 from dino_jax.models.layers import (
     ACTIVATIONS,
     Dtype,
@@ -21,7 +19,13 @@ from dino_jax.models.layers import (
     linear_init,
 )
 from dino_jax.models.position import Grid
-from dino_jax.models.tower import ImageTowerConfig, check_tower, positions_for, run_blocks
+from dino_jax.models.tower import (
+    ImageTower,
+    ImageTowerConfig,
+    positions_for,
+    run_blocks,
+    tower_fields,
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class AttentionPool(nn.Module):
         return (y + mlp(layer_norm(self.dtype, self.norm_epsilon, "norm")(y)))[:, 0]
 
 
-class SiglipVision(OneBlock, nn.Module):
+class SiglipVision(ImageTower, nn.Module):
     """Maps [B, H, W, C] normalized images to vectors that lie beside those of texts.
 
     Blocks are scanned: each of their parameters has one leading axis. The fields are those of
@@ -98,14 +102,6 @@ class SiglipVision(OneBlock, nn.Module):
     def embed_dim(self) -> int:
         """D, that of the tokens: there is no projection."""
         return self.width
-
-    @property
-    def implicit(self) -> ImplicitSettings:
-        """Settings that the shapes of its weights do not show."""
-        grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
-        return ImplicitSettings(
-            grid, self.image_size, self.num_heads, "bicubic_plain", self.norm_epsilon
-        )
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Features:
@@ -135,7 +131,4 @@ def build(config: Config, dtype: Dtype) -> SiglipVision:
     Raises:
       ValueError: if options do not fit together.
     """
-    check_tower("config.network.backbone", config)
-    given: dict[str, Any] = dataclasses.asdict(config) | {"image_size": tuple(config.image_size)}
-    del given["kind"]
-    return SiglipVision(**given, dtype=dtype)
+    return SiglipVision(**tower_fields(config), dtype=dtype)

@@ -3,6 +3,7 @@
 Unlike `block.Block` they are never trained here: no stochastic depth, no kernels of a mesh.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from dino_jax.config.range import MOST_SIDE, MOST_WIDTH
 from dino_jax.config.section import option
 from dino_jax.models.attention import Attend, Attention, attend
+from dino_jax.models.backbone import ImplicitSettings, OneBlock
 from dino_jax.models.layers import Dtype, Mlp, layer_norm
 from dino_jax.models.position import Grid, resize_position_embedding
 
@@ -50,6 +52,30 @@ def check_tower(where: str, config: Any) -> None:
         raise ValueError(
             f"{where}.image_size {config.image_size} is smaller than one patch of "
             f"{config.patch_size} pixels"
+        )
+
+
+def tower_fields(config: ImageTowerConfig) -> dict[str, Any]:
+    """Fields of an image tower by its section.
+
+    Raises:
+      ValueError: if options do not fit together.
+    """
+    check_tower("config.network.backbone", config)
+    given = dataclasses.asdict(config) | {"image_size": tuple(config.image_size)}
+    del given["kind"]
+    return given
+
+
+class ImageTower(OneBlock):
+    """The part of the protocol `Backbone` that is the same for both image towers."""
+
+    @property
+    def implicit(self: Any) -> ImplicitSettings:
+        """Settings that the shapes of its weights do not show."""
+        grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
+        return ImplicitSettings(
+            grid, self.image_size, self.num_heads, "bicubic_plain", self.norm_epsilon
         )
 
 

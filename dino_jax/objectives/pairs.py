@@ -88,20 +88,19 @@ def nt_xent(similar: jax.Array, masks: Masks, temperature: float) -> jax.Array:
     return mean_of(jax.nn.softplus(against - logits), masks.positives)
 
 
-def symmetric_cross_entropy(a: jax.Array, b: jax.Array, temperature: float) -> jax.Array:
+def symmetric_cross_entropy(similar: jax.Array, temperature: float) -> jax.Array:
     """Row i of one side finds row i of the other among all of that side, in both directions.
 
     (As in CLIP, arXiv:2103.00020, Figure 3.)
 
     Args:
-      a: [B, D], of any length.
-      b: [B, D].
+      similar: [B, B] cosines of the rows of both sides.
       temperature: > 0.
 
     Returns:
       Mean over rows and directions.
     """
-    logits = cosines(a, b) / temperature
+    logits = similar / temperature
     shares = jax.nn.log_softmax(logits), jax.nn.log_softmax(logits.T)
     there, back = (jnp.mean(jnp.diagonal(one)) for one in shares)
     return -(there + back) / 2

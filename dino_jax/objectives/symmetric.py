@@ -1,16 +1,15 @@
-"""Symmetric NT-Xent of plain pairs: each photograph finds its partner among those of the others."""
+"""Symmetric NT-Xent of plain pairs: each photograph finds its partner among those of the others.
 
-from collections.abc import Mapping
+Rows 2i and 2i + 1 of the batch are a pair.
+"""
+
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 
 from dino_jax.config.section import option
-from dino_jax.objectives.base import Needs, Outcome, Outputs
-from dino_jax.objectives.of_pairs import LABELS, batch_recall
-from dino_jax.objectives.pairs import cosines, match, symmetric_cross_entropy
-from dino_jax.optim.schedules import Constant, Schedule
+from dino_jax.objectives.of_pairs import OfPairs
+from dino_jax.objectives.pairs import Masks, symmetric_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -21,41 +20,11 @@ class Config:
     temperature: float = option(0.1, "of the softmax over the batch", at_least=1e-3, at_most=1000)
 
 
-def build(config: Config, learner: str) -> "Symmetric":
+def build(config: Config, learner: str) -> OfPairs:
     """Builds the objective."""
-    return Symmetric(config.temperature, learner)
 
+    def measure(similar: jax.Array, masks: Masks) -> jax.Array:
+        del masks
+        return symmetric_cross_entropy(similar[::2, 1::2], config.temperature)
 
-@dataclass(frozen=True)
-class Symmetric:
-    """Rows 2i and 2i + 1 of the batch are a pair; under jit the batch is that of all devices.
-
-    Attributes:
-      temperature: of the softmax.
-      learner: role that learns.
-      weight: schedule of this objective's weight in the total loss.
-    """
-
-    temperature: float
-    learner: str = "student"
-    weight: Schedule = Constant(1.0)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(roles=(self.learner,), groups=("global",), whole_batch=True)
-
-    def init(self) -> dict[str, jax.Array]:
-        return {}
-
-    def __call__(
-        self,
-        branches: Mapping[str, Outputs],
-        batch: dict[str, jax.Array],
-        state: Any,
-        step: jax.Array,
-    ) -> Outcome:
-        del step
-        vectors = branches[self.learner].features[0]["cls"]
-        loss = symmetric_cross_entropy(vectors[::2], vectors[1::2], self.temperature)
-        recall = batch_recall(cosines(vectors, vectors), match(batch[LABELS]))
-        return Outcome(loss, state, {"loss": loss, "recall": recall})
+    return OfPairs(measure, learner)

@@ -140,13 +140,17 @@ class Copies:
 
     def is_due(self, finished: jax.Array) -> jax.Array:
         """Whether a copy is made after so many steps."""
-        first = max(-(-self.first_step // self.every_steps), 1)  # a multiple of every_steps
-        number = finished // self.every_steps - first
+        number = finished // self.every_steps - self._first_multiple
         wanted = number >= 0 if self.most is None else (number >= 0) & (number < self.most)
         return (finished % self.every_steps == 0) & wanted
 
+    @property
+    def _first_multiple(self) -> int:
+        """The first copy comes after so many times `every_steps` steps."""
+        return max(-(-self.first_step // self.every_steps), 1)
+
     def describe(self, last: int) -> str:
-        first = max(-(-self.first_step // self.every_steps), 1) * self.every_steps
+        first = self._first_multiple * self.every_steps
         begin = f", first after {first}" if self.first_step else ""
         end = "" if self.most is None else f", at most {self.most} times"
         return f"copies {self.of} every {self.every_steps} steps{begin}{end}"
