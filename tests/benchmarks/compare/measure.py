@@ -40,7 +40,13 @@ class Judge:
     def __init__(self, config: Config):
         self._mesh = make_mesh(1, jax.devices()[:1])
         knn = config.evaluations["knn"]
-        self._parts = [self._read(part, config) for part in (knn.train, knn.test)]
+        self._parts = [
+            self._read(part, config, most)
+            for part, most in (
+                (knn.train, knn.max_train_images),
+                (knn.test, knn.max_test_images),
+            )
+        ]
 
     def pixels(self) -> Accuracy:
         """Accuracies of the pixels themselves."""
@@ -55,17 +61,24 @@ class Judge:
 
     def of(self, network: Network) -> Callable[[Any], Accuracy]:
         """(variables) -> accuracies of the features of a network without heads."""
+        extract = self.features_of(network)
+        return lambda variables: self._accuracy(*extract(variables))
+
+    def features_of(
+        self, network: Network
+    ) -> Callable[[Any], tuple[LabeledFeatures, LabeledFeatures]]:
+        """(variables) -> features of the training and of the test images."""
         extract = make_extractor(network, self._mesh)
 
-        def judge(variables: Any) -> Accuracy:
+        def features(variables: Any) -> tuple[LabeledFeatures, LabeledFeatures]:
             train, test = (
                 extract_features(extract, variables, iter(part), self._mesh) for part in self._parts
             )
-            return self._accuracy(train, test)
+            return train, test
 
-        return judge
+        return features
 
-    def _read(self, images: Any, config: Config) -> list[dict[str, np.ndarray]]:
+    def _read(self, images: Any, config: Config, most: int) -> list[dict[str, np.ndarray]]:
         source = build_source(images, "images")
         return list(
             build_eval_stream(
@@ -73,12 +86,17 @@ class Judge:
                 image_size=config.image_size,
                 batch_size=BATCH,
                 max_pixels=config.max_pixels,
+                max_images=most,
                 threads=1,
             )
         )
 
     def _accuracy(self, train: LabeledFeatures, test: LabeledFeatures) -> Accuracy:
-        nearest = knn_accuracy(
+        return Accuracy(self.nearest(train, test), self.linear(train, test))
+
+    def nearest(self, train: LabeledFeatures, test: LabeledFeatures) -> float:
+        """k-NN accuracy in percent."""
+        found = knn_accuracy(
             train.features,
             train.labels,
             test.features,
@@ -87,9 +105,10 @@ class Judge:
             temperature=TEMPERATURE,
             mesh=self._mesh,
         )
-        return Accuracy(nearest[K].top1, self._linear(train, test))
+        return found[K].top1
 
-    def _linear(self, train: LabeledFeatures, test: LabeledFeatures) -> float:
+    def linear(self, train: LabeledFeatures, test: LabeledFeatures) -> float:
+        """Accuracy in percent of a logistic regression on standardized features."""
         mean, deviation = train.features.mean(axis=0), train.features.std(axis=0)
         x, y = ((part.features - mean) / (deviation + 1e-6) for part in (train, test))
         labels, classes = train.labels, int(train.labels.max()) + 1
