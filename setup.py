@@ -1,4 +1,4 @@
-"""Package metadata; every bound was tested (see README, "Supported versions")."""
+"""Package metadata; every bound was tested (see docs/install.md)."""
 
 import re
 from pathlib import Path
@@ -19,6 +19,7 @@ VIDEO = ["av>=18,<19"]
 ONNX = ["onnx>=1.23,<2", "onnxruntime>=1.32,<2"]  # of `dino-jax export --format=onnx`
 TEXT = ["tokenizers>=0.23.1,<0.24"]  # of text queries
 FAISS = ["faiss-cpu>=1.15,<1.16"]  # of `dino-jax search approximate`
+DOCS = ["sphinx>=9.0.4,<9.1", "myst-parser>=5.2,<6", "furo==2025.12.19"]  # of the site
 # What tests/parity compares with; nothing else needs it.
 PARITY = ["torch>=2.13,<2.14", "transformers>=5.23,<6"]
 
@@ -87,6 +88,7 @@ setup(
         "onnx": ONNX,
         "faiss": FAISS,
         "text": TEXT,
+        "docs": DOCS,
         "parity": PARITY,
         "gcs": ["gcsfs"],  # not tested: no bucket was at hand
         # Does not fit beside the newest Pillow and pyarrow: an environment of its own.

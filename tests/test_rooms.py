@@ -1,7 +1,7 @@
 """The rooms of dino_jax: packages on floors, and imports that only go down.
 
-Whoever adds a room gives it a floor here and a line in the Layout of README.md. An import that this
-test refuses asks for something to be moved down, or to be handed in as an argument.
+Whoever adds a room gives it a floor here and a line in the Layout of CONTRIBUTING.md. An import
+that this test refuses asks for something to be moved down, or to be handed in as an argument.
 """
 
 import ast
@@ -200,8 +200,10 @@ def test_input_workers_and_reports_start_without_jax():
     assert not chains, "\n".join(chains)
 
 
-def test_readme_has_a_line_for_every_room():
-    layout = (PACKAGE.parent / "README.md").read_text().split("\n## Layout\n")[1].split("\n## ")[0]
+def test_the_layout_has_a_line_for_every_room():
+    layout = (
+        (PACKAGE.parent / "CONTRIBUTING.md").read_text().split("\n## Layout\n")[1].split("\n## ")[0]
+    )
     named = {line.split("/")[0].strip() for line in layout.splitlines() if line.startswith("  ")}
     assert {room for floor in FLOORS for room in floor} - LOOSE <= named
 
