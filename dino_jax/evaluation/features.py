@@ -17,6 +17,7 @@ AHEAD = 2  # batches that the devices may lag behind the decoding
 NOTHING_LOST = np.zeros(0, np.int64)
 
 Extract = Callable[[Any, jax.Array], jax.Array]
+Take = Callable[[Network, Any, jax.Array], jax.Array]
 
 
 class LabeledFeatures(NamedTuple):
@@ -39,11 +40,7 @@ def cls_token(network: Network, variables: Any, images: jax.Array) -> jax.Array:
     return features["cls"]
 
 
-def make_extractor(
-    network: Network,
-    mesh: Mesh,
-    take: Callable[[Network, Any, jax.Array], jax.Array] = cls_token,
-) -> Extract:
+def make_extractor(network: Network, mesh: Mesh, take: Take = cls_token) -> Extract:
     """Compiles (variables, images [B, H, W, C]) -> [B, D] float32, whole on every device.
 
     Args:

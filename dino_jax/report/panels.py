@@ -120,6 +120,24 @@ QUALITY = (
         note="Effective rank of the teacher's features. Compare runs of one width only.",
     ),
     Panel(
+        "Views that find their image",
+        r"views/retrieval/(.+)",
+        r"\1",
+        "Random parts of held-out images, each among those of all images.",
+        Axis("%"),
+    ),
+    Panel(
+        "LiDAR of held-out images",
+        r"views/lidar/(.+)",
+        r"\1",
+        "Effective rank of what tells images apart whatever the view.",
+    ),
+    Panel(
+        "Decay of the eigenvalues",
+        "proxy/decay",
+        note="Exponent of a power law of the features' covariance; large: few directions matter.",
+    ),
+    Panel(
         "Agreement about neighbors",
         "proxy/(agreement|stability)",
         r"\1",

@@ -34,7 +34,7 @@ def test_proxies_need_no_labels_and_one_folder(photos):
     first, second = init_two(config)
     evaluation = build(config)["proxies"]
     before = evaluation(0, {"student": first, "teacher": first})
-    assert before.keys() == {"proxy/rankme", "proxy/agreement"}
+    assert before.keys() == {"proxy/rankme", "proxy/decay", "proxy/agreement"}
     assert before["proxy/agreement"] == 1
     after = evaluation(10, {"student": first, "teacher": second})
     # The student is the earlier teacher.
@@ -50,7 +50,8 @@ def test_proxies_need_no_labels_and_one_folder(photos):
 
 def test_proxies_of_one_role_compare_it_with_no_other(photos):
     config = of_photos("proxies", photos, of=("student",))
-    assert build(config)["proxies"](0, {"student": init_two(config)[0]}).keys() == {"proxy/rankme"}
+    measured = build(config)["proxies"](0, {"student": init_two(config)[0]})
+    assert measured.keys() == {"proxy/rankme", "proxy/decay"}
 
 
 def test_more_than_two_roles_cannot_be_compared(photos):

@@ -1,6 +1,5 @@
 """Shared parts of the kinds of evaluation."""
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -17,6 +16,8 @@ from dino_jax.data.sources import ImagesConfig, ImageSource, build_source, resol
 from dino_jax.evaluation.features import (
     Extract,
     LabeledFeatures,
+    Take,
+    cls_token,
     extract_features,
     make_extractor,
 )
@@ -143,6 +144,7 @@ class Context:
     folder: epath.Path
     decoding: Decoding = RGB
     _sources: list[tuple[str, Any, ImageSource]] = field(default_factory=list, repr=False)
+    _extractors: list[tuple[Network, Take, Extract]] = field(default_factory=list, repr=False)
 
     def roles(self, config: Any) -> tuple[str, ...]:
         """The roles of an evaluation."""
@@ -195,18 +197,28 @@ class Context:
         channels = self.decoding.channels
         return Images(source, count, size, config.batch_size, self.max_pixels, channels)
 
-    def features(self, role: str, variables: Variables, images: Images) -> LabeledFeatures:
-        """Features of images in a network; all processes take part and get the same."""
-        stream = images.stream(jax.process_index(), jax.process_count())
-        return extract_features(self._extractors[role], variables, stream, self.mesh)
+    def features(
+        self, role: str, variables: Variables, images: Images, take: Take = cls_token
+    ) -> LabeledFeatures:
+        """Features of images in a network; all processes take part and get the same.
 
-    @functools.cached_property
-    def _extractors(self) -> dict[str, Extract]:
-        extractors: dict[str, Extract] = {}
-        for role, network in self.networks.items():
-            same = [other for other in extractors if self.networks[other] == network]
-            extractors[role] = extractors[same[0]] if same else make_extractor(network, self.mesh)
-        return extractors
+        Args:
+          role: role of the network.
+          variables: its variables.
+          images: images of an evaluation.
+          take: what is taken of the network, the same object at every call: it is compiled once.
+        """
+        stream = images.stream(jax.process_index(), jax.process_count())
+        return extract_features(self._extractor(role, take), variables, stream, self.mesh)
+
+    def _extractor(self, role: str, take: Take) -> Extract:
+        network = self.networks[role]
+        for same, known, extract in self._extractors:
+            if same == network and known is take:
+                return extract
+        extract = make_extractor(network, self.mesh, take)
+        self._extractors.append((network, take, extract))
+        return extract
 
 
 def check_common(where: str, config: Any, context: Context) -> None:

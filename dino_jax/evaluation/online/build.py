@@ -18,7 +18,7 @@ from typing import Any
 
 from dino_jax.config.section import suggest
 from dino_jax.data.sources import is_given
-from dino_jax.evaluation.online import agreement, dense, knn, proxies
+from dino_jax.evaluation.online import agreement, dense, knn, proxies, views
 from dino_jax.evaluation.online.base import Context, Evaluation, Metrics, Variables
 
 EVALUATIONS: dict[str, Any] = {
@@ -26,6 +26,7 @@ EVALUATIONS: dict[str, Any] = {
     "proxies": proxies,
     "agreement": agreement,
     "dense": dense,
+    "views": views,
 }
 
 

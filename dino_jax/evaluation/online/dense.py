@@ -19,7 +19,6 @@ import numpy as np
 
 from dino_jax.config.section import option
 from dino_jax.data.sources import ImagesConfig
-from dino_jax.evaluation.features import Extract, extract_features, make_extractor
 from dino_jax.evaluation.online.base import (
     HELD_OUT,
     Context,
@@ -85,8 +84,8 @@ class Dense:
     def __init__(self, config: Any, context: Context, images: Images):
         """Measures nothing yet."""
         self._context, self._images = context, images
-        self._part, self._roles = config.part, context.roles(config)
-        self._extractors: dict[str, Extract] = {}
+        self._roles = context.roles(config)
+        self._take = partial(score_patches, part=config.part)
 
     def __call__(self, step: int, networks: Mapping[str, Variables]) -> Metrics:
         results = {}
@@ -97,12 +96,7 @@ class Dense:
         return results
 
     def _scores(self, role: str, variables: Variables) -> tuple[float, float]:
-        context = self._context
-        if role not in self._extractors:
-            take = partial(score_patches, part=self._part)
-            self._extractors[role] = make_extractor(context.networks[role], context.mesh, take)
-        stream = self._images.stream(jax.process_index(), jax.process_count())
-        rows = extract_features(self._extractors[role], variables, stream, context.mesh).features
+        rows = self._context.features(role, variables, self._images, self._take).features
         return 100.0 * float(rows[:, 0].mean()), float(rows[:, 1].mean())
 
 

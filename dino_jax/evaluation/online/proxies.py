@@ -1,6 +1,7 @@
 """Quality of the features of held-out images without any labels.
 
-Of the first role: "proxy/rankme", the effective rank of its features (arXiv:2210.02885), and
+Of the first role: "proxy/rankme", the effective rank of its features (arXiv:2210.02885);
+"proxy/decay", how fast the eigenvalues of their covariance fall (α-ReQ, NeurIPS 2022); and
 "proxy/stability", the mean share of the k nearest neighbors of an image that it had at the previous
 measurement; absent at the first one after a start. Of both roles, if there are two:
 "proxy/agreement", the mean share of these neighbors that an image has in both networks.
@@ -14,6 +15,7 @@ import numpy as np
 
 from dino_jax.config.section import option
 from dino_jax.data.sources import ImagesConfig
+from dino_jax.evaluation.label_free import decay_exponent
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
 from dino_jax.evaluation.online.base import (
     HELD_OUT,
@@ -81,7 +83,8 @@ class Proxies:
         neighbours = nearest_neighbours(first, self._k)
         rows = first.astype(np.float64)
         results = {
-            "proxy/rankme": effective_rank(rows.T @ rows, precision=np.finfo(np.float64).eps)
+            "proxy/rankme": effective_rank(rows.T @ rows, precision=np.finfo(np.float64).eps),
+            "proxy/decay": decay_exponent(rows),
         }
         for other in others:
             theirs = nearest_neighbours(other, self._k)
