@@ -6,9 +6,9 @@
 
 MODEL is the workdir of a run (its teacher), a folder of dino-jax import, or a file of
 weights. Of weights FILE is .safetensors, or .pth where torch is installed. Official names are those
-of the released files of DINO and DINOv2; --heads adds the projection heads, as in the checkpoints
-of training runs. With --names=huggingface config.json is written beside FILE; --out=DIR makes
-DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
+of the released files of DINO, DINOv2 and MAE; --heads adds the projection heads, as in the
+checkpoints of training runs, or the decoder of MAE. With --names=huggingface config.json is written
+beside FILE; --out=DIR makes DIR/model.safetensors, and transformers' from_pretrained(DIR) reads it.
 
 FILE.onnx and FILE.stablehlo (jax.export, for CPUs, NVIDIA GPUs and TPUs) take images
 [B, H, W, 3] uint8 of one size, any number of them, and give the features by name: cls, patches and
@@ -39,7 +39,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=filled, required=True, help="new file; its suffix is that of the format")
     add("--format", choices=FORMATS, default="weights", help="default: weights")
     add("--names", choices=NAMES, help="whose names (weights)")
-    add("--heads", action="store_true", help="with the projection heads (official names)")
+    add(
+        "--heads",
+        action="store_true",
+        help="with the projection heads (official names), or with the decoder of MAE",
+    )
     add("--image-size", type=size, help="518, or 224x336 for HEIGHTxWIDTH (onnx, stablehlo)")
     add("--int8", type=filled, help="folder of images to measure the loss of 8 bits on (onnx)")
     add("--step", type=STEP, help="checkpoint of a workdir; default: the newest")

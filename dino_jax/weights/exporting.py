@@ -16,6 +16,7 @@ from safetensors.numpy import save
 from dino_jax.data.decoding import Decoding
 from dino_jax.models.backbone import Backbone
 from dino_jax.models.build import build_network
+from dino_jax.models.decoder import Decoder
 from dino_jax.models.network import Network
 from dino_jax.models.vit import as_vit
 from dino_jax.weights import dinov3_license
@@ -23,6 +24,8 @@ from dino_jax.weights.dinov3_export import is_of_dinov3, rename_dinov3, shown
 from dino_jax.weights.finished_run import read_run
 from dino_jax.weights.huggingface_config import choose_class, make_config
 from dino_jax.weights.huggingface_names import to_huggingface
+from dino_jax.weights.mae_huggingface import make_vit_mae_config, to_vit_mae
+from dino_jax.weights.mae_names import HEAD, to_mae
 from dino_jax.weights.provenance import (
     beside,
     data_of,
@@ -37,6 +40,7 @@ from dino_jax.workdir import checkpointing
 from dino_jax.workdir.layout import CONFIG_JSON
 from dino_jax.workdir.paths import absolute_path, folder_of_results, write_atomically
 
+DECODER = "decoder"  # name of the head that a file of MAE has
 TOLERANCE = 1e-5  # largest deviation of the checked features, which are of order 1
 
 
@@ -75,9 +79,17 @@ def export_weights(
     trained = open_trained(model, step)
     nameless = heads_without_names(trained.variables) if heads else []
     exported = sorted(set(trained.network.heads) - set(nameless)) if heads else []
-    if heads and (names != "official" or not exported):
+    decoders = [name for name in exported if isinstance(trained.network.heads[name], Decoder)]
+    has_names = names == "official" or (names == "huggingface" and decoders)
+    if heads and not (has_names and exported):
         raise ValueError(f"--heads: {trained.title} has no heads for which there are {names} names")
+    if decoders and len(exported) > 1:
+        raise ValueError(
+            f"--heads: {trained.title} has the heads {exported}; files of MAE have a decoder alone"
+        )
     trained = _with_heads(trained, exported)
+    if decoders:
+        trained = _with_decoder(trained, *decoders)
     tensors, config, lines = _rename(trained, names)
     weights = fingerprint(trained.variables)
     written = [target]
@@ -149,6 +161,14 @@ def _with_heads(trained: Trained, heads: list[str]) -> Trained:
     )
 
 
+def _with_decoder(trained: Trained, name: str) -> Trained:
+    """The backbone and its decoder, under the name that a decoder has in files."""
+    params = dict(trained.variables["params"])
+    params[f"heads_{DECODER}"] = params.pop(f"heads_{name}")
+    network = trained.network.clone(heads={DECODER: trained.network.heads[name]})
+    return trained._replace(network=network, variables={**trained.variables, "params": params})
+
+
 def _licence(config: dict[str, Any], came_from: Sequence[dict] = ()) -> str:
     """License of an import, or the one that a run's own config and its sources imply."""
     if "imported" in config:
@@ -171,15 +191,24 @@ def _rename(trained: Trained, names: str):
             f"a {kind} is not written under the names of another code base ({error}); "
             "--format=onnx or --format=stablehlo makes a program of it"
         ) from error
-    if len(trained.variables["params"]) == 1:  # as in released files
+    decoder = trained.network.heads.get(DECODER)
+    if isinstance(decoder, Decoder):
+        tensors = {
+            f"{HEAD}{name.removeprefix('head.')}" if name.startswith("head.") else name: x
+            for name, x in tensors.items()
+        }
+    if isinstance(decoder, Decoder) or len(trained.variables["params"]) == 1:  # as released
         tensors = {name.removeprefix(f"{BACKBONE}."): x for name, x in tensors.items()}
     if is_of_dinov3(backbone):
         return rename_dinov3(tensors, backbone, names)
     if names == "timm":
         raise ValueError("timm's names are written for networks of DINOv3; use --names=official")
     if names == "official":
-        return tensors, None, []
+        return to_mae(tensors), None, []
     vit = as_vit(trained.network.backbone, "--names=huggingface")
+    if isinstance(decoder, Decoder):
+        config, lines = make_vit_mae_config(vit, decoder)
+        return to_vit_mae(tensors), config, lines
     class_name = choose_class(vit)
     config, lines = make_config(vit, class_name)
     return to_huggingface(tensors, class_name), config, lines

@@ -10,6 +10,7 @@ from dino_jax.models.position import sincos_table
 
 HEAD_DIM = 32  # channels of an attention head in the official decoder; no shape shows it
 
+HEAD = "decoder_head."  # before the names of the decoder's tensors, as of every head of ours
 _DECODER = {
     "decoder_embed.": "embed.",
     "decoder_pos_embed": "pos_embed",
@@ -47,7 +48,19 @@ def from_mae(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         plain = _PREFIX.sub("", name)
         own = next((old for old in _DECODER if plain.startswith(old)), None)
         if own is not None:
-            plain = f"decoder_head.{_DECODER[own]}{plain.removeprefix(own)}"
+            plain = f"{HEAD}{_DECODER[own]}{plain.removeprefix(own)}"
+        renamed[plain] = value
+    return renamed
+
+
+def to_mae(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Inverse of `from_mae`: the official names."""
+    renamed = {}
+    for name, value in tensors.items():
+        plain = name.removeprefix(HEAD)
+        if plain != name:
+            old, own = next(x for x in _DECODER.items() if plain.startswith(x[1]))
+            plain = f"{old}{plain.removeprefix(own)}"
         renamed[plain] = value
     return renamed
 
@@ -64,7 +77,7 @@ def infer_decoder(
     Raises:
       ValueError: if a tensor that shows a size is missing, or a size is unknown.
     """
-    shapes = {name.removeprefix("decoder_head."): x.shape for name, x in tensors.items()}
+    shapes = {name.removeprefix(HEAD): x.shape for name, x in tensors.items()}
     missing = sorted({"embed.weight", "predict.weight", "pos_embed"} - shapes.keys())
     if missing:
         raise ValueError(f"the decoder of this MAE lacks {missing}")

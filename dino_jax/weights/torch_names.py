@@ -178,9 +178,14 @@ def to_torch(variables: Variables) -> dict[str, np.ndarray]:
 
 
 def heads_without_names(variables: Variables) -> list[str]:
-    """Our heads that the official code lacks: those without prototypes."""
+    """Our heads that the official codes lack: those without prototypes that are no decoder."""
     leaves: dict[Path, Any] = flatten_dict(variables)
-    return [name for name in _heads(leaves) if not _has_names(f"heads_{name}", leaves)]
+    parts = {name: f"heads_{name}" for name in _heads(leaves)}
+    return [
+        name
+        for name, part in parts.items()
+        if not (_has_names(part, leaves) or _is_decoder(part, leaves))
+    ]
 
 
 def split_state_dict(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from dino_jax.weights.exporting import export_weights
 from dino_jax.weights.importing import import_weights
 from dino_jax.weights.weights_file import read_network
 
@@ -74,3 +75,33 @@ def test_a_decoder_whose_heads_do_not_divide_its_width_is_refused(saved, tmp_pat
     (tmp_path / "config.json").write_text(changed)
     with pytest.raises(ValueError, match="a decoder of width 48 with 5 attention heads"):
         read_network(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("names", ["huggingface", "official"])
+def test_an_export_has_the_numbers_of_the_file_and_its_decoder(saved, tmp_path, names):
+    folder, theirs = saved
+    out = tmp_path / "again.safetensors"
+    said = "\n".join(export_weights(str(folder / "model.safetensors"), str(out), names, heads=True))
+    assert "every number is the same" in said
+    if names == "huggingface":
+        # transformers 5 writes "decoder_encoder.layer", the released files have "decoder_layers".
+        before, after = (
+            {name.replace("_encoder.layer.", "_layers."): x for name, x in load_file(file).items()}
+            for file in (folder / "model.safetensors", out)
+        )
+        assert before.keys() == after.keys()
+        assert all(np.array_equal(before[name], after[name]) for name in before)
+        out.rename(tmp_path / "model.safetensors")
+        again = transformers.ViTMAEForPreTraining.from_pretrained(tmp_path).eval()
+        draws = np.random.default_rng(1)
+        batch = torch.tensor(draws.normal(size=(1, 3, SIDE, SIDE)), dtype=torch.float32)
+        noise = torch.tensor(draws.random((1, COUNT)))
+        with torch.no_grad():
+            pairs = [model(pixel_values=batch, noise=noise).logits for model in (theirs, again)]
+        np.testing.assert_allclose(*pairs, rtol=0, atol=1e-5)
+    else:
+        read = read_network(out, num_heads=3)
+        assert "decoder_blocks.1.mlp.fc2.weight" in load_file(out)
+        assert sum(x.size for x in jax.tree.leaves(read.variables)) == sum(
+            x.numel() for x in theirs.state_dict().values()
+        )
