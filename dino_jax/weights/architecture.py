@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dino_jax.models.backbone import ImplicitSettings
+from dino_jax.models.stem import STEM_PATCH
 
 HEAD_DIM = 64  # channels of an attention head in every official ViT but one; no shape shows it
 WIDE_HEADS = {4096: 32}  # by width: DINOv3's ViT-7B
@@ -38,8 +39,13 @@ def infer_backbone(tensors: Mapping[str, np.ndarray], implicit: ImplicitSettings
 
 
 def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
+    stem = "patch_embed.proj.12.weight" in shapes
     try:
-        dim, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
+        if stem:  # of convolutions, MoCo v3's
+            dim, channels = shapes["pos_embed"][2], shapes["patch_embed.proj.0.weight"][1]
+            patch = patch_width = STEM_PATCH
+        else:
+            dim, channels, patch, patch_width = shapes["patch_embed.proj.weight"]
         positions = 0 if implicit.rope else shapes["pos_embed"][1]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
@@ -58,6 +64,7 @@ def _infer_vit(shapes: Shapes, implicit: ImplicitSettings) -> dict[str, Any]:
     blocks = {match[1] for name in shapes if (match := _BLOCK_NUMBER.match(name))}
     return {
         "kind": "vit",
+        "stem": "convolutions" if stem else "patches",
         "embed_dim": dim,
         "depth": len(blocks),
         "num_heads": _choose_heads(dim, implicit.num_heads),

@@ -11,6 +11,7 @@ from dino_jax.weights import dinov3_huggingface, dinov3_names, dinov3_timm
 from dino_jax.weights.huggingface_config import KERNELS
 from dino_jax.weights.huggingface_names import MAE, VIT, from_huggingface, is_huggingface
 from dino_jax.weights.mae_names import from_mae, has_decoder, has_sincos_positions
+from dino_jax.weights.moco_names import from_moco, has_heads
 from dino_jax.weights.timm_names import from_timm, is_timm
 
 
@@ -83,11 +84,9 @@ def to_official(
         return Official(official, "timm", left_out, "antialiased", 1e-6)
     if has_decoder(tensors):
         return Official(from_mae(tensors), "MAE", [], "bicubic_plain", 1e-6)
-    if has_sincos_positions(tensors):
-        # MoCo v3's projector, or the classifier of a linear probe, has the place of a head.
-        heads = sorted(name for name in tensors if name.startswith("head."))
-        encoder = {name: tensor for name, tensor in tensors.items() if name not in heads}
-        return Official(encoder, "MAE or MoCo v3", heads, "bicubic_plain", 1e-6)
+    if has_sincos_positions(tensors) or has_heads(tensors):
+        encoder, classifier = from_moco(tensors)
+        return Official(encoder, "MAE or MoCo v3", classifier, "bicubic_plain", 1e-6)
     registers = any(name.endswith("register_tokens") for name in tensors)
     kernel = "antialiased" if registers else "bicubic"
     return Official(dict(tensors), "official", [], kernel, 1e-6)

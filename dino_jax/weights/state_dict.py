@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from dino_jax.foreign.files import open_regular
+from dino_jax.weights.moco_names import PREDICTOR
 from dino_jax.weights.pickle_machine import RefusedError
 from dino_jax.weights.safetensors_file import read_header, read_tensor
 from dino_jax.weights.safetensors_shards import INDEX_SUFFIX, ShardedTensor, open_shards
@@ -25,7 +26,7 @@ _OF_MOCO = {"momentum_encoder": "teacher", "base_encoder": "student"}  # which i
 _CENTERS = {"dino_loss.center": "dino", "ibot_patch_loss.center": "ibot"}
 _MAX_DOTS, _MAX_NAME = 50, 10_000  # in a name; real ones have ten, and 200 characters
 _MAX_VISITS = 1_000_000  # in a file; real ones have thousands
-_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler|predictor)\.")
+_NO_WEIGHTS = re.compile(r"^(optimizer|scheduler|lr_scheduler|scaler|fp16_scaler)\.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +119,7 @@ def _sort(
 ) -> SavedWeights:
     """Sorts named tensors into networks and the rest, and reads those that are weights."""
     networks: dict[str, dict[str, np.ndarray]] = {}
+    predictor: dict[str, np.ndarray] = {}
     centers, left_out, evaluated = {}, {}, "teacher"
     _require_room(tensors)
     for full_name, tensor in tensors.items():
@@ -126,6 +128,8 @@ def _sort(
             centers[_CENTERS[name]] = read(tensor).reshape(-1)
         elif match := _NO_WEIGHTS.match(name):
             left_out[match[1]] = left_out.get(match[1], 0) + 1
+        elif name.startswith(PREDICTOR):
+            predictor[name] = read(tensor)
         else:
             match = _NETWORKS.match(name)
             role = match[1] if match else "weights"
@@ -136,6 +140,10 @@ def _sort(
             if plain in network:
                 raise ValueError(f"{file} names {plain} twice, the second time as {full_name}")
             network[plain] = read(tensor)
+    if predictor and evaluated == "student":
+        networks["student"] |= predictor
+    elif predictor:
+        left_out[PREDICTOR.removesuffix(".")] = len(predictor)
     if not networks:
         raise ValueError(f"{file} holds no weights: it has no tensors under names")
     if len(networks) > 1 and "weights" in networks:

@@ -92,6 +92,7 @@ _LAST_LAYER = {
     "weights": "last_layer.weight",  # DINOv3
 }
 _RESNET_MODULE = re.compile(r"(layer\d+_\d+/)?(conv\d|bn\d|downsample_[01])")
+_MLP_MODULE = re.compile(r"(linear|norm)_\d+")
 _CONVOLUTION_LEAVES = {"kernel": ("weight", CONVOLUTION)}
 # ConvNeXts have the names of DINOv3.
 _CONVNEXT_PLACE = re.compile(r"(downsample|stage)_(\d+)_(\d+)")
@@ -291,9 +292,11 @@ def _convnext_tensor(rest: list[str], path: Path, rank: int):
 
 
 def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any]):
+    module, leaf = rest[0], rest[-1]
     if not _has_names(head, tree):
-        raise ValueError(f"no official name is known for {'/'.join(path)}: no head of DINO's")
-    module, leaf = rest
+        if not _MLP_MODULE.fullmatch(module):
+            raise ValueError(f"no official name is known for {'/'.join(path)}: no head of DINO's")
+        return _mlp_tensor(head, module, leaf, path, tree)
     if module == "last_layer":
         return _LAST_LAYER[leaf], SAME
     kind, index = module.split("_")
@@ -307,6 +310,15 @@ def _head_tensor(head: str, rest: list[str], path: Path, tree: Mapping[Path, Any
     stride = 3 if "norm_0" in siblings else 2
     position = int(index) * stride + (kind == "norm")
     return f"mlp.{position}.{leaf_name}", conversion
+
+
+def _mlp_tensor(head: str, module: str, leaf: str, path: Path, tree: Mapping[Path, Any]):
+    """Of a head of MoCo v3: linear layers, BatchNorms and ReLUs in one sequence."""
+    kind, index = module.split("_")
+    leaves = _LINEAR_LEAVES if kind == "linear" else _NORM_LEAVES
+    leaf_name, conversion = _lookup(leaves, leaf, path)
+    stride = 3 if any(p[1:3] == (head, "norm_0") for p in tree) else 2
+    return f"{int(index) * stride + (kind == 'norm')}.{leaf_name}", conversion
 
 
 def _is_decoder(part: str, tree: Mapping[Path, Any]) -> bool:

@@ -21,6 +21,7 @@ from dino_jax.weights.clip_names import is_clip
 from dino_jax.weights.dialects import Official, to_official
 from dino_jax.weights.mae_names import HEAD_DIM as DECODER_HEAD_DIM
 from dino_jax.weights.mae_names import has_decoder, infer_decoder
+from dino_jax.weights.moco_names import infer_mlp_head
 from dino_jax.weights.model_card import ModelCard, read_model_card
 from dino_jax.weights.state_dict import SavedWeights, read_weights
 from dino_jax.weights.torch_names import Variables, from_torch, split_state_dict
@@ -101,7 +102,7 @@ def read_network(
         heads = {
             _head_name(part): infer_decoder(x, card.decoder_heads)
             if has_decoder(tensors)
-            else infer_head(part, x)
+            else infer_mlp_head(part, x) or infer_head(part, x)
             for part, x in parts.items()
         }
         config = {
@@ -202,6 +203,11 @@ def _describe_head(name: str, head: Mapping[str, Any]) -> str:
         return (
             f"  head {name}: decoder, {head['depth']} blocks of width {head['embed_dim']}, "
             f"{head['num_heads']} attention heads (assumed: {DECODER_HEAD_DIM} channels each)"
+        )
+    if head["kind"] == "mlp":
+        return (
+            f"  head {name}: MLP of {head['of']}, {head['layers']} layers, {head['hidden_dim']} "
+            f"wide, {head['out_dim']} outputs"
         )
     gain = "trained gain" if head["train_gain"] else "gain 1"
     return (
