@@ -73,6 +73,8 @@ def add_learning(add) -> None:
     )
     add("--dim", type=COUNT, help="numbers per photo; default: as before, from the identity")
     add("--skus", type=whole(2, 1 << 20), default=32, help="of a batch")
+    add("--category", default="", help="column: a batch has SKUs of few categories, harder to tell")
+    add("--categories", type=COUNT, default=3, help="of a batch, with --category")
     add("--photos", type=whole(2, 1 << 10), help="of each; default: 4, of plain pairs 2")
     add("--epochs", type=POSITIVE, default=20.0, help="passes over the SKUs")
     add(

@@ -32,6 +32,7 @@ class Catalogue(NamedTuple):
       origin: how the vectors were made.
       described: the same for adapter.json.
       folder: of the photographs; "" if it is not known.
+      categories: [N] numbers of their categories, `skus.NONE` without one; None: not asked for.
     """
 
     place: Path
@@ -41,6 +42,7 @@ class Catalogue(NamedTuple):
     origin: Origin
     described: dict[str, Any]
     folder: str
+    categories: np.ndarray | None = None
 
 
 def open_catalogue(arguments: argparse.Namespace) -> Catalogue:
@@ -88,6 +90,7 @@ def _open_index(place: Path, arguments: argparse.Namespace) -> Catalogue:
         manifest.origin,
         described,
         manifest.photos,
+        _find_categories(arguments, names, column),
     )
 
 
@@ -101,8 +104,8 @@ def _open_embedded(place: Path, arguments: argparse.Namespace) -> Catalogue:
     def column(name: str) -> list[Any]:
         if name != "label":
             raise ValueError(
-                f"{place} has no column --sku={name}; it knows the sub-folders of the photos, "
-                "--sku=label; pass --metadata=TABLE for others"
+                f"{place} has no column {name}; it knows the sub-folders of the photos, label; "
+                "pass --metadata=TABLE for others"
             )
         return [label for part in parts for label in part.labels]
 
@@ -116,6 +119,7 @@ def _open_embedded(place: Path, arguments: argparse.Namespace) -> Catalogue:
         origin,
         describe_vectors(origin, projection),
         photos_of_plan(plan),
+        _find_categories(arguments, names, column),
     )
 
 
@@ -126,13 +130,31 @@ def _find_skus(
     if arguments.pairs:
         places = {name: place for place, name in enumerate(names)}
         return skus_of_pairs(read_pairs(arguments.pairs, places), names)
+    return skus_of_values(_find_values(arguments, "sku", names, column))
+
+
+def _find_categories(
+    arguments: argparse.Namespace, names: list[str], column: Callable[[str], list[Any]]
+) -> np.ndarray | None:
+    if not arguments.category:
+        return None
+    return skus_of_values(_find_values(arguments, "category", names, column)).of
+
+
+def _find_values(
+    arguments: argparse.Namespace,
+    option: str,
+    names: list[str],
+    column: Callable[[str], list[Any]],
+) -> list[Any]:
+    """The column that an option names, of --metadata or of the source."""
+    name = getattr(arguments, option)
     if not arguments.metadata:
-        return skus_of_values(column(arguments.sku))
+        return column(name)
     table = read_table(arguments.metadata, arguments.key)
     columns = next(iter(table.values()))
-    if arguments.sku not in columns:
+    if name not in columns:
         raise ValueError(
-            f"{arguments.metadata} has no column --sku={arguments.sku}; "
-            f"{suggest(arguments.sku, columns)}"
+            f"{arguments.metadata} has no column --{option}={name}; {suggest(name, columns)}"
         )
-    return skus_of_values([table.get(name, {}).get(arguments.sku) for name in names])
+    return [table.get(photo, {}).get(name) for photo in names]

@@ -51,25 +51,50 @@ def prepare(arguments: argparse.Namespace, catalogue: Catalogue) -> Plan:
     skus = catalogue.skus
     if arguments.shuffle:
         skus = shuffle_skus(skus, arguments.seed)
-    split = split_skus(skus, arguments.held_out, arguments.seed, least_photos=2)
+    # Two crops of one photograph are a pair; vectors have no crops.
+    crops = arguments.loss == "symmetric" and arguments.what != "adapter"
+    split = split_skus(skus, arguments.held_out, arguments.seed, least_photos=1 if crops else 2)
     photos = skus.photos()
     learned = [photos[sku] for sku in split.trained]
     loss = arguments.loss or choose_loss(learned, bool(arguments.pairs))
     each = arguments.photos or (2 if loss == "symmetric" or arguments.pairs else 4)
-    sampler = make_sampler(learned, arguments.skus, each, arguments.seed)
+    categories = categories_of(catalogue.categories, learned)
+    sampler = make_sampler(
+        learned, arguments.skus, each, arguments.seed, categories, arguments.categories
+    )
     check_batch(sampler.skus * each, jax.device_count(), "--skus times --photos")
     objective = build_loss(loss, parse_options(arguments.loss_option))
     vectors = len(learned) * objective.centers if isinstance(objective, Arcface) else 0
     queries = make_queries(skus, split.held_out, arguments.gallery == "all")
     steps = max(1, round(arguments.epochs * sampler.steps_per_epoch))
+    single, without = sum(len(x) == 1 for x in photos), int((skus.of < 0).sum())
     say(
         f"SKUs        {len(learned):,} to learn from ({sum(map(len, learned)):,} photos), "
         f"{len(split.held_out):,} held out ({int(queries.asked.sum()):,} photos); "
-        f"{int((np.array([len(x) for x in photos]) == 1).sum()):,} with one photo, and "
-        f"{int((skus.of < 0).sum()):,} photos without a SKU, are left out"
+        + (
+            f"of {single:,} with one photo two crops are a pair; {without:,} photos without a SKU "
+            "are left out"
+            if crops
+            else f"{single:,} with one photo, and {without:,} photos without a SKU, are left out"
+        )
     )
+    if categories is not None:
+        count = len(np.unique(categories))
+        say(f"categories  {count:,} of --category={arguments.category}, {sampler.most} in a batch")
     say(f"loss        {loss}, {sampler.skus} SKUs x {each} photos, {steps:,} steps")
     return Plan(catalogue, sampler, queries, loss, objective, vectors, steps)
+
+
+def categories_of(categories: np.ndarray | None, skus: list[np.ndarray]) -> np.ndarray | None:
+    """The category of every SKU, that of its first photograph; None without categories.
+
+    Args:
+      categories: [N] of all photographs.
+      skus: photographs of every SKU.
+    """
+    if categories is None:
+        return None
+    return np.array([categories[photos[0]] for photos in skus])
 
 
 def choose_loss(photos: list[np.ndarray], are_pairs: bool) -> str:

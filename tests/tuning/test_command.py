@@ -174,14 +174,15 @@ def test_wrong_pairs_are_named(tmp_path, capsys, embedded, text, said):
     assert said in capsys.readouterr().err
 
 
-def test_a_table_gives_the_products(tmp_path, embedded):
-    lines = [f"p{i:03}/{j}.png,article {i}\n" for i in range(60) for j in range(4)]
-    (tmp_path / "table.csv").write_text("".join(["name,sku\n", *lines]))
+def test_a_table_gives_products_and_categories(tmp_path, capsys, embedded):
+    lines = [f"p{i:03}/{j}.png,article {i},kind {i % 5}\n" for i in range(60) for j in range(4)]
+    (tmp_path / "table.csv").write_text("".join(["name,sku,kind\n", *lines]))
     code = run(
         *("tune", embedded, f"--out={tmp_path / 'out'}", "--sku=sku", "--epochs=60", "--skus=16"),
-        f"--metadata={tmp_path / 'table.csv'}",
+        *(f"--metadata={tmp_path / 'table.csv'}", "--category=kind", "--categories=2"),
     )
     assert code == 0
+    assert "categories  5 of --category=kind, 2 in a batch" in capsys.readouterr().out
 
 
 def spoil(folder):

@@ -6,6 +6,7 @@ import pytest
 from dino_jax.tuning.course import Evaluation, Result
 from dino_jax.tuning.guard import Queries, compare, make_queries, to_unit
 from dino_jax.tuning.near import find_near
+from dino_jax.tuning.plan import categories_of
 from dino_jax.tuning.sampler import make_sampler
 from dino_jax.tuning.skus import (
     Skus,
@@ -153,3 +154,27 @@ def test_chance_is_rarely_taken_for_a_gain():
         gains = [compare(frozen, rng.random(160) < 0.5, skus, 5, resamples=1000) for _ in range(5)]
         wrong += max(gains, key=lambda gain: gain.mean).is_proven
     assert wrong <= 5
+
+
+def test_a_batch_has_few_categories_unless_they_are_too_small():
+    photos = [np.array([2 * sku, 2 * sku + 1]) for sku in range(40)]
+    categories = np.repeat([0, 1, 2, 3, 9], [12, 12, 12, 2, 2])
+    sampler = make_sampler(photos, 8, 2, 0, categories, 2)
+    seen = set()
+    for step in range(60):
+        rows, labels = sampler.draw(step)
+        chosen = labels[::2]
+        assert len(np.unique(chosen)) == 8 and len(rows) == 16
+        kinds = np.unique(categories[chosen])
+        # Two of the three large ones, or a large and a small one; two small ones need a third.
+        assert len(kinds) <= 2 or {3, 9} & set(kinds.tolist())
+        seen |= set(kinds.tolist())
+    assert seen == {0, 1, 2, 3, 9}
+    again = make_sampler(photos, 8, 2, 0, categories, 2).draw(7)
+    np.testing.assert_array_equal(again[0], sampler.draw(7)[0])
+
+
+def test_a_sku_has_the_category_of_its_first_photograph():
+    skus = [np.array([3, 0]), np.array([1])]
+    np.testing.assert_array_equal(categories_of(np.array([5, 6, 7, 8]), skus), [8, 6])
+    assert categories_of(None, skus) is None

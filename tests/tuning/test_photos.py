@@ -117,6 +117,30 @@ def test_whatever_moves_learns(place, what, loss):
     assert np.isfinite(losses).all() and np.mean(losses[-5:]) < np.mean(losses[:5])
 
 
+def test_of_a_product_with_one_photo_two_crops_are_a_pair(tmp_path, capsys):
+    """With the symmetric loss; others leave it out."""
+    save_catalogue(tmp_path / "photos", products=40, photos=2)
+    for product in range(10):
+        (tmp_path / "photos" / f"p{product:03}" / "1.png").unlink()
+    (tmp_path / "run").mkdir()
+    save_tiny_vit(tmp_path / "run", width=24)
+    run("search", "build", tmp_path / "i", tmp_path / "run", tmp_path / "photos", "--batch-size=64")
+    options = ("--what=blocks", "--blocks=1", "--epochs=1", "--held-out=0.4")
+    for loss, said in (
+        (
+            "symmetric",
+            "SKUs        28 to learn from (46 photos), 12 held out (24 photos); of 10 with",
+        ),
+        (
+            "supcon",
+            "SKUs        18 to learn from (36 photos), 12 held out (24 photos); 10 with one",
+        ),
+    ):
+        capsys.readouterr()
+        assert tune(tmp_path, tmp_path / loss, f"--loss={loss}", *options) in (0, 1)
+        assert said in capsys.readouterr().out
+
+
 def test_four_devices_learn_what_one_does(place):
     one, four = (learn(place, "all", "supcon", devices, steps=4) for devices in (1, 4))
     np.testing.assert_allclose(one, four, rtol=1e-4)
