@@ -14,10 +14,16 @@ project, author = "dino_jax", "The dino_jax authors"
 project_copyright = "The dino_jax authors, Apache-2.0"
 version = release = dino_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["generators", "static"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "docs.generators.percent_scripts",  # docs/notebooks
+]
+exclude_patterns = ["conf.py", "generators", "static"]
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
 myst_dmath_double_inline = True
+myst_fence_as_directive = ["math"]  # as GitHub writes formulas
 myst_heading_anchors = 4
 suppress_warnings = ["toc.empty_glob"]
 
