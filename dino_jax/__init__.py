@@ -5,11 +5,16 @@ config of an experiment.
 """
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dino_jax.commands import false_alarms
 from dino_jax.commands.old_names import OldNames
 
+if TYPE_CHECKING:
+    from dino_jax.commands.config_file import load_config
+    from dino_jax.weights.model import load
+
+__all__ = ["load", "load_config"]
 __version__ = "0.2.0"
 
 false_alarms.hide()

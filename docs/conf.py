@@ -30,7 +30,7 @@ suppress_warnings = ["toc.empty_glob"]
 default_role = "code"  # single backticks of docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-napoleon_use_rtype = False
+napoleon_use_rtype, napoleon_use_ivar = False, True
 add_module_names = False
 
 html_theme = "furo"

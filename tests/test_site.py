@@ -3,12 +3,16 @@
 `python -m sphinx -W …` of `.ci/run` builds them; here is what a builder does not see.
 """
 
+import ast
 import functools
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+import dino_jax
 from dino_jax.__main__ import COMMANDS
 from dino_jax.config.section import options
 from docs.generators import commands
@@ -98,3 +102,37 @@ def test_every_argument_has_a_meaning_and_is_on_the_page_of_its_command(name):
             assert said or action.choices, f"{words} {commands.spelling(action)} has no help"
             assert f"| {cell(code(commands.spelling(action)))} |" in page
         waiting += [(f"{words} {word}", x) for word, x in commands.subcommands(parser).items()]
+
+
+def public_names() -> set[str]:
+    """What the pages import from the package, and what the package itself offers."""
+    found = {f"dino_jax.{name}" for name in dino_jax.__all__}
+    for page in PAGES:
+        for code_block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
+            for node in ast.walk(ast.parse(code_block)):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dino_jax"):
+                    found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def test_every_public_name_is_on_the_page_of_the_api():
+    page = (ROOT / "docs/reference/api.md").read_text()
+    documented = set(re.findall(r"^\.\. [\w:]+:: (\S+)$", page, re.MULTILINE))
+    for name in sorted(public_names()):
+        module, _, own = name.rpartition(".")
+        assert name in documented or module in documented, f"{name} is not on docs/reference/api.md"
+        thing = getattr(importlib.import_module(module), own)
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            assert inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def test_every_name_of_the_api_exists_and_says_what_it_is():
+    page = (ROOT / "docs/reference/api.md").read_text()
+    for kind, name in re.findall(r"^\.\. auto(\w+):: (\S+)$", page, re.MULTILINE):
+        module, _, own = name.rpartition(".")
+        thing = (
+            importlib.import_module(name)
+            if kind == "module"
+            else getattr(importlib.import_module(module), own)
+        )
+        assert inspect.getdoc(thing), f"{name} has no docstring"
