@@ -3,13 +3,15 @@
 import ast
 import importlib
 import importlib.util
+import inspect
 import runpy
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -42,15 +44,29 @@ def describe_shipped() -> str:
     return "\n".join(f"{name:{width}}  {line}" for name, line in about.items())
 
 
+def split_argument(name_or_path: str) -> tuple[str, str | None]:
+    """The name or path of a config, and what follows a colon: small_data:64 -> small_data, 64.
+
+    The argument is what `get_config` is called with; None without a colon. A file whose name has
+    the colon is meant as it is.
+    """
+    name, colon, argument = name_or_path.rpartition(":")
+    if not colon or "/" in argument or Path(name_or_path).expanduser().is_file():
+        return name_or_path, None
+    return name, argument
+
+
 def find_config(name_or_path: str) -> Path:
     """The file of a config.
 
     Args:
-      name_or_path: a path ends in .py or has a folder; anything else names a shipped config.
+      name_or_path: a path ends in .py or has a folder; anything else names a shipped config. Both
+        may have an argument, see `split_argument`.
 
     Raises:
       UsageError: if there is no such file or no such name.
     """
+    name_or_path, _ = split_argument(name_or_path)
     shipped, path = shipped_configs(), Path(name_or_path).expanduser()
     if path.suffix != ".py" and path.name == name_or_path:
         if name_or_path not in shipped:
@@ -74,8 +90,8 @@ def load_config(name_or_path: str) -> ConfigDict:
       name_or_path: as `find_config` takes it.
 
     Raises:
-      UsageError: if there is no such file, it returns no config, or it raises; then with the
-        traceback from the file on.
+      UsageError: if there is no such file, it returns no config, takes no argument, or raises; then
+        with the traceback from the file on.
     """
     path = str(find_config(name_or_path))
     folder = str(Path(path).resolve().parent)
@@ -87,7 +103,10 @@ def load_config(name_or_path: str) -> ConfigDict:
     try:
         with _importable_configs(Path(path)):
             get_config = runpy.run_path(path).get("get_config")
-            config = get_config() if get_config else None
+            arguments = _arguments_for(get_config, name_or_path)
+            config = get_config(*arguments) if get_config else None
+    except UsageError:
+        raise
     except Exception as error:
         raise UsageError(
             f"config file {path!r} raises an error:\n{_format_from(path, error)}"
@@ -95,6 +114,20 @@ def load_config(name_or_path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UsageError(f"config file {path!r} needs a get_config() that returns a ConfigDict")
     return config
+
+
+def _arguments_for(get_config: Callable[..., Any] | None, name_or_path: str) -> list[str]:
+    """What `get_config` is called with.
+
+    Raises:
+      UsageError: if it takes no argument and there is one.
+    """
+    name, argument = split_argument(name_or_path)
+    if argument is None:
+        return []
+    if get_config is not None and not inspect.signature(get_config).parameters:
+        raise UsageError(f"config {name!r} takes no argument, got {argument!r} after the colon")
+    return [argument]
 
 
 @contextmanager

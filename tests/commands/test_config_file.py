@@ -145,3 +145,18 @@ def test_a_config_file_without_a_config_is_an_error(tmp_path, text):
     path.write_text(text)
     with pytest.raises(UsageError, match="needs a get_config\\(\\) that returns a ConfigDict"):
         load_config(str(path))
+
+
+def test_what_follows_a_colon_is_given_to_get_config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    body = "def get_config(seed='1'):\n    return ConfigDict(dict(seed=int(seed)))\n"
+    for name in ("mine.py", "with:colon.py"):
+        (tmp_path / name).write_text(f"from ml_collections import ConfigDict\n\n\n{body}")
+    assert load_config("mine.py").seed == load_config("with:colon.py").seed == 1
+    assert load_config("mine.py:7").seed == load_config(f"{tmp_path}/mine.py:7").seed == 7
+    assert load_config("with:colon.py:8").seed == 8
+    assert find_config("quickstart:7") == find_config("quickstart")
+    with pytest.raises(UsageError, match="config 'quickstart' takes no argument, got '7'"):
+        load_config("quickstart:7")
+    with pytest.raises(UsageError, match="no shipped config is called 'quikstart'; did you mean"):
+        load_config("quikstart:7")

@@ -24,6 +24,7 @@ STYLE = (
     ".line{fill:none;stroke-width:2;stroke-linejoin:round}rect{fill:#fff}"
 )
 
+Curves = dict[str, list[tuple[float, float]]]
 Runs = Sequence[Mapping[str, Any]]  # of one kind of images and one budget
 
 
@@ -37,16 +38,18 @@ def draw(panels: Mapping[str, Runs], x_name: str) -> str:
     parts = [element("style", STYLE), element("rect", width="100%", height="100%")]
     for row, (title, runs) in enumerate(panels.items()):
         for column, (field, name) in enumerate(MEASURES.items()):
-            panel = _panel(f"{title}: {name}, %", runs, field, x_name)
+            panel = draw_panel(f"{title}: {name}, %", _curves(runs, field), x_name)
             place = f"translate({column * WIDTH} {row * HEIGHT})"
             parts.append(element("g", panel, transform=place))
     width, height = len(MEASURES) * WIDTH, len(panels) * HEIGHT + 24
-    parts.append(_legend(panels, width, height))
+    seen = {run["method"] for runs in panels.values() for run in runs}
+    methods = [method for method in COLORS if method in seen]
+    parts.append(draw_legend(methods, width, height))
     box = f"0 0 {width} {height}"
     return str(element("svg", *parts, xmlns="http://www.w3.org/2000/svg", viewBox=box)) + "\n"
 
 
-def _curves(runs: Runs, field: str) -> dict[str, list[tuple[float, float]]]:
+def _curves(runs: Runs, field: str) -> Curves:
     """Means over the seeds: points (share of the budget, accuracy) by method."""
     curves = {}
     for method in COLORS:
@@ -60,8 +63,17 @@ def _curves(runs: Runs, field: str) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def _panel(title: str, runs: Runs, field: str, x_name: str) -> Markup:
-    curves = _curves(runs, field)
+def draw_panel(
+    title: str, curves: Curves, x_name: str, colors: Mapping[str, str] = COLORS
+) -> Markup:
+    """One panel of `WIDTH` x `HEIGHT`: a line for each curve, accuracies in percent.
+
+    Args:
+      title: above it.
+      curves: points (share of the budget, accuracy) by the name of a line.
+      x_name: what the horizontal axis is.
+      colors: of the lines.
+    """
     values = [y for curve in curves.values() for _, y in curve]
     low = 10 * math.floor(min(values) / 10)
     high = min(100, 10 * math.ceil(max(values) / 10))
@@ -84,18 +96,19 @@ def _panel(title: str, runs: Runs, field: str, x_name: str) -> Markup:
     parts.append(element("text", x_name, x=middle, y=HEIGHT - 6, class_="middle"))
     for method, curve in curves.items():
         path = "M" + "L".join("{:.1f} {:.1f}".format(*at(*point)) for point in curve)
-        parts.append(element("path", d=path, class_="line", stroke=COLORS[method]))
+        parts.append(element("path", d=path, class_="line", stroke=colors[method]))
     return join(*parts)
 
 
-def _legend(panels: Mapping[str, Runs], width: int, height: int) -> Markup:
-    seen = {run["method"] for runs in panels.values() for run in runs}
-    methods = [method for method in COLORS if method in seen]
+def draw_legend(
+    methods: Sequence[str], width: int, height: int, colors: Mapping[str, str] = COLORS
+) -> Markup:
+    """Names of lines in a row at the bottom of a figure of `width` x `height`."""
     step, parts = (width - LEFT) / max(len(methods), 1), []
     for index, method in enumerate(methods):
         x, y = LEFT + index * step, height - 10
         line = f"M{x:.1f} {y - 4}h18"
-        parts.append(element("path", d=line, class_="line", stroke=COLORS[method]))
+        parts.append(element("path", d=line, class_="line", stroke=colors[method]))
         parts.append(element("text", method, x=f"{x + 24:.1f}", y=y))
     return join(*parts)
 

@@ -55,6 +55,13 @@ def delay_ibot(config: ConfigDict) -> None:
     config.objectives.ibot.parts = ConfigDict({"weight": rise})
 
 
+def start_as_moco(config: ConfigDict) -> None:
+    """MoCo v3's first kernels and table of positions, which learns here."""
+    config.network.backbone.update(
+        position="rows_first", first_kernels="xavier_split", token_std=1e-6
+    )
+
+
 def take_out_koleo(config: ConfigDict) -> None:
     del config.objectives.koleo
 
@@ -104,6 +111,23 @@ FACTORS: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
     "rate_2": ("twice the learning rate", lambda c: c.optimizer.update(lr=2 * c.optimizer.lr)),
     "rate_half": ("half the learning rate", lambda c: c.optimizer.update(lr=c.optimizer.lr / 2)),
     "no_clip": ("gradients not clipped", lambda c: c.optimizer.update(clip_grad=0.0)),
+    "xavier": (
+        "Xavier's first kernels for normal ones of 0.02",
+        lambda c: c.network.backbone.update(first_kernels="xavier"),
+    ),
+    "sincos": (
+        "positions start as sines and cosines",
+        lambda c: c.network.backbone.update(position="rows_first"),
+    ),
+    "first_weights": ("both, as in MoCo v3", start_as_moco),
+    "pixels": (
+        "pixels stay in 0 to 1",
+        lambda c: c.network.update(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    ),
+    "no_decay": (
+        "no weight decay",
+        lambda c: c.optimizer.update(weight_decay=0.0, weight_decay_end=0.0),
+    ),
     "global_wide": ("global crops from 0.25", lambda c: set_global(c, scale=(0.25, 1.0))),
     "local_4": ("4 local crops for 2", lambda c: c.augment.crops.local.update(count=4)),
     "no_local": ("no local crops", lambda c: c.augment.crops.local.update(count=0)),

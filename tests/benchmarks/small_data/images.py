@@ -89,7 +89,9 @@ def make_digits(out: Path) -> None:
     for split in ("train", "test"):
         source = DigitsSource(split)
         items = [source[index] for index in range(len(source))]
-        pictures = ((str(x["label"]), x["name"], Image.fromarray(x["image"])) for x in items)
+        pictures = (
+            (str(x["label"]), x["name"], Image.fromarray(np.asarray(x["image"]))) for x in items
+        )
         write_split(pictures, out, [split == "test"] * len(items))
 
 

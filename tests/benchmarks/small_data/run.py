@@ -67,7 +67,7 @@ def train_run(run: Run, images: Path, folder: Path) -> None:
 
 
 def judge_run(run: Run, images: Path, folder: Path) -> dict[str, Any]:
-    """k-NN before the first step and after every eighth, linear accuracy of both ends."""
+    """k-NN before the first step and after every eighth, linear accuracy at the end."""
     config = read_config(complete_config(make_config(run, images)))
     judge = Judge(config)
     every = run.steps // POINTS
@@ -77,9 +77,9 @@ def judge_run(run: Run, images: Path, folder: Path) -> dict[str, Any]:
     features, points = judge.features_of(network), []
     for step, one in zip((0, *later), variables, strict=True):
         train, test = features(one)
-        point = {"step": step, "images": step * config.batch_size}
+        point: dict[str, float] = {"step": step, "images": step * config.batch_size}
         point["knn"] = round(judge.nearest(train, test), 2)
-        if step in (0, run.steps):
+        if step == run.steps:
             point["linear"] = round(judge.linear(train, test), 2)
         points.append(point)
     return {"points": points}
@@ -104,7 +104,8 @@ def main() -> None:
     result |= {"cpu_seconds": round(trained - before, 1)} | judge_run(run, images, folder)
     add_result(out, arguments.set, run.name, result)
     first, last = result["points"][0], result["points"][-1]
-    print(f"{arguments.set} {run.name}: {first} -> {last}, {result['cpu_seconds']} CPU s")
+    spent = f"{result['cpu_seconds']} CPU s, {cpu_seconds():.0f} with start and judge"
+    print(f"{arguments.set} {run.name}: {first} -> {last}, {spent}")
 
 
 if __name__ == "__main__":
