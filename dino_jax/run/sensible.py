@@ -37,6 +37,10 @@ class Shape(NamedTuple):
       depth: blocks.
       heads: attention heads.
       images_per_device: images of a batch that fit a device of 16 GiB, a guess from plans.
+      rate: learning rate of a batch of 256; others get it times the root of their ratio.
+      hidden: width of the head's hidden layers.
+      bottleneck: width of its output before the prototypes.
+      locals: local crops of an image.
     """
 
     side: int
@@ -46,15 +50,22 @@ class Shape(NamedTuple):
     depth: int
     heads: int
     images_per_device: int
+    rate: float
+    hidden: int
+    bottleneck: int
+    locals: int
 
 
 # A CPU gets the network of the study (docs/small_data.md); accelerators DeiT's tiny and small.
-ON_CPU = (Shape(32, 16, 8, 96, 3, 3, 64), Shape(64, 32, 8, 96, 3, 3, 64))
+ON_CPU = (
+    Shape(32, 16, 8, 96, 3, 3, 64, 2e-3, 256, 64, 2),
+    Shape(64, 32, 8, 96, 3, 3, 64, 2e-3, 256, 64, 2),
+)
 ON_ACCELERATORS = (
-    Shape(32, 16, 8, 192, 12, 3, 512),
-    Shape(64, 32, 8, 192, 12, 3, 256),
-    Shape(128, 64, 16, 384, 12, 6, 128),
-    Shape(224, 96, 16, 384, 12, 6, 64),
+    Shape(32, 16, 8, 192, 12, 3, 512, 1e-3, 1024, 128, 4),
+    Shape(64, 32, 8, 192, 12, 3, 256, 1e-3, 1024, 128, 4),
+    Shape(128, 64, 16, 384, 12, 6, 128, 5e-4, 2048, 256, 6),
+    Shape(224, 96, 16, 384, 12, 6, 64, 5e-4, 2048, 256, 8),
 )
 LEAST_BATCH, MOST_BATCH = 64, 512
 SHARE = 8  # a batch is at most an eighth of the images, but for the least batch
@@ -99,6 +110,7 @@ def choose(
     steps = count_steps(images, batch, accelerator)
     return (
         *_sizes(shape, median_side, accelerator),
+        *_network(shape, accelerator),
         *_batch(images, batch, shape, devices if accelerator else 1),
         *_length(images, batch, steps, accelerator),
     )
@@ -135,8 +147,6 @@ def _sizes(shape: Shape, median_side: float, accelerator: bool) -> list[Choice]:
         seen += ", and a CPU is too slow for more"
     blur = (0.1, max(0.5, round(2.0 * shape.side / 224, 2)))
     crops = "augment.crops"
-    patches = (shape.side // shape.patch) ** 2
-    machine = "for a CPU" if not accelerator else "for this many pixels and images"
     return [
         Choice(f"{crops}.global_1.size", side, seen),
         Choice(f"{crops}.global_2.size", side, "as global_1"),
@@ -147,10 +157,22 @@ def _sizes(shape: Shape, median_side: float, accelerator: bool) -> list[Choice]:
         ),
         Choice("image_size", shape.side, "evaluations see what global crops see"),
         Choice("network.backbone.image_size", side, "as global_1"),
-        Choice("network.backbone.patch_size", shape.patch, f"{patches} patches of a global crop"),
-        Choice("network.backbone.embed_dim", shape.dim, f"a network {machine}"),
-        Choice("network.backbone.depth", shape.depth, "with it"),
-        Choice("network.backbone.num_heads", shape.heads, "with it"),
+        Choice(f"{crops}.local.count", shape.locals, "fewer for a CPU and for few pixels"),
+    ]
+
+
+def _network(shape: Shape, accelerator: bool) -> list[Choice]:
+    patches = (shape.side // shape.patch) ** 2
+    machine = "for this many pixels and images" if accelerator else "for a CPU"
+    backbone, head = "network.backbone", "network.heads.dino"
+    return [
+        Choice(f"{backbone}.patch_size", shape.patch, f"{patches} patches of a global crop"),
+        Choice(f"{backbone}.embed_dim", shape.dim, f"a network {machine}"),
+        Choice(f"{backbone}.depth", shape.depth, "with it"),
+        Choice(f"{backbone}.num_heads", shape.heads, "with it"),
+        Choice(f"{head}.hidden_dim", shape.hidden, "with it"),
+        Choice(f"{head}.bottleneck_dim", shape.bottleneck, "with it"),
+        Choice("optimizer.lr", shape.rate, "with it, for a batch of 256"),
     ]
 
 

@@ -10,7 +10,12 @@ from ml_collections import ConfigDict
 
 from dino_jax.commands.config_file import load_config
 
-METHODS = {"dino": "quickstart", "dinov2": "digits_dinov2", "dinov3": "digits_dinov3"}
+METHODS = {
+    "dino": "quickstart",
+    "dinov2": "digits_dinov2",
+    "dinov3": "digits_dinov3",
+    "small_data": "small_data:32",
+}
 STEPS = 200  # of 64 images: 12,800
 POINTS = 8  # checkpoints of a run, all kept and judged
 MOST_TRAIN, MOST_TEST = 2000, 1000  # images of the k-NN
@@ -135,6 +140,7 @@ FACTORS: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
         "hue, saturation and gray as in DINO",
         lambda c: set_crops(c, saturation=0.2, hue=0.1, grayscale=0.2),
     ),
+    "no_flip": ("views not mirrored", lambda c: set_crops(c, flip=0.0)),
     "flip": ("mirrored views", lambda c: set_crops(c, flip=0.5)),
 }
 

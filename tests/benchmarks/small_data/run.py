@@ -19,6 +19,7 @@ from dino_jax.train import main as train
 from dino_jax.workdir.paths import absolute_path, write_atomically
 from tests.benchmarks.compare.measure import Judge, open_networks
 from tests.benchmarks.small_data.factors import POINTS, Run, make_config, parse_run
+from tests.benchmarks.small_data.images import KEPT_ASIDE, TUNING
 
 FILE = "results.json"
 CONFIG = """from pathlib import Path
@@ -90,8 +91,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--set", required=True)
-    parser.add_argument("--run", required=True)
+    parser.add_argument("--set", choices=(*TUNING, *KEPT_ASIDE), required=True)
+    parser.add_argument("--run", required=True, help="METHOD+FACTOR+…-STEPS-SEED, see factors.py")
     arguments = parser.parse_args()
     out, run = arguments.out.absolute(), parse_run(arguments.run)
     if run.name in read_results(out).get(arguments.set, {}):
