@@ -1,9 +1,9 @@
-"""DINOv2 ViT-S/16 from scratch on 10,000 to 100,000 images of one's own, on a v5e-8 or v6e-4.
+"""DINOv2 ViT-S/16 with masks, for 10,000 to 100,000 images of one's own, on a v5e-8 or v6e-4.
 
 Paper: DINOv2, arXiv:2304.07193; registers: arXiv:2309.16588. A starting point, not a tuned recipe:
 differs from vitl16_short in what stands below, chosen after what the authors advise for small data
-and small batches (dino issues 68 and 224: fewer prototypes, more epochs, a slower teacher). With
-few images it is usually better to continue from released weights.
+and small batches (dino issues 68 and 224: fewer prototypes, more epochs, a slower teacher). To
+start from released weights of DINOv2; small_data is the studied recipe from scratch.
 Expected: no figure yet.
 Hardware and time: planned for 64 images per v5e chip or 128 per v6e chip. Not yet run on a TPU.
 

@@ -42,7 +42,7 @@ MODEL is the workdir of a run, or a file of official weights of DINO or DINOv2. 
 minutes on your own photos make a small one, which sees 32 x 32 pixels (two CPU cores, no labels):
   dino-jax train --config=quickstart --workdir=runs/mine --config.data.kind=folder \\
     --config.data.path=PHOTOS
-From 10,000 photos on, and with an accelerator, take --config=vits16_small_data instead.
+From 10,000 photos on, and with an accelerator, take --config=small_data instead.
 Released weights find more: docs/search.md says where they are."""
 
 
