@@ -27,6 +27,7 @@ myst_fence_as_directive = ["math"]  # as GitHub writes formulas
 myst_heading_anchors = 4
 suppress_warnings = ["toc.empty_glob"]
 
+smartquotes = False  # they would make one dash of the two of an option
 default_role = "code"  # single backticks of docstrings
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

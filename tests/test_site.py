@@ -136,3 +136,9 @@ def test_every_name_of_the_api_exists_and_says_what_it_is():
             else getattr(importlib.import_module(module), own)
         )
         assert inspect.getdoc(thing), f"{name} has no docstring"
+
+
+def test_every_page_is_in_the_table_of_contents():
+    named = (ROOT / "docs/index.md").read_text().splitlines()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert page.stem in {*named, "index"}, f"add {page.stem} to a toctree of docs/index.md"

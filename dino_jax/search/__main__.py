@@ -13,7 +13,7 @@
   dino-jax search serve INDEX [--port=8000]
 
 MODEL is the workdir of a run (its teacher), a folder of dino-jax import or a file of official
-weights. Answers are exact: the nearest photos of all, whatever the filters. docs/search.md is a
+weights. Answers are exact: the nearest photos of all, whatever the filters. docs/catalogue.md is a
 tutorial.
 """
 

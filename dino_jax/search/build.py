@@ -43,7 +43,7 @@ minutes on your own photos make a small one, which sees 32 x 32 pixels (two CPU 
   dino-jax train --config=quickstart --workdir=runs/mine --config.data.kind=folder \\
     --config.data.path=PHOTOS
 From 10,000 photos on, and with an accelerator, take --config=small_data instead.
-Released weights find more: docs/search.md says where they are."""
+Released weights find more: docs/catalogue.md says where they are."""
 
 
 def build_of_photos(arguments: argparse.Namespace) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -125,7 +126,7 @@ def _parser(parser: argparse.ArgumentParser) -> Iterator[str]:
     if summary and summary not in {command.about for command in COMMANDS.values()}:
         yield summary
     usage = " ".join(parser.format_usage().removeprefix("usage:").split())
-    yield f"```text\n{usage}\n```"
+    yield f"```text\n{textwrap.fill(usage, 84, subsequent_indent='    ')}\n```"
     if parser.description and parser.description.strip():
         yield f"```text\n{parser.description.strip(chr(10))}\n```"
     found = arguments_of(parser)

@@ -87,7 +87,7 @@ main(["search", "query", INDEX, str(query), "-k", "3", "--where", "label!=digit_
 main(["search", "evaluate", INDEX, "--label=label"])
 
 # %% [markdown]
-# Figures of a network that has seen 2,560 digits are poor. [Search in a catalogue](../search.md)
+# Figures of a network that has seen 2,560 digits are poor. [Search in a catalogue](../catalogue.md)
 # says what helps: a network that fits the photos, several photos of a thing, tuning
 # ([tuning](../tuning.md)).
 #

@@ -1,4 +1,4 @@
-"""The commands of docs/search.md about two networks, as they stand there."""
+"""The commands of docs/catalogue.md about two networks, as they stand there."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from tests.saved_model import save_tiny_vit
 from tests.search.photos import save_photo, save_photos, save_table
 from tests.weights.clip_files import write_folder
 
-PAGE = Path(__file__).parents[2] / "docs" / "search.md"
+PAGE = Path(__file__).parents[2] / "docs" / "catalogue.md"
 
 
 def commands() -> list[list[str]]:
