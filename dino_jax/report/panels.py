@@ -121,7 +121,7 @@ QUALITY = (
     ),
     Panel(
         "Views that find their image",
-        r"views/retrieval/(.+)",
+        r"views/retrieval/(.+)|proxy/retrieval",
         r"\1",
         "Random parts of held-out images, each among those of all images.",
         Axis("%"),

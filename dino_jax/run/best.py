@@ -6,18 +6,22 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+RETRIEVAL = "proxy/retrieval"
+
 
 @dataclasses.dataclass
 class Best:
-    """The best network so far by k-NN accuracy, or without labels by RankMe (arXiv:2210.02885).
+    """The best network so far by k-NN accuracy, or without labels by the retrieval of views.
 
-    The accuracy of the role with the first k decides; without it the student's; without both,
-    RankMe. Once a stronger criterion exists, weaker ones are ignored.
+    The accuracy of the role with the first k decides; without it the student's; without both, the
+    share of views that find their image, which orders checkpoints better than RankMe
+    (arXiv:2210.02885) does (docs/small_data.md); without that, RankMe. Once a stronger criterion
+    exists, weaker ones are ignored.
 
     Attributes:
       role: role that stands for the run.
       step: step of the best evaluation, None before the first one.
-      metric: metric by which it was chosen, such as "knn10/teacher" or "proxy/rankme".
+      metric: metric by which it was chosen, such as "knn10/teacher" or "proxy/retrieval".
       value: value of the metric.
     """
 
@@ -50,7 +54,7 @@ class Best:
         if self.step is None:
             return "no evaluation, so no advice on which checkpoint to use"
         lost = "" if self.step in kept else ", but there is no checkpoint of it"
-        unit = " %" if self.metric.startswith("knn") else ""
+        unit = " %" if self.metric.startswith(("knn", RETRIEVAL)) else ""
         return f"best {self.role}: step {self.step}, {self.metric} {self.value:.3g}{unit}{lost}"
 
     def _deciding(self, metrics: Mapping[str, Any]) -> str:
@@ -60,6 +64,11 @@ class Best:
 
     def _rank(self, metric: str) -> int:
         """Rank of a metric in the decision; 0 is the strongest."""
-        deciding = (rf"knn\d+/{re.escape(self.role)}", r"knn\d+/student", "proxy/rankme")
+        deciding = (
+            rf"knn\d+/{re.escape(self.role)}",
+            r"knn\d+/student",
+            RETRIEVAL,
+            "proxy/rankme",
+        )
         found = (i for i, name in enumerate(deciding) if re.fullmatch(name, metric))
         return next(found, len(deciding))

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from dino_jax.evaluation.label_free import retrieval
 from dino_jax.evaluation.neighbours import nearest_neighbours, shared_neighbours
+from dino_jax.evaluation.online.views import view_features
 from tests.evaluation.online_runs import build, init_two, only, small_config, write_images
 
 
@@ -34,11 +36,22 @@ def test_proxies_need_no_labels_and_one_folder(photos):
     first, second = init_two(config)
     evaluation = build(config)["proxies"]
     before = evaluation(0, {"student": first, "teacher": first})
-    assert before.keys() == {"proxy/rankme", "proxy/decay", "proxy/agreement"}
+    assert before.keys() == {
+        f"proxy/{name}" for name in ("rankme", "decay", "agreement", "retrieval")
+    }
     assert before["proxy/agreement"] == 1
     after = evaluation(10, {"student": first, "teacher": second})
     # The student is the earlier teacher.
     assert after["proxy/stability"] == after["proxy/agreement"] < 1
+    network, batches = evaluation.evaluation, evaluation.evaluation._images.stream(0, 1)
+    rows = [
+        np.asarray(
+            view_features(network._context.networks["teacher"], second, b["image"], 2, 0.3, 0.4)
+        )[b["valid"]]
+        for b in batches
+    ]
+    views = np.concatenate(rows).reshape(30, 2, -1)
+    assert after["proxy/retrieval"] == pytest.approx(100 * retrieval(views))
     wanted = agreement_of_teachers(evaluation.evaluation, first, second)
     assert after["proxy/agreement"] == pytest.approx(wanted)
     theirs = features(evaluation.evaluation, "teacher", second)
@@ -49,9 +62,14 @@ def test_proxies_need_no_labels_and_one_folder(photos):
 
 
 def test_proxies_of_one_role_compare_it_with_no_other(photos):
-    config = of_photos("proxies", photos, of=("student",))
+    config = of_photos("proxies", photos, of=("student",), views=0)
     measured = build(config)["proxies"](0, {"student": init_two(config)[0]})
     assert measured.keys() == {"proxy/rankme", "proxy/decay"}
+
+
+def test_one_view_finds_nothing(photos):
+    with pytest.raises(ValueError, match=r"proxies\.views is 1, which finds nothing"):
+        build(of_photos("proxies", photos, views=1))
 
 
 def test_more_than_two_roles_cannot_be_compared(photos):

@@ -20,6 +20,14 @@ def test_without_labels_the_effective_rank_decides():
     assert best.describe([20, 30]) == "best teacher: step 20, proxy/rankme 9.5"
 
 
+def test_views_that_find_their_image_decide_over_the_effective_rank():
+    best = Best()
+    assert best.add(10, {"proxy/rankme": 9.0})
+    assert best.add(20, {"proxy/rankme": 5.0, "proxy/retrieval": 31.0})
+    assert not best.add(30, {"proxy/rankme": 50.0, "proxy/retrieval": 30.0})
+    assert best.describe([20]) == "best teacher: step 20, proxy/retrieval 31 %"
+
+
 def test_lines_without_an_evaluation_and_numbers_that_are_not_finite_do_not_count():
     best = Best()
     assert not best.add(10, {"loss": 1.0, "knn10/raw_pixels": 97.0, "knn10/frozen_teacher": 98.0})

@@ -21,7 +21,8 @@ RULES: dict[str, Score] = {
     "RankMe": named("proxy/rankme"),
     "alpha-ReQ, nearest to 1": lambda point: -abs(point["proxy/decay"] - 1),
     "LiDAR": named("views/lidar/teacher"),
-    "retrieval of views": named("views/retrieval/teacher"),
+    "retrieval of 8 views": named("views/retrieval/teacher"),
+    "retrieval of 2 views": named("proxy/retrieval"),
     "agreement of teacher and student": named("proxy/agreement"),
     "stability of neighbors": named("proxy/stability"),
 }
