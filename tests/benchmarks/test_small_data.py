@@ -7,7 +7,7 @@ import pytest
 from dino_jax.run.whole_config import complete_config, read_config
 from tests.benchmarks.small_data.factors import FACTORS, Run, make_config, parse_run
 from tests.benchmarks.small_data.images import draw_fifth, family_of, read_emoji
-from tests.benchmarks.small_data.page import compare_methods, draw, list_factors
+from tests.benchmarks.small_data.page import compare_methods, draw, fill_in, list_factors
 
 IMAGES = Path("sets/digits")
 
@@ -94,9 +94,19 @@ def test_tables_have_means_of_seeds_and_differences():
         }
     }
     *_, row = compare_methods(results, [("dino", ()), ("dinov2", ())])
-    assert row == "| digits | 40.0 (40.0, 40.0) | 62.0 (60.0, 64.0) | 65.0 |"
+    assert row == "| digits | 40.0 |  | 62.0 (60.0, 64.0) | 65.0 |"
     *_, row = list_factors(results, ("dinov2", ()))
     assert row == "| no KoLeo | 67.5, 80.0 (+2.5) |  |  |  |"
     figure = draw(results)
     assert "digits: k-NN" in figure
     assert figure.count('class="line"') == 4  # two curves, two names
+
+
+def test_a_table_takes_the_place_of_what_is_between_its_marks():
+    page = "a\n<!-- one -->\nold\n<!-- end -->\nb\n<!-- two -->\n<!-- end -->\n"
+    filled = fill_in(page, {"one": ["| x |"], "two": ["| y |"]})
+    assert (
+        filled
+        == "a\n<!-- one -->\n\n| x |\n\n<!-- end -->\nb\n<!-- two -->\n\n| y |\n\n<!-- end -->\n"
+    )
+    assert fill_in(filled, {"one": ["| x |"], "two": ["| y |"]}) == filled
