@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from dino_jax.optim.optimizer import make_adamw, make_lars
-from dino_jax.optim.schedules import Constant, build_cosine, build_warmup_cosine
+from dino_jax.optim.schedules import (
+    Constant,
+    build_cosine,
+    build_warmup_cosine,
+    scale_learning_rate,
+)
 from tests.optim.test_optimizer import build, build_with_schedules, make_params
 
 IMAGES, BATCH = 1_281_167, 4096  # of ImageNet-1k
@@ -81,7 +86,7 @@ def schedule(peak, warmup, total):
 )
 def test_both_scalings_of_simclr_give_the_recorded_rates(golden, name, base, reference, scaling):
     arrays = golden("ssl/s_losses")
-    peak = base * (BATCH / reference) ** {"linear": 1, "sqrt": 0.5}[scaling]
+    peak = scale_learning_rate(base, BATCH, reference, scaling)
     lr = schedule(peak, round(10 * IMAGES // BATCH), IMAGES * 100 // BATCH + 1)
     expected = arrays[f"lr/{name}_4096_100ep"]
     np.testing.assert_allclose(lr(arrays["lr/steps"]), expected, rtol=1e-5, atol=1e-7)
