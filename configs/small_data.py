@@ -7,8 +7,8 @@ small_data:32 and small_data:64 have a small network for a CPU; more, as without
 ViT-S/16 for an accelerator. An epoch is 100 steps whatever the data; warm-ups and the memory of the
 teacher follow --config.epochs.
 Expected: docs/small_data.md for images of 32 pixels; no figure for larger ones yet.
-Hardware and time: small_data:32 on 2 CPU cores, about 15 minutes; small_data on an accelerator of
-16 GiB, not yet run.
+Hardware and time: small_data:32 takes about 22 minutes of one CPU core, reckoned from shorter runs;
+small_data is for an accelerator of 16 GiB and has not yet run on one.
 
 Command (photos in one folder, no labels):
   dino-jax train --config=small_data --workdir=runs/small_data --config.data.path=/data/photos
