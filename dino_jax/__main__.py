@@ -63,6 +63,10 @@ COMMANDS = {
         "Tunes on photos of the same products, and hands out only what finds more than the frozen "
         "model.",
     ),
+    "improve": Command(
+        "dino_jax.tuning.improving.__main__",
+        "Continues a model on a folder of photos, and hands out only what is better than it was.",
+    ),
     "curate": Command(
         "dino_jax.curation.__main__",
         "Makes a training set of a crawl: removes near-copies, balances, finds what is like given "

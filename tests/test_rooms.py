@@ -72,6 +72,7 @@ WITHOUT_JAX = (
     "search.remove",
     "train",
     "tuning.__main__",
+    "tuning.improving.__main__",
     "visualize.__main__",
     "weights.export_weights",
     "weights.import_weights",

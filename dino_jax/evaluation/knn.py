@@ -105,7 +105,8 @@ def knn_accuracy(
         )
     train, test = normalize_rows(train_features), normalize_rows(test_features)
     nearest = find_nearest(train, test, max(k), mesh or local_mesh())
-    return _classify(nearest, train_labels, test_labels, k, temperature, convention)
+    ranks = _rank_all(nearest, train_labels, test_labels, k, temperature, convention)
+    return {size: top_accuracy(ranks[size]) for size in k}
 
 
 def leave_one_out_accuracy(
@@ -130,6 +131,25 @@ def leave_one_out_accuracy(
     Raises:
       ValueError: if labels are missing or a k is out of range.
     """
+    ranks = leave_one_out_ranks(
+        features, labels, k=k, temperature=temperature, convention=convention, mesh=mesh
+    )
+    return {size: top_accuracy(ranks[size]) for size in k}
+
+
+def leave_one_out_ranks(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    k: Sequence[int],
+    temperature: float,
+    convention: str = "dinov2",
+    mesh: Mesh | None = None,
+) -> dict[int, np.ndarray]:
+    """[N] int32 for every k: classes before the right one of each image, by the votes of others.
+
+    Arguments and errors are those of `leave_one_out_accuracy`.
+    """
     if len(labels) and labels.min() < 0:
         raise ValueError("k-NN needs a label for every image; put the images into class folders")
     if not k or min(k) < 1 or max(k) >= len(labels):
@@ -139,7 +159,7 @@ def leave_one_out_accuracy(
         )
     rows = normalize_rows(features)
     nearest = _without_self(find_nearest(rows, rows, max(k) + 1, mesh or local_mesh()))
-    return _classify(nearest, labels, labels, k, temperature, convention)
+    return _rank_all(nearest, labels, labels, k, temperature, convention)
 
 
 def _without_self(nearest: Neighbours) -> Neighbours:
@@ -153,15 +173,15 @@ def _without_self(nearest: Neighbours) -> Neighbours:
     return Neighbours(*(values[~itself].reshape(kept) for values in nearest))
 
 
-def _classify(
+def _rank_all(
     nearest: Neighbours,
     train_labels: np.ndarray,
     test_labels: np.ndarray,
     k: Sequence[int],
     temperature: float,
     convention: str,
-) -> dict[int, TopAccuracy]:
-    """Accuracy of the vote of the neighbors among the training images, for every k."""
+) -> dict[int, np.ndarray]:
+    """[M] ranks of the right classes by the vote of the neighbors, for every k."""
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     found = []
     for start in range(0, len(test_labels), QUERY_TILE):
@@ -177,7 +197,7 @@ def _classify(
                 convention=convention,
             )
         )
-    return {size: top_accuracy(np.concatenate([ranks[size] for ranks in found])) for size in k}
+    return {size: np.concatenate([ranks[size] for ranks in found]) for size in k}
 
 
 @partial(jax.jit, static_argnames=("k", "temperature", "classes", "convention"))

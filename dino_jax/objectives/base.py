@@ -92,6 +92,7 @@ class Needs:
       images: least number of images in a pass.
       sees: pairs of a role and a further group of crops that it sees.
       same_boxes: pairs of groups whose crops have the same boxes, in the same order.
+      same_width: whether it compares features of several networks number by number.
     """
 
     roles: tuple[str, ...] = ()
@@ -107,6 +108,7 @@ class Needs:
     images: int = 1
     sees: tuple[tuple[str, str], ...] = ()
     same_boxes: tuple[tuple[str, str], ...] = ()
+    same_width: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import optax
 from dino_jax.config.range import MOST_EPOCHS, MOST_IMAGES
 from dino_jax.config.section import named, option
 from dino_jax.optim import schedules
+from dino_jax.optim.moves import Wrap, move_last_blocks, move_low_rank
 from dino_jax.optim.parameter_groups import BACKBONE, FIXED, LAST_LAYER, REST, label_frozen
 from dino_jax.optim.parts import PartsConfig, take_parts
 from dino_jax.optim.schedules import Schedule, check_positive
@@ -96,6 +97,17 @@ class OptimizerConfig:
     patch_embed_lr_multiplier: float = option(
         1.0, "rate factor of the patch embedding", above=0, at_most=1000
     )
+    backbone_lr_multiplier: float = option(
+        1.0, "rate factor of the backbone; the heads keep the rate", above=0, at_most=1e6
+    )
+    moves: Literal["all", "blocks", "lora"] = option(
+        "all", "of the backbone: all, its last_blocks, or matrices of low rank (arXiv:2106.09685)"
+    )
+    last_blocks: int = option(2, "moves blocks: how many, with the final norm", at_least=1)
+    lora_rank: int = option(8, "moves lora: of the matrices", at_least=1)
+    lora_alpha: float = option(
+        16.0, "moves lora: their factor, times lora_rank", above=0, at_most=1e6
+    )
     clip_grad: float = option(
         3.0, "largest L2 norm of a gradient; 0: no limit", at_least=0, at_most=1e9
     )
@@ -145,8 +157,12 @@ def build_optimizer(
         min(schedules.epochs_to_steps(epochs, steps_per_epoch), total_steps)
         for epochs in (config.freeze_last_layer_epochs, config.freeze_backbone_epochs)
     )
+    _check_moves(config)
+    build, decay = RULES[config.kind], rates["weight_decay"]
     optimizer = make_optimizer(
-        RULES[config.kind](config, rates["lr"], rates["weight_decay"]),
+        build(config, rates["lr"], decay),
+        backbone_rule=build(config, _times(config.backbone_lr_multiplier, rates["lr"]), decay),
+        moves=MOVES[config.moves](config),
         clip_norm=config.clip_grad,
         clip=config.clip,
         frozen_steps=frozen_steps,
@@ -157,6 +173,19 @@ def build_optimizer(
         fixed=config.fixed,
     )
     return optimizer, rates
+
+
+def _times(factor: float, schedule: Schedule) -> Schedule:
+    return schedule if factor == 1.0 else lambda step: factor * schedule(step)
+
+
+def _check_moves(config: OptimizerConfig) -> None:
+    """Raises a ValueError if rates by layer are asked for, where layers do not move themselves."""
+    if config.moves == "lora" and config.layer_decay != 1.0:
+        raise ValueError(
+            f"config.optimizer.layer_decay ({config.layer_decay}) is for moves='all' or 'blocks'; "
+            "matrices of low rank have one rate: use --config.optimizer.layer_decay=1.0"
+        )
 
 
 def _build_schedules(
@@ -198,6 +227,8 @@ def make_optimizer(
     layer_decay: float = 1.0,
     patch_embed_lr_multiplier: float = 1.0,
     fixed: Sequence[str] = (),
+    backbone_rule: optax.GradientTransformation | None = None,
+    moves: Wrap | None = None,
 ) -> Optimizer:
     """Adds clipping, the frozen last layer and rates by layer to an update rule.
 
@@ -213,6 +244,9 @@ def make_optimizer(
       layer_decay: See `lr_multipliers`; 1 for none.
       patch_embed_lr_multiplier: See `lr_multipliers`; 1 for none.
       fixed: Names of parameters and modules that never move and whose gradients count nowhere.
+      backbone_rule: Rule of the backbone; None: `rule`.
+      moves: Limits what of the backbone moves, see `moves`; None: everything. Gradients are clipped
+        before.
 
     Raises:
       ValueError: if a name is unknown or a value out of range.
@@ -226,9 +260,12 @@ def make_optimizer(
         )
     check_positive(layer_decay=layer_decay, patch_embed_lr_multiplier=patch_embed_lr_multiplier)
     clip_to, frozen_until = _lookup("clip", clip, CLIPS), _lookup("freeze", freeze, FREEZES)
+    of_backbone = backbone_rule or rule
+    if moves is not None:
+        of_backbone = moves(of_backbone)
     rules: dict[Hashable, optax.GradientTransformation] = {
         LAST_LAYER: frozen_until(rule, frozen_steps),
-        BACKBONE: skipped_until(rule, frozen_backbone_steps),
+        BACKBONE: skipped_until(of_backbone, frozen_backbone_steps),
         REST: rule,
     }
     if fixed:
@@ -337,6 +374,14 @@ RULES: dict[str, Callable[[OptimizerConfig, Schedule, Schedule], Optimizer]] = {
     "adamw": _build_adamw,
     "sgd": _build_sgd,
     "lars": _build_lars,
+}
+
+
+# What of the backbone moves; None: everything.
+MOVES: dict[str, Callable[[OptimizerConfig], Wrap | None]] = {
+    "all": lambda config: None,
+    "blocks": lambda config: move_last_blocks(config.last_blocks),
+    "lora": lambda config: move_low_rank(config.lora_rank, config.lora_alpha),
 }
 
 

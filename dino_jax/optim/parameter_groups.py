@@ -17,6 +17,7 @@ STACK = "blocks"  # the module whose leaves carry a leading depth axis from nn.s
 LAST_LAYER = "last_layer"  # the prototype layer of a projection head
 FIXED = "fixed"  # never moves
 REST = "rest"
+FINAL_NORM = "norm"  # of the backbone, after the last block
 PATCH_EMBED = "patch_embed"
 TOKENS = ("cls_token", "pos_embed", "register_tokens", "mask_token")
 EMBEDDINGS = (*TOKENS, PATCH_EMBED)  # modules before the first block

@@ -13,22 +13,27 @@ RETRIEVAL = "proxy/retrieval"
 class Best:
     """The best network so far by k-NN accuracy, or without labels by the retrieval of views.
 
-    The accuracy of the role with the first k decides; without it the student's; without both, the
-    share of views that find their image, which orders checkpoints better than RankMe
-    (arXiv:2210.02885) does (docs/small_data.md); without that, RankMe. Once a stronger criterion
-    exists, weaker ones are ignored.
+    What a gain over the first network is worth decides, if there is one; else the accuracy of the
+    role with the first k; without it the student's; without both, the share of views that find
+    their image, which orders checkpoints better than RankMe (arXiv:2210.02885) does
+    (docs/small_data.md); without that, RankMe. Once a stronger criterion exists, weaker ones are
+    ignored.
 
     Attributes:
       role: role that stands for the run.
       step: step of the best evaluation, None before the first one.
       metric: metric by which it was chosen, such as "knn10/teacher" or "proxy/retrieval".
       value: value of the metric.
+      reached: step at which there was such a value first.
+      since: evaluations after that step.
     """
 
     role: str = "teacher"
     step: int | None = None
     metric: str = ""
     value: float = -math.inf
+    reached: int | None = None
+    since: int = 0
 
     def add(self, step: int, metrics: Mapping[str, Any]) -> bool:
         """Takes the metrics of a step; returns whether they are an evaluation and at least as good.
@@ -40,6 +45,10 @@ class Best:
         if step == 0 or value is None or math.isnan(value):
             return False
         ours, theirs = self._rank(metric), self._rank(self.metric)
+        if ours < theirs or (ours == theirs and value > self.value):
+            self.reached, self.since = step, 0
+        else:
+            self.since += ours == theirs
         if ours > theirs or (ours == theirs and value < self.value):
             return False
         self.step, self.metric, self.value = step, metric, value
@@ -64,8 +73,10 @@ class Best:
 
     def _rank(self, metric: str) -> int:
         """Rank of a metric in the decision; 0 is the strongest."""
+        role = re.escape(self.role)
         deciding = (
-            rf"knn\d+/{re.escape(self.role)}",
+            rf"worth/{role}",
+            rf"knn\d+/{role}",
             r"knn\d+/student",
             RETRIEVAL,
             "proxy/rankme",

@@ -45,6 +45,7 @@ class Journal:
 
     Attributes:
       progress: the screen.
+      hours_before: hours of earlier starts.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Journal:
 
     def __enter__(self) -> "Journal":
         config, recipe, history = self._config, self._recipe, self._history
-        hours_before = max((record.get("time/hours") or 0.0 for record in history), default=0.0)
+        self.hours_before = max((x.get("time/hours") or 0.0 for x in history), default=0.0)
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(self._first_step))
             self._writer = stack.enter_context(
@@ -94,7 +95,9 @@ class Journal:
             self._profile = stack.enter_context(
                 contextlib.closing(Profile(config.profile.steps, self._folder))
             )
-            self._throughput = stack.enter_context(contextlib.closing(Throughput(hours_before)))
+            self._throughput = stack.enter_context(
+                contextlib.closing(Throughput(self.hours_before))
+            )
             self.progress = stack.enter_context(
                 Progress(self._start, recipe.total_steps, config.batch_size)
             )
@@ -152,6 +155,11 @@ class Journal:
         record |= guard.start(self._folder, networks, resumed, record, self.progress)
         if record:
             self._writer.write(0, record)
+
+    @property
+    def hours(self) -> float:
+        """Hours of the run so far, those of earlier starts among them."""
+        return self._throughput.hours
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:

@@ -29,6 +29,12 @@ class RuntimeConfig:
         5.0, "since the last checkpoint; 0: by steps only", at_least=0, at_most=1e6
     )
     keep_checkpoints: int = option(2, "newest checkpoints that stay", at_least=1)
+    patience: int = option(
+        0, "evaluations in a row without a better network, then the run ends; 0: never", at_least=0
+    )
+    most_hours: float = option(
+        0.0, "of all starts together, then the run ends; 0: no limit", at_least=0, at_most=1e6
+    )
     stop_on_collapse: bool = option(False, "end the run when its diagnosis is a failure")
     compilation_cache: str = option(
         "auto",

@@ -37,6 +37,11 @@ class Throughput:
         self._end: Future[float] | None = None
         self._waited = 0.0
 
+    @property
+    def hours(self) -> float:
+        """Hours of the run so far, those of earlier starts among them."""
+        return (self._clock() - self._created) / 3600
+
     @contextmanager
     def batch(self) -> Iterator[None]:
         """Context for loading the next batch."""
@@ -60,7 +65,7 @@ class Throughput:
           measured here and so far.
         """
         waited, self._waited = self._waited, 0.0
-        numbers = {"time/hours": (self._clock() - self._created) / 3600}
+        numbers = {"time/hours": self.hours}
         if lap.seconds_left is not None:
             numbers["time/hours_left"] = lap.seconds_left / 3600
         if lap.images_per_second is not None:

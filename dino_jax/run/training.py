@@ -2,6 +2,8 @@
 
 import contextlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from etils import epath
@@ -32,12 +34,14 @@ from dino_jax.processes.join import join_processes
 from dino_jax.processes.patience import MissingProcessesError
 from dino_jax.run.best import Best
 from dino_jax.run.check import check_config
+from dino_jax.run.enough import Enough
 from dino_jax.run.first_step import FirstStep
 from dino_jax.run.input_stream import InputStream
 from dino_jax.run.instruments import build_instruments
 from dino_jax.run.interruption import Interruption, end_on_sigterm
 from dino_jax.run.journal import Journal
 from dino_jax.run.roll_back import repeat_after_roll_backs, with_lowered_rates
+from dino_jax.run.runtime import RuntimeConfig
 from dino_jax.run.save_clock import SaveClock
 from dino_jax.run.screen import say_if_slow
 from dino_jax.run.start_checks import StartChecks, config_facts
@@ -154,7 +158,9 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
             )
             journal.begin(lines, state, resumed, frozen)
             save_clock = SaveClock(runtime.save_every_minutes, agreement)
-            for step in range(start + 1, recipe.total_steps + 1):
+            enough = Enough(runtime.patience, runtime.most_hours, best, agreement)
+            end = start if enough.before(journal.hours_before) else recipe.total_steps
+            for step in range(start + 1, end + 1):
                 with user_errors(), journal.waiting():
                     batch = shard_batch(stream.take(step), batch_sharding(mesh))
                 unreadable = replicate(batch.pop("unreadable"))
@@ -162,7 +168,7 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                 state, metrics = train_step(state, batch, frozen)
                 journal.add(step, metrics, unreadable)
                 worth_saving = journal.record(step, state)
-                stop = interruption.should_stop(step)
+                stop = interruption.should_stop(step) | enough.after(step, journal.hours)
                 with journal.progress.pause("checkpoint"):
                     last = step == recipe.total_steps
                     due = save_clock.due(step) or stop or worth_saving or last
@@ -173,45 +179,76 @@ def train(config: Config, workdir: str, overrides: list[str], agreement: Agreeme
                     break
             journal.finish(checkpoints.all_steps())
         newest.note()
-        journal.progress.say(last_line(interruption.requested, int(state.step), recipe, folder))
+        why = enough.reason
+        journal.progress.say(
+            last_line(interruption.requested, why, int(state.step), recipe, folder)
+        )
         return interruption.exit_code
 
 
-def last_line(signal_name: str | None, step: int, recipe: Recipe, folder: epath.Path) -> str:
+def last_line(
+    signal_name: str | None, why: str, step: int, recipe: Recipe, folder: epath.Path
+) -> str:
+    """The last line on the screen; `why` is the reason of an early end, if it was one."""
     if signal_name:
         return (
             f"{signal_name}: saved step {step} of {recipe.total_steps} in {folder}; "
             "the same command continues"
         )
+    if why:
+        return f"ended: {why}; step {step} of {recipe.total_steps}, checkpoints in {folder}"
     return f"done: step {step} of {recipe.total_steps}, checkpoints in {folder}"
 
 
 def run(given: ConfigArguments) -> int:
     """Runs the command; returns the exit code."""
     options, config, default = given
+
+    def work(agreement: Agreement) -> int:
+        with user_errors():
+            overrides = describe_overrides(default, config)
+        return repeat_after_roll_backs(lambda: train(config, options.workdir, overrides, agreement))
+
+    def facts() -> dict[str, Any]:
+        return facts_of(config_facts(config), options.workdir, code_of(options.config))
+
+    return run_alone_or_joined(
+        work, options.workdir, "--workdir", options.distributed, config.runtime, facts
+    )
+
+
+def run_alone_or_joined(
+    work: Callable[[Agreement], int],
+    folder: str,
+    option: str,
+    distributed: bool,
+    runtime: RuntimeConfig,
+    facts: Callable[[], dict[str, Any]],
+) -> int:
+    """Does work that trains, in a folder of its own; what ends it early is said in one line.
+
+    Args:
+      work: gets the agreement of all processes; returns the exit code.
+      folder: what it writes to; locked meanwhile.
+      option: option that names the folder.
+      distributed: whether this is one of several processes, which are joined first.
+      runtime: patience of the join.
+      facts: what all processes must have in common.
+    """
     start_logging()
     keep_quiet_about_raised_errors()
     end_on_sigterm()
     keep_freed_memory()
     start_workers_alone()
-    runtime = config.runtime
     try:
         with contextlib.ExitStack() as stack:
             agreement: Agreement = Alone()
             with user_errors():
-                if options.distributed:
-                    code = code_of(options.config)
-                    facts = facts_of(config_facts(config), options.workdir, code)
-                    agreement = stack.enter_context(
-                        join_processes(
-                            runtime.join_report_seconds, runtime.join_timeout_seconds, facts
-                        )
-                    )
-                overrides = describe_overrides(default, config)
-                stack.enter_context(one_writer(options.workdir, agreement=agreement))
-            return repeat_after_roll_backs(
-                lambda: train(config, options.workdir, overrides, agreement)
-            )
+                if distributed:
+                    limits = (runtime.join_report_seconds, runtime.join_timeout_seconds)
+                    agreement = stack.enter_context(join_processes(*limits, facts()))
+                stack.enter_context(one_writer(folder, option, agreement))
+            return work(agreement)
     except (UsageError, ImportError) as error:  # ImportError: a package that an option needs
         fail(error)
     except (LostRunError, MissingProcessesError, NotFiniteStateError, StorageFaultError) as error:

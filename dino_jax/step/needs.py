@@ -161,6 +161,12 @@ def _check_role(where: str, needs: Needs, name: str, roles: Mapping[str, Role]) 
             f"{where} needs all patches of its crops, and config.roles.{name}.masked is 'drop'; "
             f"use --config.roles.{name}.masked=hide"
         )
+    ours, theirs = (x.network.backbone.embed_dim for x in (learner, role))
+    if needs.same_width and ours != theirs:
+        raise ValueError(
+            f"{where} compares features number by number: those of the network {whose} have "
+            f"{theirs}, those of the one that learns {ours}; it is for networks of one width"
+        )
     ours, theirs = (x.network.backbone.patch_size for x in (learner, role))
     if needs.aligned_patches and ours != theirs:
         raise ValueError(

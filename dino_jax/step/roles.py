@@ -218,7 +218,7 @@ class RoleConfig:
     every_steps: int = option(10_000, "copies: updates between two copies", at_least=1)
     first_step: int = option(0, "copies: updates before the first copy", at_least=0)
     most_copies: int | None = option(None, "copies: how many; None: no end", at_least=0)
-    path: str = option("", "frozen: workdir of a run with the same heads")
+    path: str = option("", "frozen: workdir of a run, or file of weights (no heads)")
     step: int | None = option(None, "frozen: its checkpoint; None: the newest", at_least=0)
 
 

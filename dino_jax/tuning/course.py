@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dino_jax.evaluation.paired import Gain, compare
 from dino_jax.tuning.candidate import Candidate
-from dino_jax.tuning.guard import Gain, Queries, compare
+from dino_jax.tuning.guard import Queries
 from dino_jax.tuning.sampler import Sampler
 
 PATIENCE = 3  # evaluations in a row without a better one, after which it stops

@@ -1,9 +1,7 @@
 """Whether tuned vectors find more than frozen ones on held-out SKUs, beyond what chance explains.
 
 Recall@1: the photographs of held-out SKUs are queries, and a query is not its own answer. The gain
-has an interval of a paired bootstrap: whole SKUs are drawn with replacement, the same for both. The
-best of E evaluations is taken, so each interval is one of 1 - 0.05 / E (Bonferroni): with 95 % all
-of them hold at once.
+has an interval, see `dino_jax.evaluation.paired`: whole SKUs are drawn.
 
 The gain over chance is measured likewise, and has to be proven, too: where SKUs are wrong, nothing
 is found more often than by chance, however unlucky the frozen features were on these few hits.
@@ -16,26 +14,6 @@ import numpy as np
 from dino_jax.tuning.skus import NONE, Skus
 
 ROWS_AT_ONCE = 1024
-DRAWS_AT_ONCE = 256
-ERROR = 0.05  # chance that one of the intervals misses
-
-
-class Gain(NamedTuple):
-    """What tuning brought.
-
-    Attributes:
-      mean: difference of Recall@1, tuned minus what it is compared with.
-      low, high: ends of its interval.
-    """
-
-    mean: float
-    low: float
-    high: float
-
-    @property
-    def is_proven(self) -> bool:
-        """Whether it is more than its own uncertainty."""
-        return self.low > 0
 
 
 class Queries(NamedTuple):
@@ -91,35 +69,3 @@ def to_unit(vectors: np.ndarray) -> np.ndarray:
     rows = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(lengths > 0, lengths, 1)
-
-
-def compare(
-    frozen: np.ndarray,
-    tuned: np.ndarray,
-    skus: np.ndarray,
-    evaluations: int,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Gain:
-    """The gain in Recall@1 with its interval.
-
-    Args:
-      frozen: [Q] bool hits, or the chance of one.
-      tuned: [Q] bool hits of the same queries.
-      skus: [Q] their SKUs, which are drawn as wholes.
-      evaluations: E, of which the best is taken.
-      resamples: draws of the bootstrap.
-      seed: of the draws.
-    """
-    _, place = np.unique(skus, return_inverse=True)
-    sizes = np.bincount(place).astype(np.float64)
-    sums = np.bincount(place, tuned.astype(np.float64) - frozen.astype(np.float64))
-    rng, count = np.random.default_rng(seed), len(sizes)
-    means = []
-    for start in range(0, resamples, DRAWS_AT_ONCE):
-        some = min(DRAWS_AT_ONCE, resamples - start)
-        drawn = rng.multinomial(count, np.full(count, 1 / count), size=some)
-        means.append(drawn @ sums / (drawn @ sizes))
-    tail = 100 * ERROR / evaluations / 2
-    low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
-    return Gain(float(sums.sum() / sizes.sum()), float(low), float(high))

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dino_jax.optim.parameter_groups import STACK, lr_multipliers
+from dino_jax.optim.low_rank import change_of, init_factors
+from dino_jax.optim.parameter_groups import FINAL_NORM, STACK, lr_multipliers
 
 Params = dict[str, Any]
-FINAL_NORM = "norm"
-PARTS = {"query": 0, "value": 2}  # of the fused projection, which LoRA changes
 
 
 class Moved(NamedTuple):
@@ -82,22 +81,11 @@ def move_low_rank(backbone: Params, rank: int, alpha: float, seed: int) -> Moved
     depth, dim = backbone[STACK]["attention"]["qkv"]["kernel"].shape[:2]
     if rank > dim:
         raise ValueError(f"--rank={rank}: the network is {dim} wide")
-    keys = jax.random.split(jax.random.key(seed), len(PARTS))
-    first = {
-        name: {
-            "a": jax.random.normal(key, (depth, dim, rank)) / np.sqrt(dim),
-            "b": jnp.zeros((depth, rank, dim)),
-        }
-        for name, key in zip(PARTS, keys, strict=True)
-    }
+    first = init_factors(depth, dim, rank, jax.random.key(seed))
 
     def spread(moved: Params, base: Params) -> Params:
         attention = base[STACK]["attention"]
-        kernel = jnp.asarray(attention["qkv"]["kernel"])
-        for name, place in PARTS.items():
-            added = jnp.matmul(moved[name]["a"], moved[name]["b"], precision="highest")
-            columns = slice(place * dim, (place + 1) * dim)
-            kernel = kernel.at[:, :, columns].add(alpha / rank * added)
+        kernel = jnp.asarray(attention["qkv"]["kernel"]) + change_of(moved, alpha / rank)
         qkv = {**attention["qkv"], "kernel": kernel}
         return {**base, STACK: {**base[STACK], "attention": {**attention, "qkv": qkv}}}
 

@@ -13,7 +13,7 @@ from dino_jax.search.photos import Photos
 from dino_jax.tuning.catalogue import Catalogue
 from dino_jax.tuning.linear import Recipe
 from dino_jax.tuning.looks import Looks
-from dino_jax.tuning.model_folder import write_model
+from dino_jax.tuning.model_folder import Told, write_model
 from dino_jax.tuning.moved import Moved, Params, move_all, move_last_blocks, move_low_rank
 from dino_jax.tuning.network import NetworkCandidate, Settings
 from dino_jax.tuning.plan import Plan
@@ -97,7 +97,12 @@ class PhotoWay:
         origin = plan.catalogue.origin
         path = given.model or origin.path
         step = given.step if given.model else origin.step
-        write_model(out, snapshot, path, step, origin.image_size, told)
+        gain = told["best"]["gain"]
+        lines = [f"gain in Recall@1 {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"]
+        facts = {"tuned": {name: told[name] for name in ("source", "loss", "skus", "best")}}
+        made = Told("tuned", "dino-jax tune", lines, facts)
+        variables = {"params": {"backbone": snapshot}}
+        write_model(out, variables, path, step, made, origin.image_size)
 
     def advice(self, arguments: argparse.Namespace, out: Path) -> str:
         """What to do with it."""

@@ -22,6 +22,7 @@ ZERO_IS_LEGAL = {
     *("--clip", "--fps", "--max-unreadable", "--need", "--overlap", "--radius", "--seconds"),
     *("--seed", "--shards", "--size", "--step", "--text-weight", "--weight", "--weight-decay"),
     *("--cutmix", "--drop-path", "--erase", "--flip", "--label-smoothing", "--min-lr"),
+    *("--patience", "--preserve"),
     *("--mixup", "--rand-augment", "--warmup-epochs", "--workers"),
 }
 

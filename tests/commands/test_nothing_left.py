@@ -54,6 +54,8 @@ WRONG = [
     ("search compact {out}", "is not an index"),
     ("tune {photos} --out={out} --sku=label", "embed"),
     ("tune {photos}/no --out={out} --sku=label", "no"),
+    ("improve {model} {photos}/no --out={out} --steps=9", "does not exist"),
+    ("improve {model} {photos} --out={out} --steps=9", "are too few: at least 80 are needed"),
     ("curate deduplicate {photos} --out={out} --threshold=0.9", "embed"),
     ("curate cluster {photos}/no --out={out}", "no"),
     ("curate sample {photos} --out={out} --target=5", "{out}"),

@@ -59,3 +59,20 @@ def test_a_best_step_without_a_checkpoint_is_named_as_such():
     best.add(10, {"knn10/student": 55.25})
     wanted = "best teacher: step 10, knn10/student 55.2 %, but there is no checkpoint of it"
     assert best.describe([20]) == wanted
+
+
+def test_a_measured_gain_decides_before_accuracy_and_rankme():
+    best = Best()
+    best.add(10, {"knn10/teacher": 90.0, "proxy/rankme": 5.0})
+    best.add(20, {"knn10/teacher": 50.0, "worth/teacher": -0.1})
+    assert (best.step, best.metric) == (20, "worth/teacher")
+
+
+def test_evaluations_that_are_no_better_are_counted():
+    best, counts = Best(), []
+    for step, gain in enumerate((0.0, 0.1, 0.1, 0.05, 0.2, 0.2), start=1):
+        best.add(step, {"worth/teacher": gain})
+        best.add(step, {"loss": 1.0})
+        counts.append(best.since)
+    assert counts == [0, 0, 1, 2, 0, 1]
+    assert (best.step, best.reached) == (6, 5)

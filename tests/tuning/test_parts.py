@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from dino_jax.evaluation.paired import compare
 from dino_jax.tuning.course import Evaluation, Result
-from dino_jax.tuning.guard import Queries, compare, make_queries, to_unit
+from dino_jax.tuning.guard import Queries, make_queries, to_unit
 from dino_jax.tuning.near import find_near
 from dino_jax.tuning.plan import categories_of
 from dino_jax.tuning.sampler import make_sampler

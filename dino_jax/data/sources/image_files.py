@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dino_jax.data.sources.base import Contents, PackedNames, Record, digest_labels
+from dino_jax.data.sources.base import UNLABELED, Contents, PackedNames, Record, digest_labels
 from dino_jax.foreign.files import MAX_IMAGE_BYTES, is_remote, read_bytes
 from dino_jax.foreign.names import printable
 
@@ -47,6 +47,15 @@ class ImageFiles:
     def name(self, index: int) -> str:
         """The file's path, printable."""
         return printable(self.path(index))
+
+    def file(self, index: int) -> str:
+        """The file's path below the root."""
+        return self._files[index]
+
+    def class_of(self, index: int) -> str | None:
+        """The name of the image's class; None without one."""
+        label = int(self._labels[index])
+        return None if label == UNLABELED else self.class_names[label]
 
     def path(self, index: int) -> str:
         """The file's path, as the system takes it."""

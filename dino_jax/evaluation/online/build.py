@@ -18,7 +18,7 @@ from typing import Any
 
 from dino_jax.config.section import suggest
 from dino_jax.data.sources import is_given
-from dino_jax.evaluation.online import agreement, dense, knn, proxies, views
+from dino_jax.evaluation.online import agreement, dense, gain, knn, proxies, views
 from dino_jax.evaluation.online.base import Context, Evaluation, Metrics, Variables
 
 EVALUATIONS: dict[str, Any] = {
@@ -27,6 +27,7 @@ EVALUATIONS: dict[str, Any] = {
     "agreement": agreement,
     "dense": dense,
     "views": views,
+    "gain": gain,
 }
 
 

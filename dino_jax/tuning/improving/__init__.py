@@ -1,0 +1,1 @@
+"""Continuing a model on unlabelled photos: a better one is handed out, or none."""
