@@ -70,9 +70,10 @@ def judge(run: epath.Path) -> Judged:
         if record.get(f"{GAIN}/{TEACHER}") is None or step == 0:
             continue
         best.add(step, record)
-        ends = (record[f"{GAIN}{end}/{TEACHER}"] for end in ("", "_low", "_high"))
-        shares = (record[f"found/{role}"] for role in (START, TEACHER))
-        looks[step] = Look(step, *shares, Gain(*ends), record[f"recognised_high/{TEACHER}"])
+        ends = [record[f"{GAIN}{end}/{TEACHER}"] for end in ("", "_low", "_high")]
+        before, after = (record[f"found/{role}"] for role in (START, TEACHER))
+        recognised = record[f"recognised_high/{TEACHER}"]
+        looks[step] = Look(step, before, after, Gain(*ends), recognised)
     return Judged(list(looks.values()), looks.get(best.step or 0))
 
 
