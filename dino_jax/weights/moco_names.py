@@ -51,8 +51,8 @@ def infer_mlp_head(name: str, tensors: Mapping[str, np.ndarray]) -> dict[str, An
     last = linear[-1] + 1
     last_norm = "none"
     if f"{last}.running_mean" in plain:
-        learned = [f"{last}.{leaf}" in plain for leaf in ("weight", "bias")]
-        last_norm = {(False, False): "plain", (True, False): "scale"}.get((*learned,), "affine")
+        has_scale, has_bias = (f"{last}.{leaf}" in plain for leaf in ("weight", "bias"))
+        last_norm = "affine" if has_bias else "scale" if has_scale else "plain"
     return {
         "kind": "mlp",
         "of": "cls" if name.startswith("projector") else "projector",
