@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -34,8 +35,9 @@ def frozen(candidate: LinearCandidate, plan: Plan) -> np.ndarray:
 
 
 def hand_out(out: Path, snapshot: Adapter, plan: Plan, told: dict[str, Any]) -> None:
-    """Writes the adapter."""
-    save_adapter(out, snapshot, {"origin": plan.catalogue.described, **told})
+    """Writes the adapter; process 0 does."""
+    if jax.process_index() == 0:
+        save_adapter(out, snapshot, {"origin": plan.catalogue.described, **told})
 
 
 def advice(arguments: argparse.Namespace, out: Path) -> str:

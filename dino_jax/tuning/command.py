@@ -84,10 +84,10 @@ def work(arguments: argparse.Namespace, out: Path) -> tuple[str, bool]:
         candidate, plan.sampler, plan.queries, frozen, plan.steps, arguments.evaluations, say
     )
     better = result.is_better
+    told = describe(arguments, plan, result, better)
+    if better:  # all processes take part in writing a checkpoint
+        way.hand_out(out, result.snapshot, plan, told)
     if jax.process_index() == 0:
-        told = describe(arguments, plan, result, better)
-        if better:
-            way.hand_out(out, result.snapshot, plan, told)
         write_atomically(os.fspath(out / TUNING_JSON), json.dumps(told, indent=1) + "\n")
     return conclude(arguments, out, result), better
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
 from etils import epath
 
 from dino_jax.commands.command_line import run_command
@@ -76,6 +77,8 @@ def write_network(
 ) -> None:
     """Writes a folder with a checkpoint of step 0, config.json, LICENSE.txt and provenance.json.
 
+    All processes take part in the checkpoint; process 0 writes the rest.
+
     Args:
       network: network to write.
       folder: new or empty.
@@ -91,6 +94,8 @@ def write_network(
     checkpoints = checkpointing.open_checkpoints(folder, save_every_steps=1, keep=1)
     with checkpointing.closing(checkpoints):
         checkpointing.save(checkpoints, 0, state, force=True)
+    if jax.process_index():
+        return
     (folder / LICENSE_TXT).write_text(
         f"Weights imported from {source}\nLicense of the weights: {network.licence}\n"
     )

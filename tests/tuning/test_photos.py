@@ -17,6 +17,7 @@ from dino_jax.tuning.linear import Recipe
 from dino_jax.tuning.looks import Looks
 from dino_jax.tuning.moved import move_all, move_last_blocks, move_low_rank
 from dino_jax.tuning.network import NetworkCandidate, Settings
+from tests.run_train import run_processes
 from tests.saved_model import save_tiny_vit
 from tests.tuning.made_photos import save_catalogue
 
@@ -79,6 +80,22 @@ def test_the_tuned_model_finds_more_and_is_one_as_any_other(place, tuned, tmp_pa
     assert "checked: read again, every number is the same" in capsys.readouterr().out
     provenance = json.loads((tuned / "provenance.json").read_text())
     assert provenance["tuned"]["loss"] == "supcon"
+
+
+def test_two_processes_hand_out_a_model_that_finds_as_much(place, tuned, tmp_path):
+    finished = run_processes(
+        *(str(place / "i"), f"--out={tmp_path / 'two'}", "--sku=label", "--held-out=0.4"),
+        *("--ignore", "--skus=16", "--evaluations=1", "--what=all", "--lr=5e-3", "--epochs=120"),
+        **dict(processes=2, devices=1, module="dino_jax.tuning"),
+    )
+    assert [process.code for process in finished] == [0, 0], finished
+    recalls = [
+        json.loads((folder / "tuning.json").read_text())["best"]["recall_at_1"]
+        for folder in (tuned, tmp_path / "two")
+    ]
+    np.testing.assert_allclose(*recalls, atol=0.041)
+    photo = [str(place / "photos" / "p000" / "0.png")]
+    assert np.isfinite(dino_jax.load(tmp_path / "two")(photo)["cls"]).all()
 
 
 def test_shuffled_products_are_refused(place, tmp_path):
