@@ -1,6 +1,6 @@
 """DINO's loss with DINOv2's targets for 1,000 to 100,000 images, from scratch, without a knob.
 
-Papers: DINO, arXiv:2104.14294; DINOv2, arXiv:2304.07193; the first weights are those of MoCo v3,
+Paper: DINO, arXiv:2104.14294; DINOv2, arXiv:2304.07193; the first weights are those of MoCo v3,
 arXiv:2104.02057. docs/small_data.md tells where every choice comes from. Sizes are those of
 `dino_jax.run.sensible.choose`. An argument after a colon is the side of the images in pixels:
 small_data:32 and small_data:64 have a small network for a CPU; more, as without argument, is a
