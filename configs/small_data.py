@@ -78,3 +78,4 @@ def follow_length(config: ConfigDict) -> None:
         config.evaluations[name].every_epochs = epochs * 0.1
     for name in ("kind", "path", "split"):  # the label-free measures look at the training images
         config.evaluations.proxies.images[name] = config.data.get_ref(name) + ""
+    config.evaluations.proxies.max_images = 1000
