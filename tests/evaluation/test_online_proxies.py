@@ -46,11 +46,11 @@ def test_proxies_need_no_labels_and_one_folder(photos):
     network, batches = evaluation.evaluation, evaluation.evaluation._images.stream(0, 1)
     rows = [
         np.asarray(
-            view_features(network._context.networks["teacher"], second, b["image"], 2, 0.3, 0.4)
+            view_features(network._context.networks["teacher"], second, b["image"], 8, 0.3, 0.4)
         )[b["valid"]]
         for b in batches
     ]
-    views = np.concatenate(rows).reshape(30, 2, -1)
+    views = np.concatenate(rows).reshape(30, 8, -1)
     assert after["proxy/retrieval"] == pytest.approx(100 * retrieval(views))
     wanted = agreement_of_teachers(evaluation.evaluation, first, second)
     assert after["proxy/agreement"] == pytest.approx(wanted)

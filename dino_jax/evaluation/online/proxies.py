@@ -44,7 +44,7 @@ class Config(EvaluationConfig):
     max_images: int = option(10_000, "more are left out, evenly", at_least=1)
     k: int = option(10, "neighbors to compare", at_least=1, at_most=10_000)
     views: int = option(
-        2, "random views of an image that must find each other; 0: none", at_least=0, at_most=100
+        8, "random views of an image that must find the first one; 0: none", at_least=0, at_most=100
     )
 
 
@@ -52,7 +52,7 @@ def check(where: str, config: Any, context: Context) -> None:
     """Runs the checks without images; raises ValueErrors as `check_common`, or for more roles."""
     check_common(where, config, context)
     if config.views == 1:
-        raise ValueError(f"{where}.views is 1, which finds nothing; try --{where}.views=2, or 0")
+        raise ValueError(f"{where}.views is 1, which finds nothing; try --{where}.views=8, or 0")
     if len(context.roles(config)) > 2:
         raise ValueError(f"{where}.of {tuple(config.of)} must name one role, or two to compare")
 
