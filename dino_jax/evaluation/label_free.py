@@ -20,7 +20,8 @@ def retrieval(views: np.ndarray) -> float:
       A number in [0, 1].
     """
     gallery = normalize_rows(views[:, 0])
-    found = [np.argmax(normalize_rows(view) @ gallery.T, axis=1) for view in _others(views)]
+    others = views[:, 1:].swapaxes(0, 1)
+    found = [np.argmax(normalize_rows(view) @ gallery.T, axis=1) for view in others]
     return float(np.mean(np.stack(found) == np.arange(len(views))))
 
 
@@ -81,7 +82,3 @@ def decay_exponent(features: np.ndarray) -> float:
 def _covariance(rows: np.ndarray) -> np.ndarray:
     centered = rows - rows.mean(axis=0)
     return centered.T @ centered / len(rows)
-
-
-def _others(views: np.ndarray) -> np.ndarray:
-    return views[:, 1:].swapaxes(0, 1)

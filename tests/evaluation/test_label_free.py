@@ -54,8 +54,8 @@ def test_lidar_does_not_see_what_varies_within_an_image():
 def test_the_exponent_of_a_power_law_is_found():
     rng = np.random.default_rng(0)
     rotation = np.linalg.qr(rng.normal(size=(32, 32)))[0]
-    basis = np.linalg.qr(rng.normal(size=(500, 33)) - 0.0)[0]
-    basis = np.linalg.qr(basis - basis.mean(0))[0][:, :32]
+    rows = rng.normal(size=(500, 32))
+    basis = np.linalg.qr(rows - rows.mean(0))[0]  # centered columns, one for each eigenvalue
     scales = np.arange(1, 33) ** -0.75  # eigenvalues are their squares
     assert decay_exponent(basis * scales @ rotation + 5.0) == pytest.approx(1.5, abs=0.02)
     assert math.isnan(decay_exponent(np.ones((10, 4))))
